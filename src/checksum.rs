@@ -1,0 +1,25 @@
+//! The two digests: CRC32C for bytes that a medium may damage, XXH3 for identity and placement.
+//!
+//! Both are fixed by the format: CRC32C (Castagnoli, RFC 3720) guards frames, headers, manifests
+//! and blocks; 64-bit XXH3 (seed 0) digests what direct sources read and places keys.
+
+/// CRC32C of `bytes`.
+#[must_use]
+#[inline]
+pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
+    ::crc32c::crc32c(bytes)
+}
+
+/// Continues a CRC32C over more bytes.
+#[must_use]
+#[inline]
+pub(crate) fn crc32c_append(crc: u32, bytes: &[u8]) -> u32 {
+    ::crc32c::crc32c_append(crc, bytes)
+}
+
+/// 64-bit XXH3 of `bytes`, seed 0: stable over versions and machines.
+#[must_use]
+#[inline]
+pub(crate) fn xxh3(bytes: &[u8]) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(bytes)
+}

@@ -1,0 +1,138 @@
+//! Bugs planted on purpose: each switches one rule off, so that the tests that guard the rule can
+//! be seen to fail. Without the feature `planted` every question is a constant `false`.
+//!
+//! With the feature, a bug is chosen for the whole process by the environment variable
+//! `SAWMILL_PLANTED`, or for one thread by [`with_planted`].
+
+macro_rules! bugs {
+    ($($(#[$doc:meta])* $variant:ident => $name:literal,)*) => {
+        /// A rule that can be switched off.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Bug {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Bug {
+            /// Every planted bug.
+            pub const ALL: &'static [Bug] = &[$(Bug::$variant),*];
+
+            /// The name by which `SAWMILL_PLANTED` chooses it.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Bug::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+bugs! {
+    /// L8: frames are written without the durable flag.
+    SkipDurableFlag => "skip-durable-flag",
+    /// L8: an append is acknowledged before its write has completed.
+    AcknowledgeAtSubmit => "acknowledge-at-submit",
+    /// L8: a durable frame behind a plain one is written without flushing the plain one.
+    PlainBeforeDurable => "plain-before-durable",
+    /// L1: a prepared segment's directory entry is not synced.
+    NoDirectorySync => "no-directory-sync",
+    /// L16: the new epoch counts accepted frames only.
+    EpochFromAccepted => "epoch-from-accepted",
+    /// L16: no barrier is written at the cut.
+    NoBarrier => "no-barrier",
+    /// L3: a frame is accepted wherever it stands.
+    ChecksumWithoutPosition => "checksum-without-position",
+    /// L15: the first bad frame always ends the log.
+    TruncateAtFirstBad => "truncate-at-first-bad",
+    /// L15: a whole frame behind a hole counts as attestation.
+    ExistenceAttests => "existence-attests",
+    /// L4: a length read from disk is believed.
+    TrustLength => "trust-length",
+    /// L12: a short write counts as a whole one.
+    ShortWriteCounts => "short-write-counts",
+    /// L12: a failed sync is repeated and believed.
+    RetrySync => "retry-sync",
+    /// L12: the log goes on after a failed write.
+    ContinueAfterError => "continue-after-error",
+    /// L14: recovered records are shown before the barrier is durable.
+    ShowBeforeBarrier => "show-before-barrier",
+    /// L14: recovery reads through the page cache, without syncing first.
+    RecoverFromCache => "recover-from-cache",
+    /// L14: a read error is taken for a torn tail.
+    ReadErrorIsTorn => "read-error-is-torn",
+    /// L17: segments are unlinked before the new start is durable.
+    UnlinkBeforeStart => "unlink-before-start",
+    /// L19: readers are shown records above the durable LSN.
+    ReadAboveDurable => "read-above-durable",
+    /// L5: an LSN is given before there is space for its record.
+    LsnBeforeSpace => "lsn-before-space",
+    /// L3: padding is taken for the end of the log.
+    PaddingIsEnd => "padding-is-end",
+    /// E1: a checkpoint becomes visible before its batch's completion is durable.
+    CheckpointBeforeCompletion => "checkpoint-before-completion",
+    /// E1: sinks are called before the plan is durable.
+    PlanNotDurable => "plan-not-durable",
+    /// E3: the retention floor is the log's end at the checkpoint.
+    FloorFromLogEnd => "floor-from-log-end",
+    /// E5: a sink's identity leaves its name out.
+    SinkWithoutName => "sink-without-name",
+    /// E2: a planned batch is planned anew after a restart.
+    ReplanAfterRestart => "replan-after-restart",
+    /// E10: the overlay of a failed attempt is merged.
+    MergeFailedOverlay => "merge-failed-overlay",
+    /// E18: a file's range is read again without comparing digests.
+    NoDigestCheck => "no-digest-check",
+    /// E19: the file sink does not cut its file back at restart.
+    NoSinkCut => "no-sink-cut",
+    /// E15: the manifest is switched before the data file is durable.
+    ManifestBeforeData => "manifest-before-data",
+}
+
+/// Whether `bug` is switched on here. Constant `false` without the feature `planted`.
+#[cfg(not(feature = "planted"))]
+#[must_use]
+#[inline(always)]
+pub(crate) const fn planted(_bug: Bug) -> bool {
+    false
+}
+
+#[cfg(feature = "planted")]
+mod switched {
+    use std::cell::Cell;
+    use std::sync::OnceLock;
+
+    use super::Bug;
+
+    static PROCESS: OnceLock<Option<Bug>> = OnceLock::new();
+    thread_local!(static THREAD: Cell<Option<Bug>> = const { Cell::new(None) });
+
+    fn of_process() -> Option<Bug> {
+        *PROCESS.get_or_init(|| {
+            let name = std::env::var("SAWMILL_PLANTED").ok()?;
+            let found = Bug::ALL.iter().copied().find(|bug| bug.name() == name);
+            assert!(found.is_some(), "SAWMILL_PLANTED={name} names no planted bug");
+            found
+        })
+    }
+
+    /// Whether `bug` is switched on here.
+    #[must_use]
+    pub(crate) fn planted(bug: Bug) -> bool {
+        THREAD.get() == Some(bug) || of_process() == Some(bug)
+    }
+
+    /// Runs `body` with `bug` switched on in this thread.
+    pub fn with_planted<T>(bug: Bug, body: impl FnOnce() -> T) -> T {
+        struct Reset(Option<Bug>);
+        impl Drop for Reset {
+            fn drop(&mut self) {
+                THREAD.set(self.0);
+            }
+        }
+        let _reset = Reset(THREAD.replace(Some(bug)));
+        body()
+    }
+}
+
+#[cfg(feature = "planted")]
+pub(crate) use switched::planted;
+#[cfg(feature = "planted")]
+pub use switched::with_planted;
