@@ -7,6 +7,8 @@ mod checksum;
 mod error;
 mod ids;
 pub mod planted;
+#[cfg(any(test, feature = "testing"))]
+pub mod sim;
 pub mod storage;
 mod sync;
 
