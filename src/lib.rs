@@ -2,8 +2,8 @@
 //!
 //! An embeddable, single-node, log-structured storage engine with a streaming core.
 
-pub mod clock;
 mod checksum;
+pub mod clock;
 mod error;
 mod ids;
 pub mod planted;
@@ -11,6 +11,8 @@ pub mod planted;
 pub mod sim;
 pub mod storage;
 mod sync;
+#[allow(dead_code, reason = "the parts that use these come next")]
+mod wal;
 
 pub use error::{Error, ErrorKind, Result};
 pub use ids::{BatchId, Epoch, Generation, LogId, Lsn, Position, SegmentNumber, StreamId};
