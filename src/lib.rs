@@ -2,8 +2,8 @@
 //!
 //! An embeddable, single-node, log-structured storage engine with a streaming core.
 
-pub mod clock;
 mod checksum;
+pub mod clock;
 mod error;
 mod ids;
 pub mod planted;
