@@ -9,8 +9,12 @@ mod error;
 mod ids;
 pub mod planted;
 pub mod state;
+#[cfg(any(test, feature = "testing"))]
+pub mod sim;
 pub mod storage;
 mod sync;
+#[allow(dead_code, reason = "the parts that use these come next")]
+mod wal;
 
 pub use error::{Error, ErrorKind, Result};
 pub use ids::{BatchId, Epoch, Generation, LogId, Lsn, Position, SegmentNumber, StreamId};

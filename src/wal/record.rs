@@ -1,0 +1,102 @@
+//! Records within a frame's payload. Layout: `docs/format.md`, "Record".
+
+use crate::ids::{StreamId, to_usize};
+
+/// Bytes of a record's header.
+pub(crate) const RECORD_HEADER: usize = 8;
+const FLAG_EXTENSION: u8 = 1;
+
+/// Who a record is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RecordKind {
+    /// Its place was reserved and its bytes never came; readers skip it.
+    Void,
+    /// Appended by the user.
+    User,
+    /// Written by the engine: plans, completions.
+    Internal,
+}
+
+/// A record as it stands in a payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RawRecord<'a> {
+    pub(crate) stream: StreamId,
+    pub(crate) kind: RecordKind,
+    pub(crate) payload: &'a [u8],
+}
+
+/// Writes a record's header for a payload of `length` bytes.
+///
+/// # Panics
+/// If `out` is shorter than a record header.
+#[inline]
+pub(crate) fn encode_header(out: &mut [u8], length: u32, stream: StreamId, kind: RecordKind) {
+    let byte = match kind {
+        RecordKind::Void => 0,
+        RecordKind::User => 1,
+        RecordKind::Internal => 2,
+    };
+    let mut header = u64::from(length);
+    header |= u64::from(stream.get()) << 32;
+    header |= byte << 48;
+    out[..RECORD_HEADER].copy_from_slice(&header.to_le_bytes());
+}
+
+/// Takes the next record off `payload`. `None` if the bytes are not a whole record.
+#[inline]
+pub(crate) fn decode<'a>(payload: &mut &'a [u8]) -> Option<RawRecord<'a>> {
+    let (header, rest) = payload.split_first_chunk::<RECORD_HEADER>()?;
+    let header = u64::from_le_bytes(*header);
+    let length = to_usize(header & 0xffff_ffff);
+    let (body, rest) = rest.split_at_checked(length)?;
+    let [.., s0, s1, kind, flags] = header.to_le_bytes();
+    let kind = match kind {
+        0 => RecordKind::Void,
+        1 => RecordKind::User,
+        2 => RecordKind::Internal,
+        _ => return None,
+    };
+    let body = match flags {
+        0 => body,
+        FLAG_EXTENSION => {
+            let (length, body) = body.split_first_chunk::<2>()?;
+            body.get(usize::from(u16::from_le_bytes(*length))..)?
+        }
+        _ => return None,
+    };
+    *payload = rest;
+    let stream = StreamId::new(u16::from_le_bytes([s0, s1]));
+    Some(RawRecord { stream, kind, payload: body })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn worked_example_of_the_format() {
+        let mut bytes = vec![0; RECORD_HEADER];
+        encode_header(&mut bytes, 5, StreamId::DEFAULT, RecordKind::User);
+        bytes.extend(b"hello");
+        assert_eq!(bytes, [5, 0, 0, 0, 0, 0, 1, 0, 0x68, 0x65, 0x6c, 0x6c, 0x6f]);
+        let mut rest = bytes.as_slice();
+        let record = decode(&mut rest).unwrap();
+        assert_eq!((record.kind, record.payload), (RecordKind::User, b"hello".as_slice()));
+        assert!(rest.is_empty());
+    }
+
+    #[test]
+    fn refuses_lengths_beyond_the_payload_and_unknown_kinds() {
+        let mut bytes = vec![0; RECORD_HEADER + 3];
+        encode_header(&mut bytes, 4, StreamId::new(3), RecordKind::Internal);
+        assert_eq!(decode(&mut bytes.as_slice()), None);
+        encode_header(&mut bytes, 3, StreamId::new(3), RecordKind::Internal);
+        assert_eq!(decode(&mut bytes.as_slice()).unwrap().stream, StreamId::new(3));
+        bytes[6] = 9;
+        assert_eq!(decode(&mut bytes.as_slice()), None);
+        bytes[6] = 1;
+        bytes[7] = 1;
+        bytes[8] = 200;
+        assert_eq!(decode(&mut bytes.as_slice()), None);
+    }
+}
