@@ -8,9 +8,9 @@ pub mod clock;
 mod error;
 mod ids;
 pub mod planted;
-pub mod state;
 #[cfg(any(test, feature = "testing"))]
 pub mod sim;
+pub mod state;
 pub mod storage;
 mod sync;
 #[allow(dead_code, reason = "the parts that use these come next")]
