@@ -6,6 +6,8 @@ pub mod checkpoint;
 mod checksum;
 pub mod clock;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod ids;
 pub mod planted;
 #[cfg(any(test, feature = "testing"))]

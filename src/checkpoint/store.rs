@@ -351,15 +351,13 @@ fn read_manifest(directory: &dyn Directory, channel: &mut dyn Channel) -> Result
     } else {
         Err(Damage::Length)
     };
-    parsed.map_err(|damage| match damage {
-        Damage::Version(_) => damaged(&*file, damage),
-        _ => Error::new(
-            ErrorKind::Corrupt,
-            "the manifest of the checkpoints is damaged; restore it, or move this directory away \
-             to start from empty",
-        )
-        .at_path(file.path())
-        .caused_by(damage),
+    parsed.map_err(|damage| {
+        if matches!(damage, Damage::Version(_)) {
+            return damaged(&*file, damage);
+        }
+        let message = "the manifest of the checkpoints is damaged; restore it, or move this \
+                       directory away to start from empty";
+        Error::new(ErrorKind::Corrupt, message).at_path(file.path()).caused_by(damage)
     })
 }
 
