@@ -4,6 +4,7 @@
 //! The first storage is the reference. A storage that differs is reported with the operation's
 //! number, what was asked, and both answers.
 #![allow(clippy::unwrap_used, reason = "tests say what they expect")]
+#![allow(clippy::print_stdout, reason = "the seed is shown with a failure")]
 
 use std::io;
 use std::path::{Path, PathBuf};
