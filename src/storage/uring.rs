@@ -14,7 +14,8 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
 use io_uring::squeue::Entry;
-use io_uring::{IoUring, opcode, types};
+use io_uring::types::{self, SubmitArgs, Timespec};
+use io_uring::{IoUring, opcode};
 
 use super::lock::ForkWord;
 use super::posix::system_file;
@@ -22,6 +23,10 @@ use super::{AlignedBuf, Channel, Completion, File, IoFailure, Op};
 
 /// Operations in the ring at once; more wait in the channel.
 const DEPTH: usize = 64;
+
+/// Seconds without any completion after which a dropped channel no longer waits: a device that
+/// answers nothing must not hang whoever closes a log (LOG.md L12).
+const DROP_WAIT_SECONDS: u64 = 60;
 
 /// The most bytes that Linux moves in one call.
 const TRANSFER_MAX: usize = 0x7FFF_F000;
@@ -47,6 +52,9 @@ pub(super) struct UringChannel {
     /// The errno with which the ring stopped working.
     broken: Option<i32>,
     forked: ForkWord,
+    /// How long `enter` waits, where not for ever.
+    patience: Option<Timespec>,
+    drop_wait: Timespec,
 }
 
 impl UringChannel {
@@ -64,6 +72,8 @@ impl UringChannel {
             next_token: 0,
             broken: None,
             forked,
+            patience: None,
+            drop_wait: Timespec::new().sec(DROP_WAIT_SECONDS),
         };
         channel.push(&opcode::Nop::new().build().user_data(u64::MAX));
         channel.enter(1)?;
@@ -83,10 +93,17 @@ impl UringChannel {
     }
 
     /// Gives the kernel what was pushed, and waits for `wanted` completions to be there. Only the
-    /// call itself is repeated, never an operation.
+    /// call itself is repeated, never an operation. Impatient, it fails with `ETIME`.
     fn enter(&mut self, wanted: usize) -> io::Result<()> {
         loop {
-            match self.ring.submit_and_wait(wanted) {
+            let entered = match &self.patience {
+                None => self.ring.submit_and_wait(wanted),
+                Some(patience) => {
+                    let limit = SubmitArgs::new().timespec(patience);
+                    self.ring.submitter().submit_with_args(wanted, &limit)
+                }
+            };
+            match entered {
                 Ok(_) => return Ok(()),
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EINTR | libc::EAGAIN | libc::EBUSY) => {
@@ -251,9 +268,15 @@ impl Channel for UringChannel {
 }
 
 impl Drop for UringChannel {
-    /// STORAGE-2. In a forked child nothing is waited for: the parent's operations are the
+    /// STORAGE-2, unless the device is silent for [`DROP_WAIT_SECONDS`]: then the ring counts as
+    /// failed, and what is in flight keeps its buffers and, in the kernel, its description with
+    /// the locks. In a forked child nothing is waited for: the parent's operations are the
     /// parent's.
     fn drop(&mut self) {
+        // Since Linux 5.11; before, it waits for ever.
+        if self.ring.params().is_feature_ext_arg() {
+            self.patience = Some(self.drop_wait);
+        }
         while self.complete().is_some() {}
     }
 }
@@ -270,6 +293,7 @@ impl fmt::Debug for UringChannel {
 
 #[cfg(test)]
 mod tests {
+    use super::super::posix::SystemFile;
     use super::super::{BLOCK, Backend, BackendKind, OpenMode, Storage, SystemStorage};
     use super::*;
 
@@ -422,5 +446,23 @@ mod tests {
         assert!(completion.result.is_err() && completion.buffer.is_some());
         drop(channel);
         assert_eq!(Arc::strong_count(&file), 1);
+    }
+
+    #[test]
+    fn a_dropped_channel_does_not_wait_for_ever() {
+        let Ok(mut channel) = UringChannel::new() else { return };
+        if !channel.ring.params().is_feature_ext_arg() {
+            return;
+        }
+        // Nobody ever writes into this pipe: a device that does not answer.
+        let (reader, writer) = std::io::pipe().unwrap();
+        let path = std::path::PathBuf::from("pipe");
+        let file: Arc<dyn File> = Arc::new(SystemFile::new(path, reader.into()));
+        let buffer = AlignedBuf::zeroed(BLOCK);
+        channel.submit(Op::Read { file: Arc::clone(&file), offset: 0, buffer });
+        channel.drop_wait = Timespec::new().nsec(20_000_000);
+        drop(channel);
+        assert_eq!(Arc::strong_count(&file), 1);
+        drop(writer);
     }
 }
