@@ -12,8 +12,8 @@ use sawmill::storage::files::{
     fill_zeros, read_exact_at, read_to_vec, replace_file, sync_data, write_all_at,
 };
 use sawmill::storage::{
-    AlignedBuf, BLOCK, Backend, BackendChoice, BackendKind, Directory, LockKind, Op, OpenMode,
-    Storage, SystemStorage,
+    AlignedBuf, BLOCK, Backend, BackendChoice, BackendKind, Channel, Completion, Directory,
+    LockKind, Op, OpenMode, Storage, SystemStorage,
 };
 
 const NAMES: [&str; 5] = ["auto", "uring", "pwrite", "uring-buffered", "pwrite-buffered"];
@@ -371,4 +371,72 @@ fn allocation_lengthens_and_never_shortens() {
 fn random_bytes_differ() {
     let storage = SystemStorage::new(BackendChoice::Pwrite).unwrap();
     assert_ne!(storage.random(), storage.random());
+}
+
+/// A channel that moves fewer bytes than it was asked for: reads from the `short_from`th operation
+/// on stop in the middle of a block, and that one write leaves its last block out.
+#[derive(Debug)]
+struct Stingy {
+    inner: Box<dyn Channel>,
+    short_from: usize,
+    submitted: usize,
+}
+
+impl Channel for Stingy {
+    fn submit(&mut self, mut op: Op) -> u64 {
+        let number = self.submitted;
+        self.submitted += 1;
+        match &mut op {
+            Op::Read { buffer, .. } if number >= self.short_from => {
+                let wanted = buffer.len();
+                buffer.set_len(wanted.min(BLOCK + 100));
+            }
+            Op::Write { buffer, .. } if number == self.short_from => {
+                let wanted = buffer.len();
+                buffer.set_len(wanted - BLOCK);
+            }
+            _ => {}
+        }
+        self.inner.submit(op)
+    }
+
+    fn complete(&mut self) -> Option<Completion> {
+        let mut completion = self.inner.complete()?;
+        if let Some(buffer) = &mut completion.buffer {
+            buffer.set_len(buffer.capacity());
+        }
+        Some(completion)
+    }
+}
+
+#[test]
+fn short_reads_are_continued_and_short_writes_never() {
+    let place = tempfile::tempdir().unwrap();
+    let storage = SystemStorage::new(BackendChoice::Pwrite).unwrap().force_buffered();
+    let directory = storage.directory(place.path(), true).unwrap();
+    let stingy = |short_from| {
+        let inner = directory.channel().unwrap();
+        Stingy { inner, short_from, submitted: 0 }
+    };
+    let bytes: Vec<u8> = (0..100 * BLOCK).map(|n| u8::try_from(n % 253).unwrap()).collect();
+    let file = directory.open("f", OpenMode::Create).unwrap();
+    write_all_at(&mut stingy(usize::MAX), &file, 0, &bytes, false).unwrap();
+    let mut channel = stingy(0);
+    let read = read_exact_at(&mut channel, &file, 0, 10 * BLOCK - 5).unwrap();
+    assert!(*read == bytes[..10 * BLOCK - 5]);
+    assert!(channel.submitted > 5, "{}", channel.submitted);
+    let failure = read_exact_at(&mut channel, &file, 0, 100 * BLOCK + 1).unwrap_err();
+    assert_eq!(failure.kind(), io::ErrorKind::UnexpectedEof);
+
+    let long = vec![1; 20 << 20];
+    let file = directory.open("g", OpenMode::Create).unwrap();
+    let mut channel = stingy(2);
+    let failure = write_all_at(&mut channel, &file, 0, &long, true).unwrap_err();
+    assert_eq!(failure.kind(), io::ErrorKind::WriteZero, "{failure}");
+    assert!(failure.to_string().contains("offset 2097152"), "{failure}");
+    // Only what was in flight beside it was written, of twenty pieces, and nothing was synced.
+    assert!(channel.submitted <= 7, "{}", channel.submitted);
+    let mut channel = stingy(0);
+    let failure = fill_zeros(&mut channel, &file, 0, BLOCK as u64).unwrap_err();
+    assert_eq!((failure.kind(), channel.submitted), (io::ErrorKind::WriteZero, 1));
 }
