@@ -395,7 +395,7 @@ impl Channel for Stingy {
                 let wanted = buffer.len();
                 buffer.set_len(wanted - BLOCK);
             }
-            _ => {}
+            Op::Read { .. } | Op::Write { .. } | Op::Sync { .. } => {}
         }
         self.inner.submit(op)
     }
