@@ -80,8 +80,11 @@
 //!   crash: `one_seed_gives_one_trace_and_one_digest`. With several threads the sequence is theirs,
 //!   but each channel draws its order from a stream of its own.
 //!
-//! Not modelled: torn sectors, writes that land elsewhere, flushes that lie, several processes (files
-//! lock against other open files of the same disk only), hard links, renames between
+//! Over random operations, with nothing failing, what a crash keeps whole is what was visible, and
+//! what was synced is never lost: `random.rs`.
+//!
+//! Not modelled: torn sectors, writes that land elsewhere, flushes that lie, several processes
+//! (files lock against other open files of the same disk only), hard links, renames between
 //! directories.
 mod channel;
 mod crash;
