@@ -64,7 +64,7 @@
 //! Faults (`faults.rs`):
 //! - SIM-14: an operation fails without or with its effect, once or from then on, or is short:
 //!   `ordered_failure_strikes_submit_or_completion`, `failure_may_be_reported_of_what_happened`,
-//!   `sticky_failure_stays`, `write_may_be_short`.
+//!   `sticky_failure_stays`, `write_may_be_short`, `lock_reported_as_failed_is_free`.
 //! - SIM-15: a failed sync forgets: later ones succeed and make nothing of it durable. The page
 //!   cache still shows what the device never got:
 //!   `failed_sync_forgets_what_it_should_have_written`,
