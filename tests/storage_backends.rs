@@ -1,7 +1,6 @@
 //! What the operating system's storage promises, on every backend this machine has.
 #![allow(clippy::unwrap_used, reason = "tests say what they expect")]
 
-<<<<<<< HEAD
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -16,13 +15,6 @@ use sawmill::storage::{
     AlignedBuf, BLOCK, Backend, BackendChoice, BackendKind, Channel, Completion, Directory,
     LockKind, Op, OpenMode, Storage, SystemStorage,
 };
-=======
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-
-use sawmill::storage::files::{read_exact_at, write_all_at};
-use sawmill::storage::{BLOCK, Directory, OpenMode, Storage, SystemStorage};
->>>>>>> sim
 
 const NAMES: [&str; 5] = ["auto", "uring", "pwrite", "uring-buffered", "pwrite-buffered"];
 
@@ -39,14 +31,10 @@ fn on_each(body: impl Fn(&dyn Directory, &Path)) {
             match storage.directory(&path, true) {
                 Ok(directory) => body(&*directory, &path),
                 // Containers may forbid io_uring: then asking for it is an error, not a fallback.
-<<<<<<< HEAD
                 Err(failure) => {
                     assert!(name.starts_with("uring"), "{name}: {failure}");
                     assert!(failure.to_string().starts_with("setup of io_uring"), "{failure}");
                 }
-=======
-                Err(failure) => assert!(name.starts_with("uring"), "{name}: {failure}"),
->>>>>>> sim
             }
         }
     }
@@ -79,7 +67,6 @@ fn probing_leaves_nothing_behind() {
         assert!(directory.free_bytes().unwrap() > 0);
     });
 }
-<<<<<<< HEAD
 
 fn block(byte: u8) -> AlignedBuf {
     let mut buffer = AlignedBuf::zeroed(BLOCK);
@@ -453,5 +440,3 @@ fn short_reads_are_continued_and_short_writes_never() {
     let failure = fill_zeros(&mut channel, &file, 0, BLOCK as u64).unwrap_err();
     assert_eq!((failure.kind(), channel.submitted), (io::ErrorKind::WriteZero, 1));
 }
-=======
->>>>>>> sim

@@ -133,11 +133,7 @@ fn write_holder(descriptor: BorrowedFd<'_>, holder: &str) -> io::Result<()> {
 }
 
 /// A word that a forked child finds wiped: one load tells parent and child apart.
-<<<<<<< HEAD
 pub struct ForkWord {
-=======
-pub(crate) struct ForkWord {
->>>>>>> sim
     page: NonNull<AtomicU32>,
 }
 
@@ -153,11 +149,7 @@ impl ForkWord {
     ///
     /// # Errors
     /// The operating system's: no memory, or a kernel before 4.14.
-<<<<<<< HEAD
     pub fn new() -> io::Result<ForkWord> {
-=======
-    pub(crate) fn new() -> io::Result<ForkWord> {
->>>>>>> sim
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a fresh private mapping at an address of the kernel's choice overlaps nothing.
         let start = unsafe {
@@ -179,14 +171,9 @@ impl ForkWord {
     }
 
     /// Whether this process is a fork of the one that made the word.
-<<<<<<< HEAD
     #[must_use]
     #[inline]
     pub fn is_forked(&self) -> bool {
-=======
-    #[inline]
-    pub(crate) fn is_forked(&self) -> bool {
->>>>>>> sim
         self.word().load(Ordering::Relaxed) != ForkWord::HERE
     }
 }

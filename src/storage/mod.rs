@@ -13,11 +13,7 @@ pub(crate) mod buffer;
 mod directory;
 mod failure;
 pub mod files;
-<<<<<<< HEAD
 mod lock;
-=======
-pub(crate) mod lock;
->>>>>>> sim
 mod mmap;
 mod posix;
 mod probe;
@@ -31,10 +27,7 @@ use std::sync::Arc;
 
 pub use buffer::AlignedBuf;
 pub use failure::IoFailure;
-<<<<<<< HEAD
 pub use lock::ForkWord;
-=======
->>>>>>> sim
 pub use posix::{BackendChoice, SystemStorage};
 
 /// Bytes in a block: the alignment of frames, staging buffers and direct writes.

@@ -14,12 +14,8 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
 use io_uring::squeue::Entry;
-<<<<<<< HEAD
 use io_uring::types::{self, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode};
-=======
-use io_uring::{IoUring, opcode, types};
->>>>>>> sim
 
 use super::lock::ForkWord;
 use super::posix::system_file;
@@ -28,13 +24,10 @@ use super::{AlignedBuf, Channel, Completion, File, IoFailure, Op};
 /// Operations in the ring at once; more wait in the channel.
 const DEPTH: usize = 64;
 
-<<<<<<< HEAD
 /// Seconds without any completion after which a dropped channel no longer waits: a device that
 /// answers nothing must not hang whoever closes a log (LOG.md L12).
 const DROP_WAIT_SECONDS: u64 = 60;
 
-=======
->>>>>>> sim
 /// The most bytes that Linux moves in one call.
 const TRANSFER_MAX: usize = 0x7FFF_F000;
 
@@ -59,12 +52,9 @@ pub(super) struct UringChannel {
     /// The errno with which the ring stopped working.
     broken: Option<i32>,
     forked: ForkWord,
-<<<<<<< HEAD
     /// How long `enter` waits, where not for ever.
     patience: Option<Timespec>,
     drop_wait: Timespec,
-=======
->>>>>>> sim
 }
 
 impl UringChannel {
@@ -82,11 +72,8 @@ impl UringChannel {
             next_token: 0,
             broken: None,
             forked,
-<<<<<<< HEAD
             patience: None,
             drop_wait: Timespec::new().sec(DROP_WAIT_SECONDS),
-=======
->>>>>>> sim
         };
         channel.push(&opcode::Nop::new().build().user_data(u64::MAX));
         channel.enter(1)?;
@@ -106,7 +93,6 @@ impl UringChannel {
     }
 
     /// Gives the kernel what was pushed, and waits for `wanted` completions to be there. Only the
-<<<<<<< HEAD
     /// call itself is repeated, never an operation. Impatient, it fails with `ETIME`.
     fn enter(&mut self, wanted: usize) -> io::Result<()> {
         loop {
@@ -118,12 +104,6 @@ impl UringChannel {
                 }
             };
             match entered {
-=======
-    /// call itself is repeated, never an operation.
-    fn enter(&mut self, wanted: usize) -> io::Result<()> {
-        loop {
-            match self.ring.submit_and_wait(wanted) {
->>>>>>> sim
                 Ok(_) => return Ok(()),
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EINTR | libc::EAGAIN | libc::EBUSY) => {
@@ -288,7 +268,6 @@ impl Channel for UringChannel {
 }
 
 impl Drop for UringChannel {
-<<<<<<< HEAD
     /// STORAGE-2, unless the device is silent for [`DROP_WAIT_SECONDS`]: then the ring counts as
     /// failed, and what is in flight keeps its buffers and, in the kernel, its description with
     /// the locks. In a forked child nothing is waited for: the parent's operations are the
@@ -298,11 +277,6 @@ impl Drop for UringChannel {
         if self.ring.params().is_feature_ext_arg() {
             self.patience = Some(self.drop_wait);
         }
-=======
-    /// STORAGE-2. In a forked child nothing is waited for: the parent's operations are the
-    /// parent's.
-    fn drop(&mut self) {
->>>>>>> sim
         while self.complete().is_some() {}
     }
 }
@@ -316,7 +290,6 @@ impl fmt::Debug for UringChannel {
             .finish_non_exhaustive()
     }
 }
-<<<<<<< HEAD
 
 #[cfg(test)]
 mod tests {
@@ -493,5 +466,3 @@ mod tests {
         drop(writer);
     }
 }
-=======
->>>>>>> sim
