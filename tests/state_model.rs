@@ -138,7 +138,9 @@ proptest! {
     }
 
     #[test]
-    fn decoding_refuses_or_returns_what_encodes_the_same(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+    fn decoding_refuses_or_returns_what_encodes_the_same(
+        bytes in prop::collection::vec(any::<u8>(), 0..60),
+    ) {
         if let Ok(table) = StateTable::<Vec<u8>>::decode(&bytes) {
             let again = StateTable::<Vec<u8>>::decode(&{
                 let mut out = Vec::new();

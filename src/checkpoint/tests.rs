@@ -1,12 +1,11 @@
 //! The decoders over damaged bytes whose checksums are right: lengths and fields that lie.
 
-use std::path::Path;
+use std::sync::Arc;
 
 use super::fuzz::{mend_checkpoint, mend_manifest};
 use super::{CheckpointMeta, CheckpointStore, Damage, Extent, data, manifest};
 use crate::ids::{BatchId, Generation, LogId, Lsn};
-use crate::sim::SimDisk;
-use crate::storage::Storage;
+use crate::storage::{Storage, SystemStorage, files};
 
 fn meta() -> CheckpointMeta {
     CheckpointMeta {
@@ -32,11 +31,12 @@ fn extents() -> Vec<Extent> {
 
 /// Both files of one written checkpoint.
 fn files() -> (Vec<u8>, Vec<u8>) {
-    let disk = SimDisk::new(1);
-    let directory = disk.directory(Path::new("/c"), true).unwrap();
-    let mut store = CheckpointStore::open(directory, 2).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let storage = SystemStorage::from_name("pwrite").unwrap();
+    let directory = storage.directory(folder.path(), true).unwrap();
+    let mut store = CheckpointStore::open(Arc::clone(&directory), 2).unwrap();
     store.write(meta(), &extents()).unwrap();
-    let read = |name| disk.read_file(Path::new("/c").join(name)).unwrap();
+    let read = |name| files::read_to_vec(&*directory, name, 1 << 20).unwrap();
     (read("00000000000000000001.ckpt"), read("MANIFEST"))
 }
 
