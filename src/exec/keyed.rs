@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::key::{Key, hash, partition_of};
 use super::node::{Compute, Dependency, Held, Meta, Node, Parent, Partitioning, Role, Shuffle};
 use super::row::Kv;
+use super::table::ByteTable;
 use super::task::Task;
 use super::wire::Value;
 use crate::error::Result;
@@ -58,6 +59,11 @@ impl<K: Key, V: Value> KeyedInput<K, V> {
         each: &mut dyn FnMut(u64, &[u8], V),
     ) -> Result<()> {
         match &self.0 {
+            Route::Narrow(parent) if parent.holds_table() => {
+                let table = task.held::<ByteTable<V>>(parent.meta().id, task.partition())?;
+                table.iter().for_each(|(hash, key, value)| each(hash, key, value.clone()));
+                Ok(())
+            }
             Route::Narrow(parent) => {
                 let mut scratch = Vec::new();
                 parent.run(task, &mut |(key, value)| {

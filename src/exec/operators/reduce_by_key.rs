@@ -109,6 +109,10 @@ impl<K: Key, V: Value, F: Fn(V, V) -> V + Send + Sync + 'static> Node for Reduce
     fn partitioning(&self) -> Partitioning {
         Partitioning::ByKey
     }
+
+    fn holds_table(&self) -> bool {
+        true
+    }
 }
 
 impl<K: Key, V: Value, F: Fn(V, V) -> V + Send + Sync + 'static> Shuffle for Combine<K, V, F> {
