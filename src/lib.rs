@@ -16,4 +16,4 @@ mod wal;
 
 pub use error::{Error, ErrorKind, Result};
 pub use ids::{BatchId, Epoch, Generation, LogId, Lsn, Position, SegmentNumber, StreamId};
-pub use wal::{Background, LsnRange, WalOptions};
+pub use wal::{Background, LsnRange, Pending, Record, Replay, Wal, WalOptions};
