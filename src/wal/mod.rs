@@ -6,6 +6,7 @@ pub(crate) mod index;
 pub(crate) mod log_file;
 pub(crate) mod record;
 pub(crate) mod recovery;
+pub(crate) mod replay;
 pub(crate) mod scan;
 pub(crate) mod segment;
 #[cfg(test)]

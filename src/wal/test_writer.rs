@@ -16,6 +16,7 @@ use crate::wal::index::{SegmentEntry, SegmentIndex};
 use crate::wal::log_file::LogFile;
 use crate::wal::record::{self, RECORD_HEADER, RecordKind};
 use crate::wal::recovery::{Opened, RecoverOptions, RecoveryReport, Tail, recover};
+use crate::wal::replay::Replay;
 use crate::wal::segment::{FIRST_FRAME, SEGMENT_SIZE_MIN, Segment};
 use crate::wal::transfer;
 
@@ -169,6 +170,23 @@ impl Writer {
         state.clean = clean;
         self.opened.log_file.write_slot(state, &mut *self.channel)?;
         Ok(())
+    }
+
+    /// Every user record from `from` on that is durable.
+    pub(crate) fn read(&self, from: u64) -> Result<Vec<(u64, Vec<u8>)>> {
+        let mut replay = self.replay(Lsn::new(from), false);
+        let mut records = Vec::new();
+        while let Some(record) = replay.next() {
+            let record = record?;
+            records.push((record.lsn.get(), record.payload.to_vec()));
+        }
+        Ok(records)
+    }
+
+    /// A replay of what is durable.
+    pub(crate) fn replay(&self, from: Lsn, internal: bool) -> Replay {
+        let (index, directory) = (Arc::clone(&self.index), Arc::clone(&self.directory));
+        Replay::new(index, directory, self.opened.log, from, self.durable, internal)
     }
 
     /// Closes cleanly.

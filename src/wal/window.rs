@@ -34,6 +34,17 @@ impl Window {
         self.bytes_read
     }
 
+    /// Everything that is loaded.
+    #[inline]
+    pub(crate) fn loaded(&self) -> &[u8] {
+        self.buffer.as_ref().map_or(&[], |buffer| buffer)
+    }
+
+    /// Where in the segment the loaded bytes start.
+    pub(crate) fn start(&self) -> u64 {
+        self.start
+    }
+
     /// Forgets what was read: the device is asked again.
     pub(crate) fn forget(&mut self) {
         self.segment = SegmentNumber::new(0);
