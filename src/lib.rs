@@ -7,6 +7,8 @@ pub mod clock;
 mod error;
 mod ids;
 pub mod planted;
+#[cfg(any(test, feature = "testing"))]
+pub mod sim;
 pub mod storage;
 mod sync;
 #[allow(dead_code, reason = "the parts that use these come next")]
