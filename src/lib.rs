@@ -2,11 +2,13 @@
 //!
 //! An embeddable, single-node, log-structured storage engine with a streaming core.
 
+pub mod checkpoint;
 mod checksum;
 pub mod clock;
 mod error;
 mod ids;
 pub mod planted;
+pub mod state;
 #[cfg(any(test, feature = "testing"))]
 pub mod sim;
 pub mod storage;
