@@ -6,6 +6,7 @@ pub mod checkpoint;
 mod checksum;
 pub mod clock;
 mod error;
+mod exec;
 mod ids;
 pub mod planted;
 pub mod state;
@@ -17,4 +18,8 @@ mod sync;
 mod wal;
 
 pub use error::{Error, ErrorKind, Result};
+pub use exec::{
+    Bytes, Data, Dataset, Drills, Emit, Executor, Key, Kv, Lost, Malformed, Name, OperatorId,
+    PartitionSource, Row, Rows, RunContext, Str, TaskKind, TaskOutcome, TaskRecord, Value, Wire,
+};
 pub use ids::{BatchId, Epoch, Generation, LogId, Lsn, Position, SegmentNumber, StreamId};
