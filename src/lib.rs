@@ -7,6 +7,10 @@ pub mod clock;
 mod error;
 mod ids;
 pub mod planted;
+#[allow(dead_code, reason = "the driver, which uses these, comes next")]
+mod sink;
+#[allow(dead_code, reason = "the driver, which uses these, comes next")]
+mod source;
 pub mod storage;
 mod sync;
 #[allow(dead_code, reason = "the parts that use these come next")]
@@ -14,3 +18,4 @@ mod wal;
 
 pub use error::{Error, ErrorKind, Result};
 pub use ids::{BatchId, Epoch, Generation, LogId, Lsn, Position, SegmentNumber, StreamId};
+pub use sink::SinkIdentity;
