@@ -11,7 +11,6 @@
 //! of kind [`SourceChanged`](crate::ErrorKind::SourceChanged) or
 //! [`Corrupt`](crate::ErrorKind::Corrupt).
 
-use std::any::Any;
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -39,15 +38,51 @@ pub(crate) struct Planned {
     pub(crate) records: Option<u64>,
 }
 
-/// A planned input, opened: what goes into the run's inputs, for the typed side to read.
-pub(crate) type Opened = Arc<dyn Any + Send + Sync>;
+/// A planned input, opened: what the driver puts into the run's inputs under the source's name,
+/// and the source's dataset reads.
+#[derive(Debug)]
+pub(crate) struct Opened(Box<dyn Input>);
+
+impl Opened {
+    pub(crate) fn new(input: impl Input + 'static) -> Opened {
+        Opened(Box::new(input))
+    }
+
+    /// The input, to be read.
+    pub(crate) fn input(&self) -> &dyn Input {
+        &*self.0
+    }
+}
+
+/// The rows of a planned input, by partitions. All of this crate's sources give bytes.
+pub(crate) trait Input: Debug + Send + Sync {
+    /// Number of partitions; at least 1.
+    fn partitions(&self) -> u32;
+
+    /// Passes on the rows of one partition, in order. May be called any number of times, from any
+    /// thread, and gives the same rows each time (SOURCE-2).
+    ///
+    /// # Errors
+    /// `SourceChanged` or `Corrupt`; the operating system's. Rows passed on before count for
+    /// nothing then.
+    fn rows(&self, partition: u32, out: &mut dyn FnMut(&[u8])) -> Result<()>;
+
+    /// The digest of everything in it. What was not read until now is read now.
+    ///
+    /// # Errors
+    /// As [`Input::rows`].
+    fn digest(&self) -> Result<Vec<u8>>;
+
+    /// Where the rows of a partition come from, for people.
+    fn describe(&self, partition: u32) -> String;
+}
 
 /// The last planned input of a source and the digest its completion recorded.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LastRead<'a> {
     /// [`Planned::input`].
     pub(crate) input: &'a [u8],
-    /// [`Source::digest`].
+    /// [`Input::digest`], as `BatchCompleted` has it.
     pub(crate) digest: &'a [u8],
 }
 
@@ -73,14 +108,7 @@ pub(crate) trait Source: Debug + Send + Sync {
     ///
     /// # Errors
     /// `SourceChanged` or `Corrupt` (SOURCE-2); the operating system's.
-    fn open(&self, cx: SourceContext<'_>, input: &[u8]) -> Result<Opened>;
-
-    /// The digest of what was read from an opened input. Asked after the batch was computed; what
-    /// no operator read until then is read now.
-    ///
-    /// # Errors
-    /// As [`Source::open`].
-    fn digest(&self, opened: &Opened) -> Result<Vec<u8>>;
+    fn open(&self, cx: SourceContext<'_>, input: &[u8]) -> Result<Arc<Opened>>;
 
     /// Compares the digest that a completion recorded for `input` with that of another reading.
     ///
