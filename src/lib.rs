@@ -12,6 +12,10 @@ pub mod planted;
 pub mod state;
 #[cfg(any(test, feature = "testing"))]
 pub mod sim;
+#[allow(dead_code, reason = "the driver, which uses these, comes next")]
+mod sink;
+#[allow(dead_code, reason = "the driver, which uses these, comes next")]
+mod source;
 pub mod storage;
 mod sync;
 #[allow(dead_code, reason = "the parts that use these come next")]
@@ -23,3 +27,4 @@ pub use exec::{
     PartitionSource, Row, Rows, RunContext, Str, TaskKind, TaskOutcome, TaskRecord, Value, Wire,
 };
 pub use ids::{BatchId, Epoch, Generation, LogId, Lsn, Position, SegmentNumber, StreamId};
+pub use sink::SinkIdentity;

@@ -5,20 +5,21 @@
 
 use std::any::Any;
 use std::fmt;
+use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::handle::{StateCell, StateHandle};
 use super::job::{Registry, Stream};
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{
-    ByteTable, Compute, Dataset, Dependency, Executor, Held, Hold, Key, KeyedInput, Kv, Meta, Name,
-    Node, OperatorId, Partitioning, Role, RunContext, Task, Value,
+    ByteTable, Compute, Data, Dataset, Dependency, Executor, Held, Hold, Key, KeyedInput, Kv, Meta, Name,
+    Node, OperatorId, Role, RunContext, Task, Value,
 };
-use crate::state::{OperatorState, Overlay, State};
-use crate::sync::{Arc, Mutex, OnceLock, lock};
+use crate::state::{KeyedState, OperatorState, Overlay, State};
+use crate::sync::{Arc, Mutex, lock};
 
 /// What a stateful operator gives: its output, and its state to be queried.
-pub struct Stateful<K: Key, S: State, U: crate::exec::Data> {
+pub struct Stateful<K: Key, S: State, U: Data> {
     /// What the function returned, by partition, there in the order in which the batch first saw
     /// the keys.
     pub out: Stream<U>,
@@ -26,7 +27,7 @@ pub struct Stateful<K: Key, S: State, U: crate::exec::Data> {
     pub state: StateHandle<K, S>,
 }
 
-impl<K: Key, S: State, U: crate::exec::Data> fmt::Debug for Stateful<K, S, U> {
+impl<K: Key, S: State, U: Data> fmt::Debug for Stateful<K, S, U> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Stateful({:?})", self.state)
     }
@@ -43,7 +44,7 @@ impl<K: Key, V: Value> Stream<Kv<K, V>> {
     /// `f` must be pure but for the state: it runs again after a crash or a panic, on the state as
     /// it was.
     #[must_use]
-    pub fn map_with_state<S: State, U: crate::exec::Data>(
+    pub fn map_with_state<S: State, U: Data>(
         &self,
         name: Name,
         f: impl for<'a> Fn(K::View<'a>, &mut dyn Iterator<Item = V>, &mut Option<S>) -> Option<U>
@@ -59,6 +60,7 @@ impl<K: Key, V: Value> Stream<Kv<K, V>> {
             cell: Arc::clone(&cell),
             kept: Arc::clone(&kept),
             f,
+            row: PhantomData,
         };
         let dataset = Dataset::from_node(node);
         let operator = Operator { dataset: dataset.clone(), cell: Arc::clone(&cell), kept };
@@ -117,19 +119,19 @@ impl<S: State> Kept<S> {
     }
 }
 
-struct Operator<S: State, U: crate::exec::Data> {
+struct Operator<S: State, U: Data> {
     dataset: Dataset<U>,
     cell: Arc<StateCell<S>>,
     kept: Arc<Kept<S>>,
 }
 
-impl<S: State, U: crate::exec::Data> fmt::Debug for Operator<S, U> {
+impl<S: State, U: Data> fmt::Debug for Operator<S, U> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Operator({})", self.cell.name())
     }
 }
 
-impl<S: State, U: crate::exec::Data> StatefulOperator for Operator<S, U> {
+impl<S: State, U: Data> StatefulOperator for Operator<S, U> {
     fn name(&self) -> Name {
         self.cell.name()
     }
@@ -171,23 +173,124 @@ struct Part<S, U> {
     rows: Vec<U>,
 }
 
-struct MapWithState<K: Key, V: Value, S: State, F> {
+struct MapWithState<K: Key, V: Value, S: State, U: Data, F> {
     meta: Meta,
     input: KeyedInput<K, V>,
     cell: Arc<StateCell<S>>,
     kept: Arc<Kept<S>>,
     f: F,
+    row: PhantomData<fn() -> U>,
 }
 
-impl<K, V, S, U, F> MapWithState<K, V, S, F>
+impl<K, V, S, U, F> MapWithState<K, V, S, U, F>
 where
     K: Key,
     V: Value,
     S: State,
-    U: crate::exec::Data,
+    U: Data,
     F: for<'a> Fn(K::View<'a>, &mut dyn Iterator<Item = V>, &mut Option<S>) -> Option<U>
         + Send
         + Sync
         + 'static,
 {
+    /// The partition's rows by key, in first-seen order. The first value of a key needs no
+    /// allocation: behind `reduce_by_key` it is the only one.
+    fn group(&self, task: &Task<'_>) -> Result<ByteTable<(V, Vec<V>)>> {
+        let mut groups = ByteTable::with_capacity(0);
+        self.input.for_each(task, &mut |hash, key, value| {
+            let fold = |mut group: (V, Vec<V>), (value, _): (V, Vec<V>)| {
+                group.1.push(value);
+                group
+            };
+            groups.upsert(hash, key, (value, Vec::new()), fold);
+        })?;
+        Ok(groups)
+    }
+
+    fn update(&self, task: &Task<'_>, state: &KeyedState<S>) -> Result<Part<S, U>> {
+        let partition = task.partition();
+        let groups = self.group(task)?;
+        let mut overlay = self.kept.start(partition);
+        let mut rows = Vec::new();
+        state.read(partition, |_, table| {
+            for (hash, key, (first, rest)) in groups.iter() {
+                let view = K::view(key).map_err(|error| {
+                    let text = "a key does not read the canonical bytes it wrote";
+                    Error::new(ErrorKind::TaskFailed, text).caused_by(error)
+                })?;
+                let value = overlay.state(table, hash, key);
+                let mut values = std::iter::once(first).chain(rest).cloned();
+                rows.extend(task.call(&self.meta, || (self.f)(view, &mut values, value)));
+            }
+            Ok(())
+        })?;
+        self.kept.end(partition, &overlay);
+        Ok(Part { overlay: Mutex::new(Some(overlay)), rows })
+    }
+}
+
+impl<K, V, S, U, F> Node for MapWithState<K, V, S, U, F>
+where
+    K: Key,
+    V: Value,
+    S: State,
+    U: Data,
+    F: for<'a> Fn(K::View<'a>, &mut dyn Iterator<Item = V>, &mut Option<S>) -> Option<U>
+        + Send
+        + Sync
+        + 'static,
+{
+    fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    fn dependencies(&self) -> Vec<Dependency> {
+        vec![self.input.dependency()]
+    }
+
+    fn partitions(&self, run: &RunContext, _parents: &[u32]) -> Result<u32> {
+        Ok(run.parallelism())
+    }
+
+    fn role(&self) -> Role<'_> {
+        Role::Held(self)
+    }
+}
+
+impl<K, V, S, U, F> Hold for MapWithState<K, V, S, U, F>
+where
+    K: Key,
+    V: Value,
+    S: State,
+    U: Data,
+    F: for<'a> Fn(K::View<'a>, &mut dyn Iterator<Item = V>, &mut Option<S>) -> Option<U>
+        + Send
+        + Sync
+        + 'static,
+{
+    fn hold(&self, task: &Task<'_>) -> Result<Held> {
+        let state = self.cell.state().ok_or_else(|| {
+            let message = format!("operator `{}` runs only in a started job", self.meta.name);
+            Error::new(ErrorKind::Invalid, message)
+        })?;
+        Ok(Arc::new(self.update(task, state)?))
+    }
+}
+
+impl<K, V, S, U, F> Compute<U> for MapWithState<K, V, S, U, F>
+where
+    K: Key,
+    V: Value,
+    S: State,
+    U: Data,
+    F: for<'a> Fn(K::View<'a>, &mut dyn Iterator<Item = V>, &mut Option<S>) -> Option<U>
+        + Send
+        + Sync
+        + 'static,
+{
+    fn run(&self, task: &Task<'_>, out: &mut dyn FnMut(U)) -> Result<()> {
+        let part = task.held::<Part<S, U>>(self.meta.id, task.partition())?;
+        part.rows.iter().for_each(|row| out(row.clone()));
+        Ok(())
+    }
 }
