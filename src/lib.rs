@@ -13,9 +13,11 @@ mod sink;
 mod source;
 pub mod storage;
 mod sync;
+mod versioned;
 #[allow(dead_code, reason = "the parts that use these come next")]
 mod wal;
 
 pub use error::{Error, ErrorKind, Result};
 pub use ids::{BatchId, Epoch, Generation, LogId, Lsn, Position, SegmentNumber, StreamId};
 pub use sink::SinkIdentity;
+pub use source::TextFiles;

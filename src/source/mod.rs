@@ -11,12 +11,20 @@
 //! of kind [`SourceChanged`](crate::ErrorKind::SourceChanged) or
 //! [`Corrupt`](crate::ErrorKind::Corrupt).
 
+mod files;
+mod lines;
+mod text_files;
+mod text_plan;
+mod text_read;
+
 use std::fmt::Debug;
 use std::sync::Arc;
 
 use crate::error::Result;
 use crate::ids::Lsn;
 use crate::storage::Storage;
+
+pub use text_files::TextFiles;
 
 /// What a source may use of the engine. A received source brings its log with it.
 #[derive(Clone, Copy, Debug)]
