@@ -5,6 +5,7 @@
 mod checksum;
 pub mod clock;
 mod error;
+mod exec;
 mod ids;
 pub mod planted;
 #[allow(dead_code, reason = "the driver, which uses these, comes next")]
@@ -18,6 +19,10 @@ mod versioned;
 mod wal;
 
 pub use error::{Error, ErrorKind, Result};
+pub use exec::{
+    Bytes, Data, Dataset, Drills, Emit, Executor, Key, Kv, Lost, Malformed, Name, OperatorId,
+    PartitionSource, Row, Rows, RunContext, Str, TaskKind, TaskOutcome, TaskRecord, Value, Wire,
+};
 pub use ids::{BatchId, Epoch, Generation, LogId, Lsn, Position, SegmentNumber, StreamId};
 pub use sink::SinkIdentity;
 pub use source::TextFiles;

@@ -1,0 +1,42 @@
+# One command per purpose. Needs `just`; each line can also be pasted into a shell.
+
+# Everything the gate runs, on a clean checkout too.
+ci:
+    bash .ci/run
+
+# Format, lints, documents.
+check:
+    cargo fmt --check
+    cargo clippy --all-targets --all-features -- -Dwarnings
+    RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --all-features --document-private-items
+
+# The tests, as the README says.
+test:
+    cargo test
+
+# All tests on the plain backend, and without direct writes.
+backends:
+    SAWMILL_BACKEND=uring cargo test --all-features
+    SAWMILL_BACKEND=pwrite cargo test --all-features
+    SAWMILL_BACKEND=pwrite-buffered cargo test --all-features
+
+# The crash simulations, wide.
+sim-long:
+    SAWMILL_SIM=long cargo test --release --all-features --test wal_crash --test engine_crash -- --nocapture
+
+# Real kills of real processes, as many as a release needs.
+kill-long:
+    SAWMILL_KILLS=200 cargo test --release --all-features --test wal_kill -- --nocapture
+    SAWMILL_CRASH=long cargo test --release --all-features --test crash -- --nocapture --include-ignored
+
+# Every fuzz target for SECONDS; needs a C++ compiler, no nightly.
+fuzz SECONDS="60":
+    bash fuzz/run {{SECONDS}}
+
+# One bench, or all.
+bench NAME="":
+    cargo bench {{ if NAME == "" { "" } else { "--bench " + NAME } }}
+
+# Undefined behaviour in the buffers; needs a nightly toolchain with miri.
+miri:
+    cargo +nightly miri --version >/dev/null 2>&1 && cargo +nightly miri test --lib storage::buffer || echo skipped

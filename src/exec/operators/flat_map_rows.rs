@@ -1,0 +1,56 @@
+//! `flat_map_rows`: any number of rows for each row, borrowed ones too.
+
+use std::marker::PhantomData;
+
+use super::{Narrow, narrow_node};
+use crate::error::Result;
+use crate::exec::dataset::Dataset;
+use crate::exec::node::Compute;
+use crate::exec::row::{Emit, Row};
+use crate::exec::task::Task;
+
+impl<R: Row> Dataset<R> {
+    /// Any number of rows for each row, pushed one by one: they may borrow from the row they come
+    /// from, so that nothing is allocated.
+    ///
+    /// ```
+    /// use sawmill::{Dataset, Executor, Str};
+    /// let words = Dataset::from_vec(vec!["oak ash"], 1).flat_map_rows::<Str>(|line, out| {
+    ///     for word in line.split(' ') {
+    ///         out.push(word);
+    ///     }
+    /// });
+    /// assert_eq!(words.collect(&Executor::new(1, 1)?)?, ["oak", "ash"]);
+    /// # Ok::<(), sawmill::Error>(())
+    /// ```
+    #[must_use]
+    pub fn flat_map_rows<U: Row>(
+        &self,
+        f: impl for<'a> Fn(R::View<'a>, &mut Emit<'_, U>) + Send + Sync + 'static,
+    ) -> Dataset<U> {
+        let base = Narrow::new("flat_map_rows", self.parent());
+        Dataset::from_node(FlatMapRows { base, f, row: PhantomData })
+    }
+}
+
+struct FlatMapRows<R: Row, U, F> {
+    base: Narrow<R>,
+    f: F,
+    row: PhantomData<fn() -> U>,
+}
+
+narrow_node!([R: Row, U: Row, F: Send + Sync + 'static] FlatMapRows<R, U, F>);
+
+impl<R, U, F> Compute<U> for FlatMapRows<R, U, F>
+where
+    R: Row,
+    U: Row,
+    F: for<'a> Fn(R::View<'a>, &mut Emit<'_, U>) + Send + Sync + 'static,
+{
+    fn run(&self, task: &Task<'_>, out: &mut dyn FnMut(U::View<'_>)) -> Result<()> {
+        let Narrow { meta, parent } = &self.base;
+        parent.run(task, &mut |view| {
+            task.call(meta, || (self.f)(view, &mut Emit::new(out)));
+        })
+    }
+}

@@ -1,0 +1,213 @@
+//! What a run has to compute: the lineage in topological order, and from it the next stage.
+//!
+//! - PLAN-1: parents stand before their children.
+//! - PLAN-2: work is what is needed and not held, and nothing else: demand goes from the action
+//!   upwards and stops at every held partition and bucket.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::node::{Dependency, MAX_FUSED, Node, OperatorId, Role};
+use super::run::{RunContext, Slot, Store};
+use crate::error::{Error, ErrorKind, Result};
+use crate::sync::Arc;
+
+#[derive(Clone, Copy, Debug)]
+enum Edge {
+    Narrow {
+        parent: usize,
+    },
+    /// The node's partitions from `first` on are the parent's.
+    Slice {
+        parent: usize,
+        first: u32,
+    },
+    Wide {
+        parent: usize,
+    },
+}
+
+struct Planned {
+    node: Arc<dyn Node>,
+    edges: Vec<Edge>,
+    partitions: u32,
+}
+
+/// The lineage of one node, in topological order.
+pub(crate) struct Plan {
+    nodes: Vec<Planned>,
+    index: BTreeMap<OperatorId, usize>,
+}
+
+/// What is asked of one node.
+#[derive(Clone, Default)]
+struct Demand {
+    partitions: BTreeSet<u32>,
+    /// Of a shuffle: the reduce partitions that want their bucket of every map task.
+    buckets: BTreeSet<u32>,
+}
+
+/// One task of a stage.
+pub(crate) struct Work {
+    pub(crate) partition: u32,
+    /// Of a shuffle: the buckets that are missing, ascending.
+    pub(crate) wanted: Vec<u32>,
+}
+
+/// The tasks of one node that can be done now.
+pub(crate) struct Stage<'p> {
+    pub(crate) index: usize,
+    pub(crate) node: &'p Arc<dyn Node>,
+    pub(crate) work: Vec<Work>,
+}
+
+impl Plan {
+    /// Walks the lineage of `target` without recursion and counts partitions.
+    ///
+    /// # Errors
+    /// `Invalid` if more than [`MAX_FUSED`] operators are fused into one pass, and what sources
+    /// say when they are asked for their partitions.
+    pub(crate) fn new(target: &Arc<dyn Node>, run: &RunContext) -> Result<Plan> {
+        let mut plan = Plan { nodes: Vec::new(), index: BTreeMap::new() };
+        let mut stack = vec![(Arc::clone(target), target.dependencies(), 0)];
+        while let Some((node, dependencies, next)) = stack.last_mut() {
+            if let Some(dependency) = dependencies.get(*next) {
+                *next += 1;
+                let parent = Arc::clone(dependency.node());
+                if !plan.index.contains_key(&parent.meta().id) {
+                    let dependencies = parent.dependencies();
+                    stack.push((parent, dependencies, 0));
+                }
+            } else {
+                let (node, dependencies) = (Arc::clone(node), std::mem::take(dependencies));
+                stack.pop();
+                plan.add(node, &dependencies, run)?;
+            }
+        }
+        Ok(plan)
+    }
+
+    fn add(
+        &mut self,
+        node: Arc<dyn Node>,
+        dependencies: &[Dependency],
+        run: &RunContext,
+    ) -> Result<()> {
+        let meta = node.meta();
+        if meta.fused > MAX_FUSED {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!(
+                    "`{}` ends a chain of {} narrow operators, more than the {MAX_FUSED} that can \
+                     be fused into one pass: put a `persist` into it",
+                    meta.name, meta.fused
+                ),
+            ));
+        }
+        if self.index.contains_key(&meta.id) {
+            return Ok(());
+        }
+        let (mut edges, mut counts, mut slices) = (Vec::new(), Vec::new(), 0);
+        for dependency in dependencies {
+            let parent = self.index[&dependency.node().meta().id];
+            let count = self.nodes[parent].partitions;
+            counts.push(count);
+            edges.push(match dependency {
+                Dependency::Narrow(_) => Edge::Narrow { parent },
+                Dependency::Wide(_) => Edge::Wide { parent },
+                Dependency::Slice(_) => {
+                    let first = slices;
+                    slices += count;
+                    Edge::Slice { parent, first }
+                }
+            });
+        }
+        let partitions = node.partitions(run, &counts)?;
+        self.index.insert(meta.id, self.nodes.len());
+        self.nodes.push(Planned { node, edges, partitions });
+        Ok(())
+    }
+
+    pub(crate) fn partitions_of(&self, operator: OperatorId) -> u32 {
+        self.nodes[self.index[&operator]].partitions
+    }
+
+    /// Partitions of the node that the plan is for.
+    pub(crate) fn target_partitions(&self) -> u32 {
+        self.nodes.last().map_or(0, |target| target.partitions)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// How a person finds an operator: its name, and its place in the lineage, from 1.
+    pub(crate) fn label(&self, operator: OperatorId) -> String {
+        self.index.get(&operator).map_or_else(String::new, |&index| {
+            format!("`{}` (operator {} of {})", self.name(index), index + 1, self.nodes.len())
+        })
+    }
+
+    pub(crate) fn name(&self, index: usize) -> &str {
+        &self.nodes[index].node.meta().name
+    }
+
+    /// The first stage that has work, when the action wants these partitions of the target.
+    pub(crate) fn next_stage(&self, store: &Store, wanted: &BTreeSet<u32>) -> Option<Stage<'_>> {
+        let mut demands = vec![Demand::default(); self.nodes.len()];
+        demands.last_mut()?.partitions.clone_from(wanted);
+        let mut stage = None;
+        for index in (0..self.nodes.len()).rev() {
+            let demand = std::mem::take(&mut demands[index]);
+            let work = self.work(index, &demand, store);
+            let upwards: BTreeSet<u32> = match &work {
+                Some(work) => work.iter().map(|work| work.partition).collect(),
+                None => demand.partitions,
+            };
+            self.ask_parents(index, &upwards, &mut demands);
+            if let Some(work) = work.filter(|work| !work.is_empty()) {
+                stage = Some(Stage { index, node: &self.nodes[index].node, work });
+            }
+        }
+        stage
+    }
+
+    /// What is missing of a node that is held; `None` for one that is not.
+    fn work(&self, index: usize, demand: &Demand, store: &Store) -> Option<Vec<Work>> {
+        let planned = &self.nodes[index];
+        let id = planned.node.meta().id;
+        match planned.node.role() {
+            Role::Fused => None,
+            Role::Held(_) => {
+                let missing = demand.partitions.iter().copied();
+                let missing = missing.filter(|&p| !store.holds(id, Slot::Partition(p)));
+                Some(missing.map(|partition| Work { partition, wanted: Vec::new() }).collect())
+            }
+            Role::Shuffle(_) => {
+                let missing = |map: u32| {
+                    let wanted = demand.buckets.iter().copied();
+                    wanted.filter(move |&reduce| !store.holds(id, Slot::Bucket { map, reduce }))
+                };
+                let works = (0..planned.partitions)
+                    .map(|map| Work { partition: map, wanted: missing(map).collect() });
+                Some(works.filter(|work| !work.wanted.is_empty()).collect())
+            }
+        }
+    }
+
+    fn ask_parents(&self, index: usize, partitions: &BTreeSet<u32>, demands: &mut [Demand]) {
+        if partitions.is_empty() {
+            return;
+        }
+        for edge in &self.nodes[index].edges {
+            match *edge {
+                Edge::Narrow { parent } => demands[parent].partitions.extend(partitions),
+                Edge::Wide { parent } => demands[parent].buckets.extend(partitions),
+                Edge::Slice { parent, first } => {
+                    let end = first + self.nodes[parent].partitions;
+                    let mine = partitions.range(first..end).map(|partition| partition - first);
+                    demands[parent].partitions.extend(mine);
+                }
+            }
+        }
+    }
+}

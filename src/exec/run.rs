@@ -1,0 +1,248 @@
+//! One run of a lineage: what comes in from outside, what is held, what was done.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::drill::Drills;
+use super::node::{Held, OperatorId};
+use crate::ids::BatchId;
+use crate::sync::{Arc, Mutex, lock};
+
+/// A place in the partition store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Slot {
+    /// A partition of an operator.
+    Partition(u32),
+    /// What one map task holds for one reduce partition.
+    Bucket { map: u32, reduce: u32 },
+}
+
+/// The partitions and buckets held by one run.
+#[derive(Default)]
+pub(crate) struct Store(Mutex<BTreeMap<(OperatorId, Slot), Held>>);
+
+impl Store {
+    pub(crate) fn get(&self, operator: OperatorId, slot: Slot) -> Option<Held> {
+        lock(&self.0).get(&(operator, slot)).map(Arc::clone)
+    }
+
+    pub(crate) fn holds(&self, operator: OperatorId, slot: Slot) -> bool {
+        lock(&self.0).contains_key(&(operator, slot))
+    }
+
+    pub(crate) fn put(&self, operator: OperatorId, slot: Slot, held: Held) {
+        lock(&self.0).insert((operator, slot), held);
+    }
+
+    pub(crate) fn remove(&self, operator: OperatorId, lost: Lost) -> usize {
+        let mut taken = Vec::new();
+        {
+            let mut map = lock(&self.0);
+            let keys: Vec<_> = map
+                .range((operator, Slot::Partition(0))..)
+                .take_while(|((holder, _), _)| *holder == operator)
+                .map(|(key, _)| *key)
+                .filter(|(_, slot)| lost.covers(*slot))
+                .collect();
+            taken.extend(keys.iter().filter_map(|key| map.remove(key)));
+        }
+        // Dropped without the lock: what user types do in `drop` is not ours.
+        taken.len()
+    }
+}
+
+/// What of an operator's held partitions is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// A partition; of a shuffle, every bucket of one map task.
+    Partition(u32),
+    /// One bucket: what map task `map` holds for reduce partition `reduce`.
+    Bucket {
+        /// The map task: a partition of the shuffle's parent.
+        map: u32,
+        /// The reduce partition.
+        reduce: u32,
+    },
+    /// All that the operator holds.
+    All,
+}
+
+impl Lost {
+    fn covers(self, slot: Slot) -> bool {
+        match (self, slot) {
+            (Lost::All, _) => true,
+            (Lost::Partition(lost), Slot::Partition(partition)) => lost == partition,
+            (Lost::Partition(lost), Slot::Bucket { map, .. }) => lost == map,
+            (Lost::Bucket { map, reduce }, slot) => slot == Slot::Bucket { map, reduce },
+        }
+    }
+}
+
+/// What a task was for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TaskKind {
+    /// Filled buckets of a shuffle from one partition.
+    Map,
+    /// Computed a partition that is held.
+    Hold,
+    /// Computed a partition for the action that asked.
+    Action,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TaskOutcome {
+    /// It succeeded.
+    Done,
+    /// It failed, by an error or a panic.
+    Failed,
+    /// What it needed had been lost: it is computed again, then this task.
+    InputLost,
+}
+
+/// One attempt at one task, as the run's log has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TaskRecord {
+    /// The operator computed; the last one of its fused chain.
+    pub operator: OperatorId,
+    /// Its name.
+    pub name: String,
+    /// The partition.
+    pub partition: u32,
+    /// The attempt, from 1.
+    pub attempt: u32,
+    /// What it was for.
+    pub kind: TaskKind,
+    /// How it ended.
+    pub outcome: TaskOutcome,
+}
+
+/// One run of a lineage: for a stream, one batch; for batch work, one use of a dataset.
+///
+/// Sources read their planned input from it, held partitions live in it and go with it. The same
+/// dataset may be run any number of times, each time with a new `RunContext`.
+///
+/// ```
+/// use sawmill::{Dataset, Executor};
+/// let executor = Executor::new(2, 4)?;
+/// let numbers = Dataset::from_vec((1..=10).collect(), 3);
+/// let run = executor.context();
+/// assert_eq!(executor.count(&run, &numbers)?, 10);
+/// assert_eq!(run.tasks().len(), 3);
+/// # Ok::<(), sawmill::Error>(())
+/// ```
+pub struct RunContext {
+    parallelism: u32,
+    batch: Option<BatchId>,
+    batch_time_ns: Option<u64>,
+    inputs: BTreeMap<String, Arc<dyn Any + Send + Sync>>,
+    store: Store,
+    tasks: Mutex<Vec<TaskRecord>>,
+    drills: Drills,
+}
+
+impl fmt::Debug for RunContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RunContext")
+            .field("parallelism", &self.parallelism)
+            .field("batch", &self.batch)
+            .field("inputs", &self.inputs.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+impl RunContext {
+    /// A run whose shuffles have `parallelism` partitions (at least 1). That number, never the
+    /// number of threads, decides where keys go: a planned batch is run with the one its plan
+    /// names (ENGINE.md E4).
+    #[must_use]
+    pub fn new(parallelism: u32) -> RunContext {
+        RunContext {
+            parallelism: parallelism.max(1),
+            batch: None,
+            batch_time_ns: None,
+            inputs: BTreeMap::new(),
+            store: Store::default(),
+            tasks: Mutex::default(),
+            drills: Drills::default(),
+        }
+    }
+
+    /// Makes this the run of a batch: its number, and its time in nanoseconds since the epoch.
+    #[must_use]
+    pub fn with_batch(mut self, batch: BatchId, batch_time_ns: u64) -> RunContext {
+        self.batch = Some(batch);
+        self.batch_time_ns = Some(batch_time_ns);
+        self
+    }
+
+    /// Gives the source of this name its planned input.
+    #[must_use]
+    pub fn with_input<T: Any + Send + Sync>(mut self, name: &str, input: Arc<T>) -> RunContext {
+        self.inputs.insert(name.to_owned(), input);
+        self
+    }
+
+    /// Number of partitions of every shuffle.
+    #[must_use]
+    pub fn parallelism(&self) -> u32 {
+        self.parallelism
+    }
+
+    /// The batch, if this is the run of one.
+    #[must_use]
+    pub fn batch(&self) -> Option<BatchId> {
+        self.batch
+    }
+
+    /// The batch's time in nanoseconds since the epoch: the only time user code may use.
+    #[must_use]
+    pub fn batch_time_ns(&self) -> Option<u64> {
+        self.batch_time_ns
+    }
+
+    /// The planned input of the source of this name, if it has one of this type.
+    #[must_use]
+    pub fn input<T: Any + Send + Sync>(&self, name: &str) -> Option<Arc<T>> {
+        Arc::clone(self.inputs.get(name)?).downcast().ok()
+    }
+
+    /// Loses held partitions or buckets on purpose, for tests and drills: what is needed again is
+    /// computed again, and nothing else. Returns how many were held.
+    pub fn drop_partition(&self, operator: OperatorId, lost: Lost) -> usize {
+        self.store.remove(operator, lost)
+    }
+
+    /// Every attempt at every task so far: by stage, then partition, then attempt.
+    #[must_use]
+    pub fn tasks(&self) -> Vec<TaskRecord> {
+        lock(&self.tasks).clone()
+    }
+
+    /// Faults to be struck in this run.
+    #[must_use]
+    pub fn drills(&self) -> &Drills {
+        &self.drills
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(crate) fn log(&self, tasks: impl IntoIterator<Item = TaskRecord>) {
+        lock(&self.tasks).extend(tasks);
+    }
+
+    /// A held partition, after a run that asked for it: what stateful operators left.
+    pub(crate) fn held<T: Any + Send + Sync>(
+        &self,
+        operator: OperatorId,
+        partition: u32,
+    ) -> Option<Arc<T>> {
+        self.store.get(operator, Slot::Partition(partition))?.downcast().ok()
+    }
+}

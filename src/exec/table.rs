@@ -1,0 +1,302 @@
+//! A hash table from key bytes to values, made for counting: nothing is allocated for a key.
+//!
+//! - TABLE-1: iteration is in first-seen order, whatever the capacity (ENGINE.md E7).
+//! - TABLE-2: at most half of the slots are taken, so a probe ends.
+//! - TABLE-3: a key of up to 8 bytes lies in its entry, a longer one in the arena.
+//!
+//! A slot carries the high half of the hash beside the row's number: a probe touches a row only
+//! when 32 more bits agree, which for another key happens once in four billion.
+
+/// Keys up to this length lie in their entry.
+const INLINE: usize = 8;
+const MIN_SLOTS: usize = 16;
+
+struct Entry<A> {
+    hash: u64,
+    /// The key itself, zero-padded, or its offset in the arena, little-endian.
+    place: [u8; INLINE],
+    len: usize,
+    value: A,
+}
+
+/// key bytes -> value.
+pub(crate) struct ByteTable<A> {
+    /// High half of the hash, then row number + 1; 0 is free. Its length is a power of two.
+    slots: Vec<u64>,
+    entries: Vec<Entry<A>>,
+    arena: Vec<u8>,
+}
+
+impl<A> std::fmt::Debug for ByteTable<A> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ByteTable({} keys)", self.entries.len())
+    }
+}
+
+impl<A> Default for ByteTable<A> {
+    fn default() -> Self {
+        ByteTable { slots: Vec::new(), entries: Vec::new(), arena: Vec::new() }
+    }
+}
+
+/// A key as the entries hold it: built once per look-up.
+#[derive(Clone, Copy)]
+struct Probe<'k> {
+    hash: u64,
+    key: &'k [u8],
+    word: [u8; INLINE],
+}
+
+impl<'k> Probe<'k> {
+    #[inline]
+    fn new(hash: u64, key: &'k [u8]) -> Probe<'k> {
+        Probe { hash, key, word: if key.len() <= INLINE { pad(key) } else { [0; INLINE] } }
+    }
+
+    #[inline]
+    fn tag(&self) -> u64 {
+        self.hash & HIGH
+    }
+}
+
+const HIGH: u64 = 0xffff_ffff_0000_0000;
+
+/// At most 8 bytes, zero-padded, in at most three loads: overlapping loads agree where they meet.
+#[inline]
+fn pad(key: &[u8]) -> [u8; INLINE] {
+    let len = key.len();
+    let word = if let (Some(low), Some(high)) = (key.first_chunk::<4>(), key.last_chunk::<4>()) {
+        let high = u64::from(u32::from_le_bytes(*high)) << (8 * (len - 4));
+        u64::from(u32::from_le_bytes(*low)) | high
+    } else if len > 0 {
+        let (middle, last) = (len / 2, len - 1);
+        u64::from(key[0])
+            | u64::from(key[middle]) << (8 * middle)
+            | u64::from(key[last]) << (8 * last)
+    } else {
+        0
+    };
+    word.to_le_bytes()
+}
+
+impl<A> ByteTable<A> {
+    /// A table that takes `keys` keys before it grows.
+    pub(crate) fn with_capacity(keys: usize) -> ByteTable<A> {
+        let mut table = ByteTable::default();
+        if keys > 0 {
+            table.slots = vec![0; slots_for(keys)];
+            table.entries.reserve_exact(keys);
+        }
+        table
+    }
+
+    /// Number of keys.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is no key.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Bytes of memory held, without what the values own.
+    pub(crate) fn memory(&self) -> usize {
+        self.slots.capacity() * size_of::<u64>()
+            + self.entries.capacity() * size_of::<Entry<A>>()
+            + self.arena.capacity()
+    }
+
+    #[inline]
+    fn matches(&self, row: usize, probe: &Probe<'_>) -> bool {
+        let entry = &self.entries[row];
+        entry.len == probe.key.len()
+            && if entry.len <= INLINE {
+                entry.place == probe.word
+            } else {
+                self.key_of(entry) == probe.key
+            }
+    }
+
+    #[inline]
+    fn key_of<'t>(&'t self, entry: &'t Entry<A>) -> &'t [u8] {
+        if entry.len <= INLINE {
+            &entry.place[..entry.len]
+        } else {
+            let at = crate::ids::to_usize(u64::from_le_bytes(entry.place));
+            &self.arena[at..at + entry.len]
+        }
+    }
+
+    /// The row of a key, or the free slot where it belongs. The table has slots.
+    #[inline]
+    fn find(&self, probe: &Probe<'_>) -> Result<usize, usize> {
+        let mask = self.slots.len() - 1;
+        let mut at = crate::ids::to_usize(probe.hash) & mask;
+        loop {
+            let slot = self.slots[at];
+            if slot == 0 {
+                return Err(at);
+            }
+            let row = crate::ids::to_usize(slot & !HIGH) - 1;
+            if slot & HIGH == probe.tag() && self.matches(row, probe) {
+                return Ok(row);
+            }
+            at = (at + 1) & mask;
+        }
+    }
+
+    /// The value of a key.
+    pub(crate) fn get(&self, hash: u64, key: &[u8]) -> Option<&A> {
+        if self.slots.is_empty() {
+            return None;
+        }
+        let row = self.find(&Probe::new(hash, key)).ok()?;
+        Some(&self.entries[row].value)
+    }
+
+    /// The value of a key, to be changed; a new key gets the value that `make` returns.
+    pub(crate) fn get_or_insert_with(
+        &mut self,
+        hash: u64,
+        key: &[u8],
+        make: impl FnOnce() -> A,
+    ) -> &mut A {
+        self.make_room();
+        let probe = Probe::new(hash, key);
+        let row = match self.find(&probe) {
+            Ok(row) => row,
+            Err(slot) => self.insert(slot, &probe, make()),
+        };
+        &mut self.entries[row].value
+    }
+
+    /// Gives a new key this value, or folds it into the value the key has.
+    #[inline]
+    pub(crate) fn upsert(&mut self, hash: u64, key: &[u8], value: A, fold: impl FnOnce(A, A) -> A)
+    where
+        A: Clone,
+    {
+        self.make_room();
+        let probe = Probe::new(hash, key);
+        match self.find(&probe) {
+            Ok(row) => self.fold(row, value, fold),
+            Err(slot) => {
+                self.insert(slot, &probe, value);
+            }
+        }
+    }
+
+    /// Replaces a value by its fold. Plain values are copied; one that owns memory is moved out of
+    /// the vector and back, which saves a clone for each row (quadratic for strings that grow).
+    #[inline]
+    fn fold(&mut self, row: usize, value: A, fold: impl FnOnce(A, A) -> A)
+    where
+        A: Clone,
+    {
+        if std::mem::needs_drop::<A>() {
+            let Entry { hash, place, len, value: old } = self.entries.swap_remove(row);
+            self.entries.push(Entry { hash, place, len, value: fold(old, value) });
+            let last = self.entries.len() - 1;
+            self.entries.swap(row, last);
+        } else {
+            let old = &mut self.entries[row].value;
+            *old = fold(old.clone(), value);
+        }
+    }
+
+    #[inline]
+    fn make_room(&mut self) {
+        if (self.entries.len() + 1) * 2 > self.slots.len() {
+            self.grow();
+        }
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        let slots = slots_for((self.entries.len() + 1) * 2);
+        let mask = slots - 1;
+        self.slots.clear();
+        self.slots.resize(slots, 0);
+        for (row, entry) in (1u64..).zip(&self.entries) {
+            let mut at = crate::ids::to_usize(entry.hash) & mask;
+            while self.slots[at] != 0 {
+                at = (at + 1) & mask;
+            }
+            self.slots[at] = (entry.hash & HIGH) | row;
+        }
+    }
+
+    fn insert(&mut self, slot: usize, probe: &Probe<'_>, value: A) -> usize {
+        let row = self.entries.len();
+        assert!((row as u64) < u64::from(u32::MAX), "TABLE-2: 2^32 - 1 keys in one partition");
+        let place = if probe.key.len() <= INLINE {
+            probe.word
+        } else {
+            let at = self.arena.len() as u64;
+            self.arena.extend_from_slice(probe.key);
+            at.to_le_bytes()
+        };
+        self.entries.push(Entry { hash: probe.hash, place, len: probe.key.len(), value });
+        self.slots[slot] = probe.tag() | (row as u64 + 1);
+        row
+    }
+
+    /// Hash, key and value of each row, in first-seen order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, &[u8], &A)> {
+        self.entries.iter().map(|entry| (entry.hash, self.key_of(entry), &entry.value))
+    }
+}
+
+fn slots_for(keys: usize) -> usize {
+    (keys * 2).next_power_of_two().max(MIN_SLOTS)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::exec::key::hash;
+
+    proptest! {
+        #[test]
+        fn equals_a_map_in_first_seen_order(
+            keys in prop::collection::vec(prop::collection::vec(0u8..3, 0..12), 0..300),
+            capacity in 0usize..100,
+            weak: bool,
+        ) {
+            // `weak`: every key collides, in the slot and in the tag.
+            let hash = |key: &[u8]| if weak { 7 } else { hash(key) };
+            let mut table = ByteTable::with_capacity(capacity);
+            let mut model: BTreeMap<Vec<u8>, String> = BTreeMap::new();
+            let mut order = Vec::new();
+            for (at, key) in keys.iter().enumerate() {
+                let value = format!("{at},");
+                table.upsert(hash(key), key, value.clone(), |old, new| old + &new);
+                model.entry(key.clone()).or_insert_with(|| {
+                    order.push(key.clone());
+                    String::new()
+                }).push_str(&value);
+            }
+            let seen: Vec<_> = table.iter().map(|(_, key, v)| (key.to_vec(), v.clone())).collect();
+            let expected: Vec<_> =
+                order.iter().map(|key| (key.clone(), model[key].clone())).collect();
+            prop_assert_eq!(seen, expected);
+            for (key, value) in &model {
+                prop_assert_eq!(table.get(hash(key), key), Some(value));
+            }
+            prop_assert_eq!(table.get(hash(b"absent key"), b"absent key"), None);
+            prop_assert_eq!(table.get_or_insert_with(hash(b"new"), b"new", String::new), "");
+        }
+
+        #[test]
+        fn short_keys_are_padded_with_zeros(key in prop::collection::vec(any::<u8>(), 0..=8)) {
+            let mut expected = [0; 8];
+            expected[..key.len()].copy_from_slice(&key);
+            prop_assert_eq!(pad(&key), expected);
+        }
+    }
+}

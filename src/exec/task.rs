@@ -1,0 +1,135 @@
+//! One attempt at one partition of one operator, as the nodes below it see it.
+
+use std::cell::Cell;
+use std::fmt::Display;
+use std::mem::ManuallyDrop;
+
+use super::node::{Meta, OperatorId};
+use super::plan::Plan;
+use super::run::{RunContext, Slot};
+use crate::error::{Error, ErrorKind, Result};
+use crate::sync::Arc;
+
+/// What all nodes of one attempt share.
+pub(crate) struct Attempt<'r> {
+    run: &'r RunContext,
+    plan: &'r Plan,
+    /// A held partition or bucket was not there: not a failure, but something to compute first.
+    lost: Cell<bool>,
+    /// The operator in whose closure the first failure arose.
+    blamed: Cell<Option<OperatorId>>,
+}
+
+impl<'r> Attempt<'r> {
+    pub(crate) fn new(run: &'r RunContext, plan: &'r Plan) -> Attempt<'r> {
+        Attempt { run, plan, lost: Cell::new(false), blamed: Cell::new(None) }
+    }
+
+    pub(crate) fn lost(&self) -> bool {
+        self.lost.get()
+    }
+
+    pub(crate) fn blamed(&self) -> Option<OperatorId> {
+        self.blamed.get()
+    }
+
+    fn blame(&self, operator: OperatorId) {
+        if self.blamed.get().is_none() {
+            self.blamed.set(Some(operator));
+        }
+    }
+}
+
+/// One attempt at one partition. What it computes becomes visible only when it has succeeded.
+#[derive(Clone, Copy)]
+pub(crate) struct Task<'r> {
+    attempt: &'r Attempt<'r>,
+    partition: u32,
+}
+
+struct Blame<'t>(&'t Attempt<'t>, OperatorId);
+
+impl Drop for Blame<'_> {
+    fn drop(&mut self) {
+        self.0.blame(self.1);
+    }
+}
+
+impl<'r> Task<'r> {
+    pub(crate) fn new(attempt: &'r Attempt<'r>, partition: u32) -> Task<'r> {
+        Task { attempt, partition }
+    }
+
+    /// The partition to compute, of the node that is asked.
+    pub(crate) fn partition(&self) -> u32 {
+        self.partition
+    }
+
+    /// The same attempt, at another partition of a parent.
+    pub(crate) fn at(&self, partition: u32) -> Task<'r> {
+        Task { attempt: self.attempt, partition }
+    }
+
+    /// The run this is part of.
+    pub(crate) fn run(&self) -> &'r RunContext {
+        self.attempt.run
+    }
+
+    /// Number of partitions of a node of this plan.
+    pub(crate) fn partitions_of(&self, operator: OperatorId) -> u32 {
+        self.attempt.plan.partitions_of(operator)
+    }
+
+    /// Calls user code of an operator: a panic in it is laid to that operator. Costs nothing when
+    /// all goes well.
+    #[inline]
+    pub(crate) fn call<T>(&self, meta: &Meta, user: impl FnOnce() -> T) -> T {
+        let blame = Blame(self.attempt, meta.id);
+        let result = user();
+        // Only unwinding may reach its drop.
+        let _done = ManuallyDrop::new(blame);
+        result
+    }
+
+    /// The error of user code that returned `Err`.
+    pub(crate) fn refuse(&self, meta: &Meta, error: impl Display) -> Error {
+        self.attempt.blame(meta.id);
+        Error::new(ErrorKind::TaskFailed, error.to_string())
+    }
+
+    /// The held partition of a node that this one depends on.
+    ///
+    /// # Errors
+    /// If it was lost meanwhile: return the error at once, the partition is computed first and
+    /// the task then runs again.
+    pub(crate) fn held<T: Send + Sync + 'static>(
+        &self,
+        operator: OperatorId,
+        partition: u32,
+    ) -> Result<Arc<T>> {
+        self.get(operator, Slot::Partition(partition))
+    }
+
+    /// The bucket that map task `map` of a shuffle holds for reduce partition `reduce`.
+    ///
+    /// # Errors
+    /// As [`Task::held`].
+    pub(crate) fn bucket<T: Send + Sync + 'static>(
+        &self,
+        operator: OperatorId,
+        map: u32,
+        reduce: u32,
+    ) -> Result<Arc<T>> {
+        self.get(operator, Slot::Bucket { map, reduce })
+    }
+
+    fn get<T: Send + Sync + 'static>(&self, operator: OperatorId, slot: Slot) -> Result<Arc<T>> {
+        let Some(held) = self.attempt.run.store().get(operator, slot) else {
+            self.attempt.lost.set(true);
+            return Err(Error::new(ErrorKind::TaskFailed, "a held partition was lost"));
+        };
+        Ok(held.downcast().unwrap_or_else(|_| {
+            unreachable!("an operator holds partitions of one type, and its consumers know it")
+        }))
+    }
+}

@@ -1,0 +1,280 @@
+//! Kills a real process that counts words, over and over, and compares what it prints in the end
+//! with a count that was never disturbed.
+//!
+//! `SAWMILL_CRASH=long` runs it over 1 GiB with 20 kills in a release build (`just kill-long`).
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+/// The example, built by `cargo test`; built here if only this test was asked for.
+fn word_count() -> PathBuf {
+    let mut folder = std::env::current_exe().unwrap();
+    folder.pop();
+    folder.pop();
+    let program = folder.join("examples/word_count");
+    if !program.exists() {
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--example", "word_count"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+        if !cfg!(debug_assertions) {
+            build.arg("--release");
+        }
+        assert!(build.status().unwrap().success());
+    }
+    program
+}
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(word_count()).args(arguments).stdin(Stdio::null()).output().unwrap()
+}
+
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+}
+
+/// Text of about `bytes` bytes: skewed words, all six separators, some bytes that are not UTF-8.
+fn text(seed: u64, bytes: usize) -> Vec<u8> {
+    let mut random = Random(seed);
+    let mut text = Vec::with_capacity(bytes + 32);
+    while text.len() < bytes {
+        let range = 1 << random.below(15);
+        let word = random.below(range);
+        text.extend(format!("w{word:x}").bytes());
+        if random.below(500) == 0 {
+            text.extend([0xff, 0xc0, 0x80]);
+        }
+        let separators = b"      \n\n\t\r\x0b\x0c";
+        text.push(separators[random.below(separators.len() as u64) as usize]);
+        if random.below(200) == 0 {
+            text.extend(b" \n\n");
+        }
+    }
+    text
+}
+
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n' | 0x0b | 0x0c | b'\r')
+}
+
+/// What the example must print: the sequential model.
+fn expected(texts: &[&[u8]]) -> Vec<u8> {
+    let mut counts = BTreeMap::new();
+    for text in texts {
+        for word in text.split(|byte| is_space(*byte)).filter(|word| !word.is_empty()) {
+            *counts.entry(word).or_insert(0_u64) += 1;
+        }
+    }
+    let mut rows: Vec<_> = counts.into_iter().collect();
+    rows.sort_by(|(word, count), (other, other_count)| (other_count, word).cmp(&(count, other)));
+    let mut out = Vec::new();
+    for (word, count) in rows {
+        out.extend(format!("{count}\t").bytes());
+        out.extend_from_slice(word);
+        out.push(b'\n');
+    }
+    out
+}
+
+/// The last `bytes_read=` on standard error; zero if the run was killed before its first line.
+fn bytes_read(stderr: &str) -> u64 {
+    let figure = |line: &str| {
+        let rest = line.split("bytes_read=").nth(1)?;
+        rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+    };
+    stderr.lines().rev().find_map(figure).unwrap_or(0)
+}
+
+fn last_line(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).lines().last().unwrap_or_default().to_owned()
+}
+
+struct Job {
+    _folder: tempfile::TempDir,
+    data: String,
+    files: Vec<String>,
+}
+
+fn job(texts: &[&[u8]]) -> Job {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let data = path("data");
+    let mut files = Vec::new();
+    for (index, text) in texts.iter().enumerate() {
+        files.push(path(&format!("input-{index}")));
+        fs::write(&files[index], text).unwrap();
+    }
+    Job { _folder: folder, data, files }
+}
+
+impl Job {
+    fn arguments<'a>(&'a self, options: &[&'a str]) -> Vec<&'a str> {
+        let mut arguments = options.to_vec();
+        arguments.extend(["--data", &self.data]);
+        arguments.extend(self.files.iter().map(String::as_str));
+        arguments
+    }
+
+    fn run(&self, options: &[&str]) -> Output {
+        run(&self.arguments(options))
+    }
+
+    /// Starts a run, kills it after `life`; what it said on standard error.
+    fn kill_after(&self, options: &[&str], life: Duration) -> (bool, String) {
+        let mut child = Command::new(word_count())
+            .args(self.arguments(options))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stderr = child.stderr.take().unwrap();
+        let reader = std::thread::spawn(move || {
+            let mut said = String::new();
+            let _ = stderr.read_to_string(&mut said);
+            said
+        });
+        sleep(life);
+        let finished = child.try_wait().unwrap().is_some();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        (finished, reader.join().unwrap())
+    }
+}
+
+#[test]
+fn counts_like_the_model_and_a_finished_job_reads_nothing_again() {
+    let (first, second) = (text(1, 300_000), b"the end of a file\nends a wo".as_slice());
+    let job = job(&[&first, second, b"rd", b""]);
+    let expected = expected(&[&first, second, b"rd"]);
+
+    let output = job.run(&["--threads", "2"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.stdout, expected);
+    let bytes = first.len() + second.len() + 2;
+    let done = format!("bytes_read={bytes} input_bytes={bytes} recovered_batch=none");
+    assert!(last_line(&output).starts_with("done: batches="), "{}", last_line(&output));
+    assert!(last_line(&output).ends_with(&done), "{}", last_line(&output));
+
+    let again = job.run(&[]);
+    assert_eq!(again.stdout, expected);
+    assert!(last_line(&again).contains(" bytes_read=0 "), "{}", last_line(&again));
+}
+
+#[test]
+fn a_file_named_twice_counts_twice_and_a_temporary_run_leaves_nothing() {
+    let words = text(2, 10_000);
+    let job = job(&[&words]);
+    let output = run(&[&job.files[0], &job.files[0]]);
+    assert_eq!(output.stdout, expected(&[&words, &words]));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("--data"), "says how to make a run resumable: {said}");
+    let left = said.split_whitespace().find(|word| Path::new(word).is_absolute());
+    assert!(left.is_none_or(|path| !Path::new(path).exists()), "left behind: {left:?}");
+}
+
+#[test]
+fn a_changed_or_grown_or_vanished_file_is_named_and_nothing_is_printed() {
+    type Change = fn(&str);
+    let changes: [Change; 3] = [
+        |path| fs::write(path, text(4, 400_001)).unwrap(),
+        |path| {
+            let mut grown = fs::read(path).unwrap();
+            grown.extend(b"more\n");
+            fs::write(path, grown).unwrap();
+        },
+        |path| fs::remove_file(path).unwrap(),
+    ];
+    for change in changes {
+        let job = job(&[&text(3, 400_000)]);
+        let (finished, _) = job.kill_after(&["--rate", "20000"], Duration::from_millis(700));
+        if finished {
+            continue;
+        }
+        change(&job.files[0]);
+        let output = job.run(&[]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        // Killed before anything was planned, the job knows no earlier file: then the new content
+        // is simply its input.
+        if output.status.success() && last_line(&output).ends_with("recovered_batch=none") {
+            continue;
+        }
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(&job.files[0]), "{said}");
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn a_bad_argument_is_refused_in_a_sentence() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap();
+    for arguments in [vec![], vec![path], vec!["/no/such/file"], vec!["--rate", "x", path]] {
+        let output = run(&arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(output.stdout.is_empty());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!said.is_empty() && !said.contains("panicked"), "{arguments:?}: {said}");
+    }
+}
+
+/// Kills `kills` times, each after a life drawn from `lives` milliseconds, then lets the job
+/// finish. Returns all bytes read, by all runs.
+fn kill_and_finish(job: &Job, options: &[&str], kills: u32, lives: (u64, u64)) -> (u64, Output) {
+    let mut random = Random(7);
+    let mut bytes = 0;
+    let mut killed = 0;
+    for _ in 0..kills {
+        let life = Duration::from_millis(lives.0 + random.below(lives.1 - lives.0));
+        let (finished, said) = job.kill_after(options, life);
+        bytes += bytes_read(&said);
+        killed += u32::from(!finished);
+        println!(
+            "killed after {life:?} (finished: {finished}): {}",
+            said.lines().last().unwrap_or("")
+        );
+        assert!(!said.contains("panicked"), "{said}");
+    }
+    let output = job.run(&["--threads", "2"]);
+    println!("{}", last_line(&output));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(killed > 0, "no run was killed in time: the test has shown nothing");
+    (bytes + bytes_read(&String::from_utf8_lossy(&output.stderr)), output)
+}
+
+#[test]
+fn killed_again_and_again_it_counts_each_word_once() {
+    let words = text(5, 2_000_000);
+    let job = job(&[&words[..900_000], &words[900_000..]]);
+    let (_, output) = kill_and_finish(&job, &["--rate", "60000"], 6, (150, 900));
+    assert_eq!(output.stdout, expected(&[&words[..900_000], &words[900_000..]]));
+}
+
+#[test]
+#[ignore = "reads 1 GiB for a minute; `just kill-long` runs it"]
+fn killed_twenty_times_over_a_gibibyte_it_reads_little_again() {
+    let words = text(6, 1 << 30);
+    let job = job(&[&words]);
+    let lines = words.iter().filter(|byte| **byte == b'\n').count();
+    let rate = (lines / 60).to_string();
+    let (bytes, output) = kill_and_finish(&job, &["--rate", &rate], 20, (200, 5000));
+    assert!(output.stdout == expected(&[&words]), "counts differ");
+    let ratio = bytes as f64 / words.len() as f64;
+    println!("bytes read by all runs: {bytes}, {ratio:.3} of the input");
+    assert!(ratio < 1.3, "{ratio}");
+}
