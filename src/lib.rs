@@ -8,6 +8,8 @@ mod error;
 mod exec;
 mod ids;
 pub mod planted;
+#[cfg(any(test, feature = "testing"))]
+pub mod sim;
 #[allow(dead_code, reason = "the driver, which uses these, comes next")]
 mod sink;
 #[allow(dead_code, reason = "the driver, which uses these, comes next")]

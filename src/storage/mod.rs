@@ -10,7 +10,15 @@
 //! call itself are not completions and are repeated.
 
 pub(crate) mod buffer;
+mod directory;
 mod failure;
+pub mod files;
+pub(crate) mod lock;
+mod mmap;
+mod posix;
+mod probe;
+mod pwrite;
+mod uring;
 
 use std::any::Any;
 use std::fmt;
@@ -19,6 +27,7 @@ use std::sync::Arc;
 
 pub use buffer::AlignedBuf;
 pub use failure::IoFailure;
+pub use posix::{BackendChoice, SystemStorage};
 
 /// Bytes in a block: the alignment of frames, staging buffers and direct writes.
 pub const BLOCK: usize = 4096;
@@ -94,14 +103,15 @@ pub enum OpenMode {
 pub trait Directory: fmt::Debug + Send + Sync {
     /// The path, for messages.
     fn path(&self) -> &Path;
-    /// How bytes reach the medium here.
+    /// How bytes reach the medium here. Where nothing was to be written yet: how they are read.
     fn backend(&self) -> Backend;
     /// A directory inside this one, made durable if it has to be made.
     ///
     /// # Errors
     /// The operating system's.
     fn subdirectory(&self, name: &str) -> Result<Arc<dyn Directory>, IoFailure>;
-    /// The names of the files, sorted by bytes. Directories are left out.
+    /// The names of the files, sorted by bytes. Directories are left out, and names that are not
+    /// UTF-8, which sawmill never gives.
     ///
     /// # Errors
     /// The operating system's.
@@ -176,7 +186,7 @@ pub trait File: fmt::Debug + Send + Sync {
     /// The operating system's.
     fn stamp(&self) -> Result<FileStamp, IoFailure>;
     /// Reserves space for `length` bytes and makes the file that long. The bytes read as zeros,
-    /// but are not written: write them before they are needed quickly.
+    /// but are not written: write them before they are needed quickly. Never shortens.
     ///
     /// # Errors
     /// `ENOSPC` leaves the file as it was or shorter than asked.
@@ -285,6 +295,7 @@ pub struct Mapping(MappedBytes);
 
 enum MappedBytes {
     Owned(Box<[u8]>),
+    Mapped(memmap2::Mmap),
 }
 
 impl Mapping {
@@ -303,6 +314,7 @@ impl std::ops::Deref for Mapping {
     fn deref(&self) -> &[u8] {
         match &self.0 {
             MappedBytes::Owned(bytes) => bytes,
+            MappedBytes::Mapped(map) => map,
         }
     }
 }

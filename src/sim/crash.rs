@@ -1,0 +1,268 @@
+//! Power cuts and kills: which disk is found afterwards.
+
+use std::collections::BTreeMap;
+
+use super::disk::SimDisk;
+use super::inode::{Change, Inode, apply};
+use super::names::Names;
+use super::pages::{Pages, SECTOR, WHOLE, place, sectors};
+use super::rng::Rng;
+use super::state::State;
+use crate::storage::BLOCK;
+use crate::sync::Arc;
+
+/// How the operation fares at which the power goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CrashManner {
+    /// Nothing of it happens.
+    Before,
+    /// Its effect is on its way, as if it had been interrupted: any part of it may survive, nothing
+    /// is made durable.
+    Torn,
+    /// All of it happens, but nobody learns.
+    After,
+}
+
+/// What survives of that which was not durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CrashOutcome {
+    /// Each sector, length and name survives or not by itself, as the seed decides.
+    Seeded(u64),
+    /// Nothing.
+    LoseAll,
+    /// Everything.
+    KeepAll,
+    /// Item `n` of [`SimDisk::pending_items`] survives if bit `n` is set; items from 64 on do not.
+    Subset(u64),
+}
+
+/// Decides item by item.
+struct Chooser {
+    outcome: CrashOutcome,
+    rng: Rng,
+    items: u32,
+    /// The write whose sectors are being decided, and how: all, none, or each by itself.
+    mood: (u64, Option<bool>),
+}
+
+impl Chooser {
+    fn new(outcome: CrashOutcome) -> Chooser {
+        let seed = if let CrashOutcome::Seeded(seed) = outcome { seed } else { 0 };
+        Chooser { outcome, rng: Rng::lane(seed, 1), items: 0, mood: (0, None) }
+    }
+
+    fn keep(&mut self) -> bool {
+        self.items += 1;
+        match self.outcome {
+            CrashOutcome::Seeded(_) => self.rng.coin(),
+            CrashOutcome::LoseAll => false,
+            CrashOutcome::KeepAll => true,
+            CrashOutcome::Subset(bits) => bits.checked_shr(self.items - 1).unwrap_or(0) & 1 == 1,
+        }
+    }
+
+    /// The sectors that survive of a write's `mask`.
+    fn keep_sectors(&mut self, write: u64, mask: u8, sector: usize) -> u8 {
+        if let CrashOutcome::Seeded(_) = self.outcome
+            && self.mood.0 != write
+        {
+            // Half of the writes are torn; a coin per sector alone would hardly ever leave a big
+            // write whole or lose it.
+            let mood = [Some(true), Some(false), None, None][self.rng.below(4)];
+            self.mood = (write, mood);
+        }
+        let step = sector / SECTOR;
+        let mut kept = 0;
+        for unit in (0..8).step_by(step) {
+            let bits = mask & sectors(unit * SECTOR, (unit + step) * SECTOR);
+            if bits == 0 {
+                continue;
+            }
+            let coin = self.keep();
+            if self.mood.1.unwrap_or(coin) {
+                kept |= bits;
+            }
+        }
+        kept
+    }
+
+    /// Whether space that a file gained shows stale bytes.
+    fn stale(&mut self, allowed: bool) -> bool {
+        let seeded = matches!(self.outcome, CrashOutcome::Seeded(_));
+        allowed && seeded && self.rng.below(4) == 0
+    }
+}
+
+impl SimDisk {
+    /// The items that a crash can keep or lose by themselves: names, lengths, sectors. What is in
+    /// flight counts once the power is off.
+    #[must_use]
+    pub fn pending_items(&self) -> u32 {
+        let mut chooser = Chooser::new(CrashOutcome::LoseAll);
+        let state = self.state();
+        drop(survivors(&state, &mut chooser));
+        chooser.items
+    }
+
+    /// Cuts the power, if it is not off yet, and gives the disk that is found when it returns:
+    /// nothing on it is pending, no file is open, no lock is held, no crash and no failing
+    /// operation is ordered. This disk stays off; asked again, it gives another outcome of the same
+    /// crash.
+    #[must_use]
+    pub fn power_cycle(&self, outcome: CrashOutcome) -> SimDisk {
+        let mut state = self.state();
+        state.turn_off();
+        let mut chooser = Chooser::new(outcome);
+        let (directories, inodes) = survivors(&state, &mut chooser);
+        let mut found = state.successor();
+        found.trace.push(format!("power cycle {outcome:?} of {} items", chooser.items));
+        found.directories = directories;
+        found.inodes = inodes;
+        SimDisk::from_state(found)
+    }
+
+    /// Kills the process: handles and locks die, the page cache survives, and what was not durable
+    /// still is not. Of each write in flight nothing lands, or some first blocks, or all, as the
+    /// seed decides. Gives the disk that the next process finds; this one is off.
+    #[must_use]
+    pub fn kill(&self) -> SimDisk {
+        let mut state = self.state();
+        if !state.off {
+            state.land_some();
+        }
+        state.off = true;
+        let mut found = state.successor();
+        found.trace.push("kill".to_owned());
+        found.directories = state.directories.clone();
+        for (number, inode) in &state.inodes {
+            let names = state.directories.get(&inode.home);
+            if names.is_some_and(|names| names.refers_to(*number)) {
+                found.inodes.insert(*number, inode.without_handles());
+            }
+        }
+        SimDisk::from_state(found)
+    }
+}
+
+impl State {
+    /// An empty disk that carries on with the seed, the options and the numbers of this one.
+    fn successor(&self) -> State {
+        let seed = Rng::lane(self.seed, self.ops).next();
+        let mut found = State::new(seed, self.options.clone());
+        found.continue_numbers(self);
+        found.graveyard.clone_from(&self.graveyard);
+        found
+    }
+
+    fn land_some(&mut self) {
+        for (_, mut flight) in std::mem::take(&mut self.in_flight) {
+            if flight.may_land() && self.rng.coin() {
+                let whole = flight.length();
+                if self.rng.coin()
+                    && let Some(buffer) = flight.buffer.as_mut()
+                {
+                    buffer.set_len(self.rng.below(whole / BLOCK + 1) * BLOCK);
+                }
+                self.land(&flight);
+                if let Some(buffer) = flight.buffer.as_mut() {
+                    buffer.set_len(whole);
+                }
+            }
+            self.in_flight.insert(flight.token, flight);
+        }
+    }
+}
+
+impl Inode {
+    fn without_handles(&self) -> Inode {
+        Inode {
+            home: self.home.clone(),
+            visible: self.visible.clone(),
+            durable: self.durable.clone(),
+            pending: self.pending.clone(),
+            bad_sectors: self.bad_sectors.clone(),
+            handles: 0,
+            byte_locks: Vec::new(),
+            locked_by: None,
+            ..*self
+        }
+    }
+}
+
+type Image = (BTreeMap<std::path::PathBuf, Names>, BTreeMap<u64, Inode>);
+
+/// What is found after a crash.
+fn survivors(state: &State, chooser: &mut Chooser) -> Image {
+    let mut directories = BTreeMap::new();
+    let mut inodes = BTreeMap::new();
+    for (path, names) in &state.directories {
+        let mut entries = names.durable.clone();
+        for item in &names.pending {
+            if chooser.keep() {
+                item.change.apply(&mut entries);
+            }
+        }
+        directories.insert(path.clone(), Names::settled(entries));
+    }
+    for (number, inode) in &state.inodes {
+        let names = state.directories.get(&inode.home);
+        if !names.is_some_and(|names| names.may_survive(*number)) {
+            continue;
+        }
+        let found = surviving_file(state, inode, chooser);
+        let kept = directories.get(&inode.home);
+        if kept.is_some_and(|names| names.refers_to(*number)) {
+            inodes.insert(*number, found);
+        }
+    }
+    (directories, inodes)
+}
+
+fn surviving_file(state: &State, inode: &Inode, chooser: &mut Chooser) -> Inode {
+    let mut pages = inode.durable.clone();
+    let mut length = inode.durable_length;
+    for item in &inode.pending {
+        match &item.change {
+            Change::Sectors { block, mask, page } => {
+                let mask = chooser.keep_sectors(item.stamp, *mask, state.options.sector);
+                if mask != 0 {
+                    pages.take_sectors(*block, mask, page);
+                }
+            }
+            Change::Length(new) => {
+                if !chooser.keep() {
+                    continue;
+                }
+                let old = length;
+                apply(&item.change, &mut pages, &mut length);
+                if *new > old && chooser.stale(state.options.stale) {
+                    fill_stale(&mut pages, old, *new, state, chooser);
+                }
+            }
+        }
+    }
+    pages.cut(length);
+    let mut found = Inode::settled(inode.home.clone(), pages, length, inode.modified_ns);
+    found.bad_sectors.clone_from(&inode.bad_sectors);
+    found
+}
+
+/// Fills whole sectors between two lengths with blocks of deleted files, or with noise.
+fn fill_stale(pages: &mut Pages, old: u64, new: u64, state: &State, chooser: &mut Chooser) {
+    let (first, start) = place(old.next_multiple_of(SECTOR as u64));
+    let (last, _) = place(new);
+    // A big file needs no more of it than this.
+    for block in first..=last.min(first + 64) {
+        let mask = if block == first { sectors(start, BLOCK) } else { WHOLE };
+        let page = if state.graveyard.is_empty() || chooser.rng.below(4) == 0 {
+            let mut noise = [0; BLOCK];
+            noise.chunks_exact_mut(8).for_each(|word| {
+                word.copy_from_slice(&chooser.rng.next().to_le_bytes());
+            });
+            Arc::new(noise)
+        } else {
+            Arc::clone(&state.graveyard[chooser.rng.below(state.graveyard.len())])
+        };
+        pages.take_sectors(block, mask, &Some(page));
+    }
+}

@@ -1,0 +1,287 @@
+//! The handle: what a test orders and asks.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use xxhash_rust::xxh3::Xxh3;
+
+use super::crash::CrashManner;
+use super::directory::SimDirectory;
+use super::fault::{ENOENT, Fault, FaultKind};
+use super::inode::{Change, Inode};
+use super::pages::{LONGEST, Pages, SECTOR};
+use super::state::State;
+use crate::storage::{Directory, IoFailure, Storage};
+use crate::sync::{Arc, Mutex, MutexGuard, lock};
+
+/// What a durable write reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// The device has a volatile cache and no FUA: a durable write is a write and a flush of the
+    /// device, which also makes durable every direct write that completed before it was submitted.
+    /// It reaches no page cache and no length of another file.
+    Flush,
+    /// The device has FUA: a durable write makes its own bytes durable and nothing else.
+    Fua,
+}
+
+/// How the simulated disk behaves.
+#[derive(Clone, Debug)]
+pub struct SimOptions {
+    /// What a durable write reaches. Default: [`Device::Flush`].
+    pub device: Device,
+    /// Bytes that a crash keeps or loses together: 512 or 4096. Default 512. With 4096 a
+    /// [`CrashOutcome::Subset`](super::CrashOutcome) covers eight times as many bytes.
+    pub sector: usize,
+    /// Whether reads, lists and stamps count as operations. Default `false`.
+    pub count_reads: bool,
+    /// Whether a seeded crash may fill lost space of a file that grew with stale bytes. Default
+    /// `true`.
+    pub stale: bool,
+    /// Bytes that files can occupy. Default `None`: all they want.
+    pub capacity: Option<u64>,
+    /// Operations that the trace keeps. Default 256; 0 keeps none and costs nothing.
+    pub trace_lines: usize,
+}
+
+impl Default for SimOptions {
+    fn default() -> SimOptions {
+        SimOptions {
+            device: Device::Flush,
+            sector: SECTOR,
+            count_reads: false,
+            stale: true,
+            capacity: None,
+            trace_lines: 256,
+        }
+    }
+}
+
+/// A simulated disk. Clones are handles of the same disk.
+#[derive(Clone)]
+pub struct SimDisk {
+    shared: Arc<Mutex<State>>,
+    seed: u64,
+}
+
+impl fmt::Debug for SimDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SimDisk(seed {})", self.seed)
+    }
+}
+
+impl SimDisk {
+    /// An empty disk with default options. One seed and one sequence of operations give one trace,
+    /// one digest, and one image after any crash.
+    #[must_use]
+    pub fn new(seed: u64) -> SimDisk {
+        SimDisk::with_options(seed, SimOptions::default())
+    }
+
+    /// An empty disk.
+    ///
+    /// # Panics
+    /// If `options.sector` is neither 512 nor 4096.
+    #[must_use]
+    pub fn with_options(seed: u64, options: SimOptions) -> SimDisk {
+        assert!(matches!(options.sector, 512 | 4096), "SIM: a sector has 512 or 4096 bytes");
+        SimDisk::from_state(State::new(seed, options))
+    }
+
+    pub(super) fn from_state(state: State) -> SimDisk {
+        let seed = state.seed;
+        SimDisk { shared: Arc::new(Mutex::new(state)), seed }
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.shared)
+    }
+
+    pub(super) fn is_same(&self, other: &SimDisk) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
+    /// The seed.
+    #[must_use]
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// Operations so far: each call that changes or syncs something, each submit and each
+    /// completion. The first has number 1; a disk after a crash counts anew.
+    #[must_use]
+    pub fn ops(&self) -> u64 {
+        self.state().ops
+    }
+
+    /// Cuts the power at operation `number`: it and all later ones fail with `EIO`.
+    pub fn crash_at(&self, number: u64, manner: CrashManner) {
+        self.state().crash = Some((number, manner));
+    }
+
+    /// Cuts the power now.
+    pub fn power_off(&self) {
+        self.state().turn_off();
+    }
+
+    /// Whether the power is off: the `EIO` that a caller saw is not a fault, but the end.
+    #[must_use]
+    pub fn is_off(&self) -> bool {
+        self.state().off
+    }
+
+    /// Lets operation `number` fail. A submit that is to fail reports it at its completion.
+    pub fn fail_op(&self, number: u64, errno: i32, kind: FaultKind) {
+        self.state().faults.order(number, false, Fault { errno, kind });
+    }
+
+    /// Lets operation `number` and all later ones fail.
+    pub fn fail_from(&self, number: u64, errno: i32, kind: FaultKind) {
+        self.state().faults.order(number, true, Fault { errno, kind });
+    }
+
+    /// Makes the sector at `offset` of a file unreadable (`EIO`), for good: across renames, kills
+    /// and crashes.
+    ///
+    /// # Errors
+    /// `ENOENT` if there is no such file.
+    pub fn fail_reads_at(&self, path: impl AsRef<Path>, offset: u64) -> Result<(), IoFailure> {
+        self.on_file(path.as_ref(), |inode| {
+            inode.bad_sectors.insert(offset / SECTOR as u64);
+        })
+    }
+
+    /// Flips bits of one byte, on the medium and in the page cache: rot that nobody notices.
+    ///
+    /// # Errors
+    /// `ENOENT` if there is no such file.
+    ///
+    /// # Panics
+    /// If no file can have this offset (4 GiB and above).
+    pub fn flip_byte(
+        &self,
+        path: impl AsRef<Path>,
+        offset: u64,
+        mask: u8,
+    ) -> Result<(), IoFailure> {
+        assert!(offset < LONGEST, "SIM: no file is that long");
+        self.on_file(path.as_ref(), |inode| {
+            inode.visible.flip(offset, mask);
+            inode.durable.flip(offset, mask);
+        })
+    }
+
+    fn on_file(&self, path: &Path, effect: impl FnOnce(&mut Inode)) -> Result<(), IoFailure> {
+        let mut state = self.state();
+        let found = state.lookup(path).and_then(|number| state.inodes.get_mut(&number));
+        found.map(effect).ok_or_else(|| IoFailure::from_errno("fault", path, ENOENT))
+    }
+
+    /// Limits the bytes that files can occupy: `ENOSPC` from allocating and from growing writes, a
+    /// short write where a part still fits. `None`: no limit.
+    pub fn capacity(&self, bytes: Option<u64>) {
+        self.state().options.capacity = bytes;
+    }
+
+    /// The last operations, one line each, for failure messages.
+    #[must_use]
+    pub fn trace(&self) -> String {
+        self.state().trace.text()
+    }
+
+    /// A digest of everything that is visible, durable or between: equal disks, equal digests.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        let state = self.state();
+        let mut hash = Xxh3::new();
+        for (path, names) in &state.directories {
+            hash.update(format!("{path:?}{names:?}").as_bytes());
+        }
+        for (number, inode) in &state.inodes {
+            let lengths = (number, inode.length, inode.durable_length, inode.modified_ns);
+            hash.update(format!("{lengths:?}").as_bytes());
+            digest_pages(&mut hash, &inode.visible);
+            digest_pages(&mut hash, &inode.durable);
+            for item in &inode.pending {
+                hash.update(format!("{},{},{}", item.stamp, item.clean, item.cached).as_bytes());
+                match &item.change {
+                    Change::Length(length) => hash.update(&length.to_le_bytes()),
+                    Change::Sectors { block, mask, page } => {
+                        hash.update(format!("{block},{mask}").as_bytes());
+                        hash.update(page.as_ref().map_or(&[], |page| page.as_slice()));
+                    }
+                }
+            }
+        }
+        hash.digest()
+    }
+
+    /// A file's visible bytes, by its path; `None` if there is no such file. Counts as no operation
+    /// and works when the power is off.
+    #[must_use]
+    pub fn read_file(&self, path: impl AsRef<Path>) -> Option<Vec<u8>> {
+        let state = self.state();
+        let inode = state.inodes.get(&state.lookup(path.as_ref())?)?;
+        let mut bytes = vec![0; usize::try_from(inode.length).ok()?];
+        inode.visible.read(0, &mut bytes);
+        Some(bytes)
+    }
+
+    /// Puts a file there, durably, with its directory. Counts as no operation. A file of that name
+    /// is replaced.
+    ///
+    /// # Panics
+    /// If the path has no directory or no name in UTF-8.
+    pub fn write_file(&self, path: impl AsRef<Path>, bytes: &[u8]) {
+        let path = path.as_ref();
+        let (home, name) = (path.parent(), path.file_name().and_then(|name| name.to_str()));
+        let (Some(home), Some(name)) = (home, name) else {
+            panic!("SIM: {} names no file", path.display())
+        };
+        let mut state = self.state();
+        state.make_directory(home);
+        let number = state.fresh();
+        let mut pages = Pages::default();
+        pages.write(0, bytes, |_, _, _| {});
+        let now = state.now_ns();
+        let inode = Inode::settled(home.to_owned(), pages, bytes.len() as u64, now);
+        state.inodes.insert(number, inode);
+        if let Some(names) = state.directories.get_mut(home) {
+            names.visible.insert(name.to_owned(), number);
+            names.durable.insert(name.to_owned(), number);
+        }
+        state.collect(home);
+    }
+
+    /// The paths of all visible files, sorted.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        let state = self.state();
+        let mut files = Vec::new();
+        for (path, names) in &state.directories {
+            files.extend(names.visible.keys().map(|name| path.join(name)));
+        }
+        files.sort();
+        files
+    }
+}
+
+fn digest_pages(hash: &mut Xxh3, pages: &Pages) {
+    for (block, page) in pages.blocks().filter(|(_, page)| page.iter().any(|byte| *byte != 0)) {
+        hash.update(&(block as u64).to_le_bytes());
+        hash.update(page.as_slice());
+    }
+    hash.update(b"end");
+}
+
+impl Storage for SimDisk {
+    fn directory(&self, path: &Path, create: bool) -> Result<Arc<dyn Directory>, IoFailure> {
+        SimDirectory::open(self, path, create)
+    }
+
+    fn random(&self) -> [u8; 16] {
+        let mut state = self.state();
+        let (low, high) = (state.rng.next(), state.rng.next());
+        (u128::from(high) << 64 | u128::from(low)).to_le_bytes()
+    }
+}

@@ -1,0 +1,20 @@
+//! Read-only maps of files that nobody changes any more.
+#![allow(unsafe_code, reason = "a map is only as constant as its file")]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use memmap2::{Advice, Mmap, MmapOptions};
+
+/// Maps the first `length` bytes; the caller has checked that the file has them. `length` is not
+/// zero: an empty map has no address.
+pub(super) fn map(descriptor: BorrowedFd<'_>, length: usize) -> io::Result<Mmap> {
+    // SAFETY: only sealed files are mapped: the writer never changes them, recycling needs the
+    // exclusive lock of a byte that every reader holds shared (LOG.md L18), and the length was
+    // checked against the file. A stranger who cuts the file under us can raise SIGBUS; nothing in
+    // user space can exclude that.
+    let map = unsafe { MmapOptions::new().len(length).map(descriptor.as_raw_fd()) }?;
+    // Only advice: a kernel that refuses it reads ahead less.
+    drop(map.advise(Advice::Sequential));
+    Ok(map)
+}
