@@ -28,3 +28,4 @@ pub use exec::{
 pub use ids::{BatchId, Epoch, Generation, LogId, Lsn, Position, SegmentNumber, StreamId};
 pub use sink::SinkIdentity;
 pub use source::TextFiles;
+pub use wal::{Background, LsnRange, WalOptions};
