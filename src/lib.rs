@@ -27,5 +27,7 @@ pub use exec::{
 };
 pub use ids::{BatchId, Epoch, Generation, LogId, Lsn, Position, SegmentNumber, StreamId};
 pub use sink::SinkIdentity;
-pub use source::TextFiles;
+#[doc(hidden)]
+pub use source::Attached;
+pub use source::{StreamSource, TextFiles};
 pub use wal::{Background, LsnRange, WalOptions};

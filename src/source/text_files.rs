@@ -4,12 +4,14 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::attach::sealed::Sealed;
 use super::files::{Files, not_opened_again};
 use super::text_plan::{PlannedText, Position, check_given, cut, partition_bytes};
 use super::text_read::{TextInput, compare, verify_again};
-use super::{LastRead, Opened, Planned, Source, SourceContext};
+use super::{Attached, LastRead, Opened, Planned, Source, SourceContext, StreamSource};
 use crate::error::Result;
-use crate::ids::Lsn;
+use crate::exec::{Bytes, Name};
+use crate::ids::{Lsn, StreamId};
 use crate::storage::Storage;
 use crate::sync::{Arc, Mutex, lock};
 
@@ -50,7 +52,7 @@ impl TextFiles {
     }
 
     /// The source as the driver sees it.
-    pub(crate) fn into_source(self, name: &str) -> TextSource {
+    fn into_source(self, name: &str) -> TextSource {
         TextSource {
             name: name.to_owned(),
             paths: self.paths,
@@ -60,8 +62,18 @@ impl TextFiles {
     }
 }
 
+impl Sealed for TextFiles {}
+
+impl StreamSource for TextFiles {
+    type Row = Bytes;
+
+    fn attach(self, name: Name) -> Attached<Bytes> {
+        Attached::new(self.into_source(name.get()))
+    }
+}
+
 /// [`TextFiles`] in a job.
-pub(crate) struct TextSource {
+pub(super) struct TextSource {
     name: String,
     paths: Vec<PathBuf>,
     files: Mutex<Option<Arc<Files>>>,
@@ -93,6 +105,10 @@ impl TextSource {
 impl Source for TextSource {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn stream(&self) -> Option<StreamId> {
+        None
     }
 
     fn plan(
