@@ -18,6 +18,7 @@ mod sink;
 mod source;
 pub mod storage;
 mod sync;
+mod versioned;
 #[allow(dead_code, reason = "the parts that use these come next")]
 mod wal;
 
@@ -28,3 +29,7 @@ pub use exec::{
 };
 pub use ids::{BatchId, Epoch, Generation, LogId, Lsn, Position, SegmentNumber, StreamId};
 pub use sink::SinkIdentity;
+#[doc(hidden)]
+pub use source::Attached;
+pub use source::{StreamSource, TextFiles};
+pub use wal::{Background, LsnRange, WalOptions};

@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use sawmill::sim::SimDisk;
 use sawmill::storage::{
     AlignedBuf, BLOCK, BackendChoice, Channel, Directory, File, IoFailure, Lock, LockKind, Op,
     OpenMode, Storage, SystemStorage,
@@ -327,9 +328,11 @@ fn compare_in(place: &Path, seed: u64) {
     let pwrite = SystemStorage::new(BackendChoice::Pwrite).unwrap();
     let uring = SystemStorage::new(BackendChoice::Uring).unwrap();
     let buffered = pwrite.force_buffered();
+    let simulated = SimDisk::new(seed);
     let mut storages: Vec<(&str, &dyn Storage, PathBuf)> = vec![
         ("pwrite", &pwrite, place.join("pwrite")),
         ("pwrite-buffered", &buffered, place.join("pwrite-buffered")),
+        ("simulated", &simulated, PathBuf::from("/simulated")),
     ];
     // A container that forbids io_uring has one storage less; its refusal has its own test.
     if uring.directory(&place.join("trial"), true).is_ok() {

@@ -155,6 +155,9 @@ impl SimDisk {
     ///
     /// # Errors
     /// `ENOENT` if there is no such file.
+    ///
+    /// # Panics
+    /// If no file can have this offset (4 GiB and above).
     pub fn flip_byte(
         &self,
         path: impl AsRef<Path>,

@@ -1,4 +1,5 @@
-//! A file's bytes and length: as programs see them, as the medium holds them, and what lies between.
+//! A file's bytes and length: as programs see them, as the medium holds them, and what lies
+//! between.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

@@ -10,6 +10,7 @@ use std::fmt::{self, Debug};
 use std::sync::Arc;
 
 use crate::error::Result;
+use crate::exec::{Executor, RunContext};
 use crate::ids::{BatchId, LogId};
 use crate::planted::{Bug, planted};
 use crate::storage::Storage;
@@ -63,7 +64,13 @@ pub(crate) trait Sink: Debug + Send + Sync {
         progress: Option<&[u8]>,
     ) -> Result<()>;
 
-    /// Publishes what the batch computed for this batch, and returns the progress, which counts
+    /// Computes what is to be published for the batch that `run` is of: step 2, seen by nobody.
+    ///
+    /// # Errors
+    /// As [`Executor::for_each_partition`].
+    fn compute(&self, executor: &Executor, run: &RunContext) -> Result<Output>;
+
+    /// Publishes what [`Sink::compute`] gave for this batch, and returns the progress, which counts
     /// once the batch's completion is durable. Publishing a batch that was published changes
     /// nothing and returns the same. `attempt` is 1 unless an earlier publication of this batch
     /// may have been seen outside.

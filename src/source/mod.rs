@@ -11,12 +11,22 @@
 //! of kind [`SourceChanged`](crate::ErrorKind::SourceChanged) or
 //! [`Corrupt`](crate::ErrorKind::Corrupt).
 
+mod attach;
+mod files;
+mod lines;
+mod text_files;
+mod text_plan;
+mod text_read;
+
 use std::fmt::Debug;
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::ids::Lsn;
+use crate::ids::{Lsn, StreamId};
 use crate::storage::Storage;
+
+pub use attach::{Attached, StreamSource};
+pub use text_files::TextFiles;
 
 /// What a source may use of the engine. A received source brings its log with it.
 #[derive(Clone, Copy, Debug)]
@@ -90,6 +100,9 @@ pub(crate) struct LastRead<'a> {
 pub(crate) trait Source: Debug + Send + Sync {
     /// The name the job gave it.
     fn name(&self) -> &str;
+
+    /// The stream of the engine's log that it reads; `None` for a direct source.
+    fn stream(&self) -> Option<StreamId>;
 
     /// Cuts the next input behind `position` (`None`: from the start) at about `limit_bytes`.
     /// `None`: nothing new now. Changes nothing: what is not written to the log was never planned,

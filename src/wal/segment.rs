@@ -1,0 +1,275 @@
+//! Segment files: names, headers, preparation. Layout: `docs/format.md`, "Segment".
+//!
+//! SEGMENT-1: a valid header is written last, after everything behind it was durable: a segment
+//! that has one was really written to its full length (LOG.md L1).
+//! SEGMENT-2: whoever writes a segment does so through the description that holds the exclusive
+//! lock of its byte 0 (LOG.md L11).
+
+use crate::checksum::crc32c;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{LogId, SegmentNumber, to_u64, to_usize};
+use crate::planted::{Bug, planted};
+use crate::storage::{AlignedBuf, BLOCK, Channel, Directory, File, LockKind, OpenMode};
+use crate::sync::Arc;
+use crate::wal::transfer;
+
+/// Where the first frame of a segment stands.
+pub(crate) const FIRST_FRAME: u64 = BLOCK as u64;
+/// The smallest segment: for tests.
+pub(crate) const SEGMENT_SIZE_MIN: u64 = 64 * 1024;
+const MAGIC: [u8; 8] = *b"SAWMSEG1";
+const VERSION: u32 = 1;
+const SUFFIX: &str = ".seg";
+const DIGITS: usize = 20;
+/// How many zeros one write of a preparation carries.
+const PREPARE_CHUNK: usize = 1024 * 1024;
+
+/// The file name of segment `number`.
+pub(crate) fn file_name(number: SegmentNumber) -> String {
+    format!("{:0width$}{SUFFIX}", number.get(), width = DIGITS)
+}
+
+/// The number of the segment with this file name; `None` if it is not a segment's name.
+pub(crate) fn parse_name(name: &str) -> Option<SegmentNumber> {
+    let digits = name.strip_suffix(SUFFIX)?;
+    if digits.len() != DIGITS || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let number = digits.parse::<u64>().ok()?;
+    (number > 0 && number < u64::MAX / 2).then_some(SegmentNumber::new(number))
+}
+
+/// Whether a file of this length can be a segment.
+pub(crate) fn is_valid_size(size: u64) -> bool {
+    (SEGMENT_SIZE_MIN..=u64::MAX / 4).contains(&size) && size.is_multiple_of(to_u64(BLOCK))
+}
+
+/// What stands in a segment's first block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SegmentHeader {
+    pub(crate) log: LogId,
+    pub(crate) number: SegmentNumber,
+    pub(crate) size: u64,
+}
+
+/// Why a block is not a header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HeaderFault {
+    /// Its checksum or its fields do not hold.
+    Damaged,
+    /// Whole, and of a format version that this release does not know.
+    Version(u32),
+}
+
+impl SegmentHeader {
+    /// Writes the header over the first block of `out`.
+    ///
+    /// # Panics
+    /// If `out` is shorter than a block.
+    pub(crate) fn encode(&self, out: &mut [u8]) {
+        let out = &mut out[..BLOCK];
+        out.fill(0);
+        out[0..8].copy_from_slice(&MAGIC);
+        out[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        out[12..16].copy_from_slice(&block_size().to_le_bytes());
+        out[16..32].copy_from_slice(self.log.as_bytes());
+        out[32..40].copy_from_slice(&self.number.get().to_le_bytes());
+        out[40..48].copy_from_slice(&self.size.to_le_bytes());
+        seal_block(out);
+    }
+
+    /// The header in this block.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<SegmentHeader, HeaderFault> {
+        let block = open_block(bytes, MAGIC, VERSION)?;
+        let zeros = block[48..BLOCK - 4].iter().all(|byte| *byte == 0);
+        let size = word(block, 40);
+        if !zeros || !is_valid_size(size) {
+            return Err(HeaderFault::Damaged);
+        }
+        let mut log = [0; 16];
+        log.copy_from_slice(&block[16..32]);
+        let number = SegmentNumber::new(word(block, 32));
+        Ok(SegmentHeader { log: LogId::from_bytes(log), number, size })
+    }
+}
+
+/// The block size as the format writes it.
+pub(crate) const fn block_size() -> u32 {
+    const _: () = assert!(BLOCK == 4096);
+    4096
+}
+
+/// Puts the CRC of a block's other bytes into its last four.
+pub(crate) fn seal_block(block: &mut [u8]) {
+    let crc = crc32c(&block[..BLOCK - 4]);
+    block[BLOCK - 4..BLOCK].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// The block, if its magic, its CRC, version and block size hold.
+///
+/// # Errors
+/// What is wrong with it. A whole block of another version says so.
+pub(crate) fn open_block(
+    bytes: &[u8],
+    magic: [u8; 8],
+    version: u32,
+) -> Result<&[u8; BLOCK], HeaderFault> {
+    let block = bytes.first_chunk::<BLOCK>().ok_or(HeaderFault::Damaged)?;
+    if block[..8] != magic || crc32c(&block[..BLOCK - 4]) != half(block, BLOCK - 4) {
+        return Err(HeaderFault::Damaged);
+    }
+    if half(block, 8) != version {
+        return Err(HeaderFault::Version(half(block, 8)));
+    }
+    if half(block, 12) != block_size() {
+        return Err(HeaderFault::Damaged);
+    }
+    Ok(block)
+}
+
+/// The little-endian word at `at`.
+pub(crate) fn word(bytes: &[u8], at: usize) -> u64 {
+    let mut word = [0; 8];
+    word.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(word)
+}
+
+/// The little-endian half word at `at`.
+pub(crate) fn half(bytes: &[u8], at: usize) -> u32 {
+    let mut half = [0; 4];
+    half.copy_from_slice(&bytes[at..at + 4]);
+    u32::from_le_bytes(half)
+}
+
+/// An open segment: spare, active or sealed.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    number: SegmentNumber,
+    size: u64,
+    file: Arc<dyn File>,
+}
+
+impl Segment {
+    /// Takes an open file whose header has been read and found to be right.
+    pub(crate) fn from_parts(header: &SegmentHeader, file: Arc<dyn File>) -> Segment {
+        Segment { number: header.number, size: header.size, file }
+    }
+
+    /// Its number.
+    pub(crate) fn number(&self) -> SegmentNumber {
+        self.number
+    }
+
+    /// Its length in bytes, header included.
+    pub(crate) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The open file. Of an active or spare segment: the description through which it is written,
+    /// which holds the exclusive lock of byte 0. It reads past the page cache, and can be mapped.
+    pub(crate) fn file(&self) -> &Arc<dyn File> {
+        &self.file
+    }
+
+    /// Makes a new segment: zeros really written to its full length, header, file and directory
+    /// synced. When this returns, a frame may go in (LOG.md L1). After an error nothing of it is
+    /// needed, and what is left is removed here or by the next opening.
+    ///
+    /// # Errors
+    /// `DiskFull`, or what the operating system refused.
+    pub(crate) fn prepare(
+        directory: &dyn Directory,
+        log: LogId,
+        number: SegmentNumber,
+        size: u64,
+        channel: &mut dyn Channel,
+    ) -> Result<Segment> {
+        assert!(is_valid_size(size), "SEGMENT: sizes are checked where they come from");
+        let name = file_name(number);
+        let file = directory.open(&name, OpenMode::CreateDirect)?;
+        let header = SegmentHeader { log, number, size };
+        match Segment::fill(directory, &header, &file, channel) {
+            Ok(()) => Ok(Segment::from_parts(&header, file)),
+            Err(error) => {
+                // Only to give the space back at once: the next opening removes it as well.
+                drop(directory.unlink(&name));
+                Err(error)
+            }
+        }
+    }
+
+    fn fill(
+        directory: &dyn Directory,
+        header: &SegmentHeader,
+        file: &Arc<dyn File>,
+        channel: &mut dyn Channel,
+    ) -> Result<()> {
+        if !file.try_lock(0, LockKind::Exclusive)? {
+            let message = "a segment that was just created is locked by somebody else";
+            return Err(Error::new(ErrorKind::Locked, message).at_path(file.path()));
+        }
+        file.allocate(header.size)?;
+        let mut buffer = AlignedBuf::zeroed(to_usize(header.size).min(PREPARE_CHUNK));
+        let mut offset = 0;
+        while offset < header.size {
+            let length = to_usize(header.size - offset).min(buffer.capacity());
+            buffer.set_len(length);
+            buffer = transfer::write_all(channel, file, offset, buffer, false)?;
+            offset += to_u64(length);
+        }
+        file.sync()?;
+        buffer.set_len(BLOCK);
+        header.encode(&mut buffer);
+        transfer::write_all(channel, file, 0, buffer, true)?;
+        if !planted(Bug::NoDirectorySync) {
+            directory.sync()?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example() -> SegmentHeader {
+        let number = SegmentNumber::new(7);
+        SegmentHeader { log: LogId::from_bytes([0x11; 16]), number, size: SEGMENT_SIZE_MIN }
+    }
+
+    #[test]
+    fn names_are_dense_padded_numbers() {
+        assert_eq!(file_name(SegmentNumber::new(12)), "00000000000000000012.seg");
+        assert_eq!(parse_name("00000000000000000012.seg"), Some(SegmentNumber::new(12)));
+        let strangers = ["12.seg", "00000000000000000000.seg", "0000000000000000001x.seg", "LOG"];
+        for name in strangers {
+            assert_eq!(parse_name(name), None, "{name}");
+        }
+        assert_eq!(parse_name("99999999999999999999.seg"), None, "beyond 64 bits");
+    }
+
+    #[test]
+    fn header_decodes_what_it_encodes_and_refuses_every_flipped_bit() {
+        let mut block = vec![0xaa; BLOCK];
+        example().encode(&mut block);
+        assert_eq!(SegmentHeader::decode(&block), Ok(example()));
+        for bit in 0..BLOCK * 8 {
+            block[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(SegmentHeader::decode(&block), Err(HeaderFault::Damaged), "bit {bit}");
+            block[bit / 8] ^= 1 << (bit % 8);
+        }
+        assert_eq!(SegmentHeader::decode(&block[1..]), Err(HeaderFault::Damaged));
+    }
+
+    #[test]
+    fn header_of_a_newer_version_says_so() {
+        let mut block = vec![0; BLOCK];
+        example().encode(&mut block);
+        block[8] = 2;
+        seal_block(&mut block);
+        assert_eq!(SegmentHeader::decode(&block), Err(HeaderFault::Version(2)));
+    }
+}
