@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use super::pages::{LONGEST, Page, Pages, SECTOR, WHOLE, sectors_below};
+use super::pages::{LONGEST, Page, Pages, SECTOR, WHOLE, place, sectors, sectors_below};
 use crate::storage::{BLOCK, LockKind};
 
 /// A change that a crash may keep or lose.
@@ -109,9 +109,18 @@ impl Inode {
             self.visible.cut(length);
             self.charged = self.charged.min(charge(length));
         }
+        let cut = length < self.length;
         self.length = length;
-        let change = Change::Length(length);
-        self.pending.push(Pending { stamp, clean: false, cached: true, change });
+        let mut push = |change| {
+            self.pending.push(Pending { stamp, clean: false, cached: true, change });
+        };
+        push(Change::Length(length));
+        let (block, end) = place(length);
+        if cut && !end.is_multiple_of(SECTOR) {
+            // The rest of the last sector is zeroed in the page cache, as a write of its own.
+            let page = self.visible.page(block).clone();
+            push(Change::Sectors { block, mask: sectors(end, end + 1), page });
+        }
     }
 
     /// Makes the chosen changes durable. Older ones that they overwrite can no longer return.
@@ -119,11 +128,14 @@ impl Inode {
         if self.pending.is_empty() {
             return;
         }
+        let due = self.lengths_due(|item| chosen(item) && !item.clean);
         let mut covered: BTreeMap<usize, u8> = BTreeMap::new();
         let mut cut = None;
         let (mut taken, mut kept) = (Vec::new(), Vec::new());
-        for mut item in std::mem::take(&mut self.pending).into_iter().rev() {
-            let take = chosen(&item) && !item.clean;
+        let pending = std::mem::take(&mut self.pending).into_iter().enumerate();
+        for (index, mut item) in pending.rev() {
+            let is_due = index < due && matches!(item.change, Change::Length(_));
+            let take = is_due || chosen(&item) && !item.clean;
             match &mut item.change {
                 Change::Sectors { block, mask, .. } => {
                     let over = covered.entry(*block).or_insert(0);
@@ -178,6 +190,21 @@ impl Inode {
         if !differs {
             self.pending.retain(|item| matches!(item.change, Change::Sectors { .. }));
         }
+    }
+
+    /// How many of the pending changes lie before bytes that are to become durable and behind
+    /// which the file was cut. Their lengths have to become durable with them: a cut that is
+    /// recorded later would take those bytes, one that is lost would bring back what it cut off.
+    fn lengths_due(&self, chosen: impl Fn(&Pending) -> bool) -> usize {
+        let (mut before, mut cut, mut due) = (self.durable_length, false, 0);
+        for (index, item) in self.pending.iter().enumerate() {
+            match item.change {
+                Change::Length(length) => cut |= std::mem::replace(&mut before, length) > length,
+                Change::Sectors { .. } if cut && chosen(item) => due = index,
+                Change::Sectors { .. } => {}
+            }
+        }
+        due
     }
 
     /// A failed sync: what it should have made durable counts as clean from now on.

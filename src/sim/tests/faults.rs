@@ -38,6 +38,14 @@ fn failure_may_be_reported_of_what_happened() {
 }
 
 #[test]
+fn lock_reported_as_failed_is_free() {
+    let bench = bench();
+    bench.disk.fail_op(bench.disk.ops() + 1, EIO, FaultKind::ExecutedButReported);
+    assert!(bench.directory.lock("LOCK", "one").is_err());
+    assert!(bench.directory.lock("LOCK", "two").unwrap().is_ok());
+}
+
+#[test]
 fn sticky_failure_stays() {
     let mut bench = bench();
     bench.disk.fail_from(bench.disk.ops() + 1, 28, FaultKind::NotExecuted);
