@@ -7,15 +7,17 @@ mod checksum;
 pub mod clock;
 mod error;
 mod exec;
+#[doc(hidden)]
+pub mod fuzzing;
 mod ids;
 pub mod planted;
-pub mod state;
 #[cfg(any(test, feature = "testing"))]
 pub mod sim;
 #[allow(dead_code, reason = "the driver, which uses these, comes next")]
 mod sink;
 #[allow(dead_code, reason = "the driver, which uses these, comes next")]
 mod source;
+pub mod state;
 pub mod storage;
 mod sync;
 mod versioned;

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::bytes::{Fields, put_sized};
-use super::manifest::{put_meta, take_meta};
+use super::manifest::{meta_len, put_meta, take_meta};
 use super::{CheckpointMeta, Damage, Extent, ExtentInfo};
 use crate::checksum::{crc32c, crc32c_append};
 use crate::ids::{LogId, to_u64, to_usize};
@@ -19,6 +19,8 @@ pub(super) const HEADER: usize = 64;
 pub(super) const FULL: usize = 65536;
 /// Bytes of a block's header.
 pub(super) const BLOCK_HEADER: usize = 24;
+/// Bytes of an index entry without the operator's name.
+const INDEX_ENTRY: usize = 32;
 /// Payload of a full block.
 pub(super) const PAYLOAD: usize = FULL - BLOCK_HEADER;
 
@@ -145,6 +147,16 @@ pub(super) fn block_header(
 /// Bytes that an extent takes in the file, block headers included.
 pub(super) fn stored_len(payload: u64) -> Option<u64> {
     payload.checked_add(payload.div_ceil(to_u64(PAYLOAD)).checked_mul(to_u64(BLOCK_HEADER))?)
+}
+
+/// Bytes of the file of a checkpoint; `None` if no file can be that long.
+pub(super) fn file_len(meta: &CheckpointMeta, extents: &[Extent]) -> Option<u64> {
+    let mut length = (to_u64(HEADER) * 2).checked_add(meta_len(meta))?;
+    for extent in extents {
+        let entry = to_u64(INDEX_ENTRY) + to_u64(extent.operator.len());
+        length = length.checked_add(entry)?.checked_add(stored_len(to_u64(extent.bytes.len()))?)?;
+    }
+    length.checked_next_multiple_of(to_u64(BLOCK))
 }
 
 pub(super) fn encode_trailer(meta: &CheckpointMeta, index: &[ExtentInfo]) -> Vec<u8> {

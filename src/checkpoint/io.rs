@@ -31,11 +31,6 @@ pub(super) fn whole(
     }
 }
 
-/// Makes the file's completed writes durable.
-pub(super) fn sync(channel: &mut dyn Channel, file: &Arc<dyn File>) -> Result<(), IoFailure> {
-    channel.run(Op::Sync { file: Arc::clone(file) }).result.map(|_| ())
-}
-
 /// Calls `each` with the bytes from `from` up to `to`, in pieces and in order. Both are multiples
 /// of [`BLOCK`] inside the file.
 pub(super) fn read_pieces(

@@ -11,7 +11,7 @@ use super::{CheckpointMeta, Damage, Extent, file_name, file_number};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{to_u64, to_usize};
 use crate::planted::{Bug, planted};
-use crate::storage::{BLOCK, Channel, Directory, File, IoFailure, OpenMode};
+use crate::storage::{BLOCK, Channel, Directory, File, IoFailure, OpenMode, files};
 use crate::sync::{Mutex, lock};
 
 const MANIFEST: &str = "MANIFEST";
@@ -338,10 +338,7 @@ impl CheckpointStore {
 
 /// Whether the name is gone.
 fn removed(directory: &dyn Directory, name: &str) -> bool {
-    match directory.unlink(name) {
-        Ok(()) => true,
-        Err(failure) => failure.kind() == std::io::ErrorKind::NotFound,
-    }
+    files::remove_if_there(directory, name).is_ok()
 }
 
 /// The manifest of a directory, whole.
@@ -354,15 +351,13 @@ fn read_manifest(directory: &dyn Directory, channel: &mut dyn Channel) -> Result
     } else {
         Err(Damage::Length)
     };
-    parsed.map_err(|damage| match damage {
-        Damage::Version(_) => damaged(&*file, damage),
-        _ => Error::new(
-            ErrorKind::Corrupt,
-            "the manifest of the checkpoints is damaged; restore it, or move this directory away \
-             to start from empty",
-        )
-        .at_path(file.path())
-        .caused_by(damage),
+    parsed.map_err(|damage| {
+        if matches!(damage, Damage::Version(_)) {
+            return damaged(&*file, damage);
+        }
+        let message = "the manifest of the checkpoints is damaged; restore it, or move this \
+                       directory away to start from empty";
+        Error::new(ErrorKind::Corrupt, message).at_path(file.path()).caused_by(damage)
     })
 }
 
@@ -375,7 +370,7 @@ struct Session {
 impl Session {
     fn sync(&mut self, channel: &mut dyn Channel, file: &Arc<dyn File>) -> Result<(), IoFailure> {
         self.syncs += 1;
-        io::sync(channel, file)
+        files::sync_data(channel, file)
     }
 
     fn sync_names(&mut self) -> Result<(), IoFailure> {
@@ -407,7 +402,7 @@ impl Session {
     fn write_manifest(&mut self, channel: &mut dyn Channel, bytes: &[u8]) -> Result<()> {
         let file = match self.directory.open(NEXT, OpenMode::CreateDirect) {
             Err(failure) if failure.kind() == std::io::ErrorKind::AlreadyExists => {
-                self.directory.unlink(NEXT)?;
+                files::remove_if_there(&*self.directory, NEXT)?;
                 self.directory.open(NEXT, OpenMode::CreateDirect)?
             }
             other => other?,

@@ -8,7 +8,7 @@ use super::io::{self, CHUNK};
 use super::manifest::Digest;
 use super::{CheckpointMeta, Extent, ExtentInfo};
 use crate::checksum::{Xxh3, crc32c, crc32c_append};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::to_u64;
 use crate::storage::{AlignedBuf, BLOCK, Channel, File, Op};
 
@@ -126,6 +126,11 @@ pub(super) fn write_data(
     manifest: u64,
     extents: &[Extent],
 ) -> Result<Digest> {
+    // A full disk is found here, as an error of its own, not as a short write half-way.
+    let length = data::file_len(meta, extents).ok_or_else(|| {
+        Error::new(ErrorKind::TooLarge, "the checkpoint is too large").at_path(file.path())
+    })?;
+    file.allocate(length)?;
     let mut writer = Writer::new(channel, file);
     #[allow(clippy::expect_used, reason = "the store has checked the number of extents")]
     let count = u32::try_from(extents.len()).expect("CKPT-6: extents fit 32 bits");
@@ -160,5 +165,6 @@ pub(super) fn write_data(
         checkpoint,
         trailer_crc: crc32c(&trailer),
     }))?;
+    assert_eq!(padded, length, "CKPT: the file is as long as was reserved");
     writer.finish()
 }

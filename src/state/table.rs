@@ -167,6 +167,7 @@ impl<S> StateTable<S> {
 
     /// The key's value; if there is none, first what `make` gives.
     #[inline]
+    #[allow(clippy::missing_panics_doc, reason = "only if an invariant of this type breaks")]
     pub fn get_or_insert_with(
         &mut self,
         hash: u64,
