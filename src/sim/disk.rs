@@ -251,7 +251,7 @@ impl SimDisk {
         let state = self.state();
         let inode = state.inodes.get(&state.lookup(path.as_ref())?)?;
         let mut bytes = vec![0; usize::try_from(inode.length).ok()?];
-        inode.visible.read(0, &mut bytes);
+        inode.view(false).read(0, &mut bytes);
         Some(bytes)
     }
 

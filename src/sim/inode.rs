@@ -1,6 +1,7 @@
 //! A file's bytes and length: as programs see them, as the medium holds them, and what lies
 //! between.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
@@ -21,7 +22,7 @@ pub(super) enum Change {
 pub(super) struct Pending {
     /// When the write completed, on the disk's own count.
     pub(super) stamp: u64,
-    /// A failed sync has forgotten it: no later sync makes it durable.
+    /// A failed sync has forgotten it: no later sync makes it durable, and sectors never arrive.
     pub(super) clean: bool,
     /// It is in the page cache, which a flush of the device does not reach.
     pub(super) cached: bool,
@@ -227,24 +228,24 @@ impl Inode {
         if self.bad_sectors.range(offset / sector..last).next().is_some() {
             return None;
         }
-        if direct && self.pending.iter().any(|item| item.clean && item.cached) {
-            self.device_view().read(offset, &mut into[..count]);
-        } else {
-            self.visible.read(offset, &mut into[..count]);
-        }
+        self.view(direct).read(offset, &mut into[..count]);
         Some(count)
     }
 
-    /// The bytes as the device has them: durable ones, and pending ones that were written back or
-    /// that a direct read writes back first.
-    fn device_view(&self) -> Pages {
+    /// The bytes that a reader sees. What a failed sync has forgotten is gone from the device; the
+    /// page cache still shows what was written through it.
+    pub(super) fn view(&self, direct: bool) -> Cow<'_, Pages> {
+        let gone = |item: &Pending| {
+            let sectors = matches!(item.change, Change::Sectors { .. });
+            sectors && item.clean && (direct || !item.cached)
+        };
+        if !self.pending.iter().any(gone) {
+            return Cow::Borrowed(&self.visible);
+        }
         let (mut pages, mut length) = (self.durable.clone(), self.durable_length);
-        for item in self.pending.iter().filter(|item| {
-            let forgotten = item.clean && item.cached;
-            !forgotten || matches!(item.change, Change::Length(_))
-        }) {
+        for item in self.pending.iter().filter(|item| !gone(item)) {
             apply(&item.change, &mut pages, &mut length);
         }
-        pages
+        Cow::Owned(pages)
     }
 }

@@ -87,6 +87,19 @@ fn failed_sync_forgets_what_it_should_have_written() {
 }
 
 #[test]
+fn direct_write_is_gone_after_a_failed_sync() {
+    let mut bench = bench();
+    bench.written(0, 7, false);
+    bench.disk.fail_op(bench.disk.ops() + 1, EIO, FaultKind::NotExecuted);
+    assert!(bench.file.sync().is_err());
+    bench.file.sync().unwrap();
+    assert_eq!(blocks(&bench.disk), [0, 0], "it was in no page cache");
+    let found = bench.disk.kill();
+    assert_eq!(blocks(&found), [0, 0]);
+    assert_eq!(blocks(&found.power_cycle(CrashOutcome::KeepAll)), [0, 0], "and never comes back");
+}
+
+#[test]
 fn rewriting_after_a_failed_sync_is_durable_again() {
     let mut bench = bench();
     bench.written(0, 7, false);
