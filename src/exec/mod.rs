@@ -11,6 +11,7 @@ mod action;
 mod dataset;
 mod drill;
 mod executor;
+mod explain;
 mod key;
 mod keyed;
 mod name;
