@@ -34,4 +34,4 @@ pub use sink::SinkIdentity;
 #[doc(hidden)]
 pub use source::Attached;
 pub use source::{StreamSource, TextFiles};
-pub use wal::{Background, LsnRange, WalOptions};
+pub use wal::{Background, LsnRange, Pending, Record, Replay, Wal, WalOptions};
