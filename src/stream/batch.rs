@@ -134,7 +134,7 @@ impl JobDriver {
     }
 
     /// Step 2: outputs, overlays and digests, all private to this process.
-    pub(crate) fn compute(&self, batch: &mut Batch) -> Result<()> {
+    pub(crate) fn compute(&mut self, batch: &mut Batch) -> Result<()> {
         let plan = &batch.plan;
         let mut run = RunContext::new(plan.parallelism).with_batch(plan.batch, plan.batch_time_ns);
         let mut opened = Vec::new();
@@ -149,9 +149,7 @@ impl JobDriver {
             }
             run = run.with_input(source.name(), input);
         }
-        if let Some(drill) = &self.drill {
-            drill(plan.batch, &run);
-        }
+        self.hooks.computing(plan.batch, &run);
         let executor = &self.env.executor;
         for operator in &self.job.operators {
             operator.keep_failed(planted(Bug::MergeFailedOverlay));
@@ -167,9 +165,7 @@ impl JobDriver {
         for (source, opened) in opened {
             digests.push(Named::new(source.name(), opened.input().digest()?));
         }
-        if let Some(watch) = &self.watch {
-            watch(plan.batch, &run);
-        }
+        self.hooks.computed(plan.batch, &run);
         batch.computed = Some(Computed { run, digests, outputs });
         Ok(())
     }

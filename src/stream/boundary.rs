@@ -2,12 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::journal::{
-    BatchCompletion, BatchPlan, JobShape, Named, decode_versioned, encode_versioned, named,
-};
+use super::journal::{BatchCompletion, BatchPlan, JobShape, Named, named};
 use super::streams::OpenedStream;
 use crate::error::Result;
 use crate::ids::{BatchId, Lsn};
+use crate::versioned;
 
 const VERSION: u8 = 1;
 
@@ -85,7 +84,7 @@ pub(crate) struct EngineState {
 impl EngineState {
     /// The bytes for a checkpoint.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        encode_versioned(VERSION, self)
+        versioned::encode(VERSION, self)
     }
 
     /// What a checkpoint's bytes say.
@@ -93,6 +92,6 @@ impl EngineState {
     /// # Errors
     /// `Unsupported` for another version, `Corrupt` for anything else.
     pub(crate) fn decode(bytes: &[u8]) -> Result<EngineState> {
-        decode_versioned(VERSION, bytes, "the engine's part of a checkpoint")
+        versioned::decode("engine's part of a checkpoint", VERSION, bytes)
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::error::Result;
+use crate::exec::RunContext;
 use crate::ids::BatchId;
 
 /// A moment in the life of a batch: the step that has just been done (ENGINE.md E1).
@@ -48,6 +49,13 @@ pub trait Hooks: fmt::Debug + Send {
     /// # Errors
     /// To end the driver here.
     fn at(&mut self, step: Step, batch: BatchId) -> Result<()>;
+
+    /// The graph is about to run for `batch`, also when recovery rebuilds it: the moment to order
+    /// faults in `run`'s [`drills`](RunContext::drills).
+    fn computing(&mut self, _batch: BatchId, _run: &RunContext) {}
+
+    /// The graph has run for `batch`: the moment to look at [`RunContext::tasks`].
+    fn computed(&mut self, _batch: BatchId, _run: &RunContext) {}
 }
 
 /// Goes on at every crash point.

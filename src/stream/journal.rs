@@ -6,8 +6,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::ids::{BatchId, Generation, Lsn, StreamId};
+use crate::versioned;
 
 /// The stream of the engine's own records.
 pub(crate) const JOURNAL: StreamId = StreamId::new(u16::MAX);
@@ -128,7 +129,7 @@ pub(crate) fn named<'a>(list: &'a [Named], name: &str) -> Option<&'a [u8]> {
 impl Entry {
     /// The record's payload.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        encode_versioned(VERSION, self)
+        versioned::encode(VERSION, self)
     }
 
     /// The entry in a payload.
@@ -137,32 +138,9 @@ impl Entry {
     /// `Unsupported` for a version that this code does not know, `Corrupt` for bytes that are no
     /// entry; with the LSN.
     pub(crate) fn decode(payload: &[u8], lsn: Lsn) -> Result<Entry> {
-        decode_versioned(VERSION, payload, "a record of the engine")
+        versioned::decode("record of the engine", VERSION, payload)
             .map_err(|error| error.for_lsns(lsn, lsn))
     }
-}
-
-/// `value` in postcard behind a version byte.
-pub(crate) fn encode_versioned<T: Serialize>(version: u8, value: &T) -> Vec<u8> {
-    #[allow(clippy::expect_used, reason = "writing plain data to memory cannot fail")]
-    postcard::to_extend(value, vec![version]).expect("writing to memory")
-}
-
-/// The value behind this version byte, and nothing behind it.
-pub(crate) fn decode_versioned<'a, T: Deserialize<'a>>(
-    version: u8,
-    bytes: &'a [u8],
-    what: &str,
-) -> Result<T> {
-    let corrupt = || Error::new(ErrorKind::Corrupt, format!("{what} cannot be decoded"));
-    let (found, rest) = bytes.split_first().ok_or_else(corrupt)?;
-    if *found != version {
-        let message = format!("{what} has version {found}; this code knows version {version}");
-        return Err(Error::new(ErrorKind::Unsupported, message));
-    }
-    let (value, rest) =
-        postcard::take_from_bytes(rest).map_err(|cause| corrupt().caused_by(cause))?;
-    if rest.is_empty() { Ok(value) } else { Err(corrupt()) }
 }
 
 #[cfg(test)]
@@ -170,6 +148,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::error::ErrorKind;
 
     fn entries() -> Vec<Entry> {
         let job = || "words".to_owned();
