@@ -189,7 +189,7 @@ fn unsafe_stands_only_in_named_files() {
             }
         }
     }
-    assert_none("unsafe outside its files", &found);
+    assert_none("outside their files", &found);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use super::boundary::Boundary;
 use super::hooks::{Hooks, Step};
 use super::job::Job;
 use super::journal::{BatchPlan, JobShape};
-use super::marks::Marks;
+use super::marks::{Mark, Marks};
 use super::options::RunOptions;
 use super::progress::{Board, Listener};
 use super::streams::StreamTable;
@@ -94,6 +94,13 @@ impl JobDriver {
         });
         self.last_checkpoint_ns = self.env.clock.monotonic_ns();
         self.hooks.at(Step::Recovered, self.boundary.batch)
+    }
+
+    /// Takes over a batch that was planned and not completed: the next step finishes it.
+    pub(crate) fn adopt(&mut self, batch: Batch) {
+        self.marks.reach(Mark::Planned, batch.plan.batch);
+        self.marks.reach(Mark::PlanDurable, batch.plan.batch);
+        self.unfinished = Some(batch);
     }
 
     /// Does one thing: a batch, or what is to be done when there is none.
