@@ -26,7 +26,7 @@ pub use exec::{
     PartitionSource, Row, Rows, RunContext, Str, TaskKind, TaskOutcome, TaskRecord, Value, Wire,
 };
 pub use ids::{BatchId, Epoch, Generation, LogId, Lsn, Position, SegmentNumber, StreamId};
-pub use sink::SinkIdentity;
+pub use sink::{BatchOutput, JsonLines, JsonRow, SinkIdentity};
 #[doc(hidden)]
 pub use source::Attached;
 pub use source::{StreamSource, TextFiles};
