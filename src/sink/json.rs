@@ -102,6 +102,6 @@ mod tests {
         assert_eq!(json::<(String, Option<u8>)>(("x".into(), None)), "[\"x\",null]");
         assert_eq!(json::<u64>(u64::MAX), "18446744073709551615");
         let refused = BTreeMap::from([((1, 2), 3)]);
-        assert!(JsonRow::write_json(refused, &mut Vec::new()).is_err());
+        assert!(<BTreeMap<(i32, i32), i32>>::write_json(refused, &mut Vec::new()).is_err());
     }
 }

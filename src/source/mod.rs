@@ -17,6 +17,8 @@ mod lines;
 mod text_files;
 mod text_plan;
 mod text_read;
+#[cfg(test)]
+mod text_tests;
 
 use std::fmt::Debug;
 use std::sync::Arc;
