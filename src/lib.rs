@@ -30,4 +30,4 @@ pub use sink::{BatchOutput, JsonLines, JsonRow, SinkIdentity};
 #[doc(hidden)]
 pub use source::Attached;
 pub use source::{StreamSource, TextFiles};
-pub use wal::{Background, LsnRange, WalOptions};
+pub use wal::{Background, LsnRange, Pending, Record, Replay, Wal, WalOptions};

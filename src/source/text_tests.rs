@@ -157,7 +157,7 @@ fn what_cannot_be_an_input_is_refused_by_name() {
     assert_eq!(refused(PathBuf::from("/dev/null")).kind(), ErrorKind::Invalid);
     let unreadable = place.path().join("unreadable");
     fs::write(&unreadable, b"secret\n").unwrap();
-    let none = std::os::unix::fs::PermissionsExt::from_mode(0);
+    let none = std::os::unix::fs::PermissionsExt::from_mode(0o000);
     fs::set_permissions(&unreadable, none).unwrap();
     if fs::read(&unreadable).is_ok() {
         println!("skipped: this user may read every file, so none is unreadable");

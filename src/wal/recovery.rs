@@ -65,3 +65,15 @@ pub(crate) struct RecoveryReport {
     /// Bytes read from the device.
     pub(crate) bytes_read: u64,
 }
+
+/// Opens the log.
+pub(crate) fn recover(
+    _storage: &dyn crate::storage::Storage,
+    _directory: &Arc<dyn crate::storage::Directory>,
+    _clock: &dyn crate::clock::Clock,
+    _options: &RecoverOptions,
+    _channel: &mut dyn crate::storage::Channel,
+) -> crate::error::Result<Opened> {
+    use crate::error::{Error, ErrorKind};
+    Err(Error::new(ErrorKind::Unsupported, "recovery is not built yet"))
+}
