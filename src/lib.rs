@@ -29,5 +29,5 @@ pub use ids::{BatchId, Epoch, Generation, LogId, Lsn, Position, SegmentNumber, S
 pub use sink::{BatchOutput, JsonLines, JsonRow, SinkIdentity};
 #[doc(hidden)]
 pub use source::Attached;
-pub use source::{StreamSource, TextFiles};
+pub use source::{Ingest, Received, StreamSource, TextFiles};
 pub use wal::{Background, LsnRange, Pending, Record, Replay, Wal, WalOptions};
