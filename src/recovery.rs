@@ -160,7 +160,7 @@ pub(crate) fn recover(
 ) -> Result<JobDriver> {
     options.validate()?;
     let loaded = store.newest()?;
-    let mut scan = Scan::new(&env.wal, loaded.as_ref())?;
+    let scan = Scan::new(&env.wal, loaded.as_ref())?;
     let shape = job.shape(Generation::new(1), options.parallelism);
     match &scan.shape {
         Some(recorded) => shape.check_against(recorded)?,
@@ -169,31 +169,67 @@ pub(crate) fn recover(
             env.wal.append_internal(JOURNAL, &[&entry.encode()])?;
         }
     }
-    let bind = job.operators.iter().map(|operator| operator.bind(options.parallelism));
-    let states = bind.collect::<Result<Vec<_>>>()?;
+    let mut driver = at_rest(env, job, options, hooks, shape)?;
     if let Some(loaded) = &loaded {
-        load_states(&env, loaded, &states)?;
+        load_states(&driver.env, loaded, &driver.states)?;
     }
-    let boundary = std::mem::take(&mut scan.boundary);
-    let marks = Marks::restored(boundary.batch);
-    let mut driver = JobDriver {
+    driver.store = Some(store);
+    driver.boundary = scan.boundary;
+    driver.marks = Marks::restored(driver.boundary.batch);
+    open_sinks(&driver, &scan.batches)?;
+    replay_batches(&mut driver, scan.batches)?;
+    driver.resume()?;
+    Ok(driver)
+}
+
+/// A driver before the first batch, with empty state.
+fn at_rest(
+    env: Env,
+    job: Job,
+    options: RunOptions,
+    hooks: Box<dyn Hooks>,
+    shape: JobShape,
+) -> Result<JobDriver> {
+    let bind = job.operators.iter().map(|operator| operator.bind(shape.parallelism));
+    let states = bind.collect::<Result<Vec<_>>>()?;
+    Ok(JobDriver {
         env,
         job,
         shape,
         options,
         hooks,
-        store,
+        store: None,
         states,
-        boundary,
-        marks,
+        boundary: Boundary::default(),
+        marks: Marks::default(),
         unfinished: None,
         board: Board::default(),
         last_checkpoint_ns: 0,
-    };
-    open_sinks(&driver, &scan)?;
-    replay_batches(&mut driver, scan.batches)?;
-    driver.resume()?;
-    Ok(driver)
+    })
+}
+
+/// Executes every completed batch of a log again, from batch 1, into sinks that are empty. Writes
+/// nothing into the log. Returns how many batches there were.
+#[cfg(feature = "testing")]
+pub(crate) fn reexecute(env: Env, job: Job) -> Result<u64> {
+    if env.wal.first_lsn() > Lsn::FIRST {
+        let message = "the log was truncated: it does not hold batch 1 any more";
+        return Err(Error::new(ErrorKind::Invalid, message).at_path(env.wal.path()));
+    }
+    let scan = Scan::new(&env.wal, None)?;
+    let Some(recorded) = scan.shape else { return Ok(0) };
+    let shape = job.shape(recorded.generation, recorded.parallelism);
+    shape.check_against(&recorded)?;
+    let hooks = Box::new(crate::stream::NoHooks);
+    let mut driver = at_rest(env, job, RunOptions::default(), hooks, shape)?;
+    open_sinks(&driver, &VecDeque::new())?;
+    let mut batches = 0;
+    for found in scan.batches {
+        let Some((done, lsn)) = found.completion else { break };
+        driver.reexecute(Batch::new(found.plan, found.lsn, 1), &done, lsn)?;
+        batches += 1;
+    }
+    Ok(batches)
 }
 
 /// Decodes every extent of the checkpoint, in parallel.
@@ -220,8 +256,8 @@ fn load_states(env: &Env, loaded: &Loaded, states: &[OperatorState]) -> Result<(
 }
 
 /// Opens every sink at the progress of the last completed batch: what is behind it is undone.
-fn open_sinks(driver: &JobDriver, scan: &Scan) -> Result<()> {
-    let completions = scan.batches.iter().rev().filter_map(|found| found.completion.as_ref());
+fn open_sinks(driver: &JobDriver, batches: &VecDeque<Found>) -> Result<()> {
+    let completions = batches.iter().rev().filter_map(|found| found.completion.as_ref());
     let last = completions.map(|(done, _)| &done.sinks).next();
     let progress = last.unwrap_or(&driver.boundary.sinks);
     for sink in &driver.job.sinks {

@@ -120,7 +120,7 @@ impl Executor {
     pub(crate) fn for_each_number<T: Send>(
         &self,
         count: usize,
-        each: impl Fn(usize) -> T + Sync,
+        each: impl Fn(usize) -> T + Send + Sync,
     ) -> Vec<T> {
         self.pool.install(|| (0..count).into_par_iter().with_max_len(1).map(each).collect())
     }

@@ -5,6 +5,12 @@
 //! SINK-2: a batch that is already in the progress a sink was opened with, or published since, is
 //! never published again.
 
+mod for_each;
+mod json;
+mod json_lines;
+mod line_files;
+mod progress;
+
 use std::any::Any;
 use std::fmt::{self, Debug};
 use std::sync::Arc;
@@ -14,6 +20,12 @@ use crate::exec::{Executor, RunContext};
 use crate::ids::{BatchId, LogId};
 use crate::planted::{Bug, planted};
 use crate::storage::Storage;
+
+pub use for_each::BatchOutput;
+#[allow(unused_imports, reason = "the driver, which uses these, comes next")]
+pub(crate) use for_each::{UserResult, for_each_batch};
+pub use json::JsonRow;
+pub use json_lines::JsonLines;
 
 /// Whose outputs these are (ENGINE.md E5). With a batch's id, the identity of what is published.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

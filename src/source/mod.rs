@@ -12,11 +12,17 @@
 //! [`Corrupt`](crate::ErrorKind::Corrupt).
 
 mod attach;
+mod cursor;
 mod files;
 mod lines;
+mod received;
+mod received_plan;
+mod records;
 mod text_files;
 mod text_plan;
 mod text_read;
+#[cfg(test)]
+mod text_tests;
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -26,6 +32,7 @@ use crate::ids::{Lsn, StreamId};
 use crate::storage::Storage;
 
 pub use attach::{Attached, StreamSource};
+pub use received::{Ingest, Received};
 pub use text_files::TextFiles;
 
 /// What a source may use of the engine. A received source brings its log with it.

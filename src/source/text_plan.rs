@@ -82,11 +82,17 @@ impl Position {
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Position> {
         let position: Position = versioned::decode("position of text files", VERSION, bytes)?;
-        if to_usize(position.current.into()) > position.files.len() {
-            let text = "the recorded position of text files names a file that there is not";
-            return Err(Error::new(ErrorKind::Corrupt, text));
+        let within = match position.next() {
+            Some((_, file)) => position.offset < file.length,
+            None => {
+                position.offset == 0 && position.files.len() == to_usize(position.current.into())
+            }
+        };
+        if within {
+            return Ok(position);
         }
-        Ok(position)
+        let text = "the recorded position of text files is in none of them";
+        Err(Error::new(ErrorKind::Corrupt, text))
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {

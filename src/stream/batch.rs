@@ -248,23 +248,57 @@ impl JobDriver {
     }
 
     /// Executes a completed batch again, to have its state: publishes nothing (ENGINE.md E2).
-    pub(crate) fn rebuild(&mut self, mut batch: Batch, done: &BatchCompletion, lsn: Lsn) -> Result<()> {
+    pub(crate) fn rebuild(
+        &mut self,
+        mut batch: Batch,
+        done: &BatchCompletion,
+        lsn: Lsn,
+    ) -> Result<()> {
         self.compute(&mut batch)?;
+        self.verify(&batch, done)?;
+        self.merge(&batch);
+        self.pass(&batch, done, lsn);
+        Ok(())
+    }
+
+    /// As [`rebuild`](JobDriver::rebuild), but publishes: into an empty place, to compare.
+    #[cfg(feature = "testing")]
+    pub(crate) fn reexecute(
+        &mut self,
+        mut batch: Batch,
+        done: &BatchCompletion,
+        lsn: Lsn,
+    ) -> Result<()> {
+        self.compute(&mut batch)?;
+        self.verify(&batch, done)?;
+        self.publish(&mut batch)?;
+        self.merge(&batch);
+        self.pass(&batch, done, lsn);
+        Ok(())
+    }
+
+    /// Compares what the sources gave with what they gave when the batch was completed.
+    fn verify(&self, batch: &Batch, done: &BatchCompletion) -> Result<()> {
         for read in &batch.computed().digests {
             let planned = batch.plan.inputs.iter().find(|input| input.source == read.name);
             let recorded = super::journal::named(&done.digests, &read.name).unwrap_or_default();
-            let (Some(source), Some(planned)) = (self.source(&read.name), planned) else { continue };
+            let (Some(source), Some(planned)) = (self.source(&read.name), planned) else {
+                continue;
+            };
             source.verify_digest(&planned.input, recorded, &read.bytes)?;
-        }
-        self.merge(&batch);
-        self.boundary.advance(&batch.plan, done, lsn);
-        for mark in [Mark::Planned, Mark::PlanDurable, Mark::Prepared, Mark::Completed] {
-            self.marks.reach(mark, batch.plan.batch);
         }
         Ok(())
     }
 
-    pub(crate) fn source(&self, name: &str) -> Option<&Arc<dyn Source>> {
+    /// Moves every mark over a batch that was completed before.
+    fn pass(&mut self, batch: &Batch, done: &BatchCompletion, lsn: Lsn) {
+        self.boundary.advance(&batch.plan, done, lsn);
+        for mark in [Mark::Planned, Mark::PlanDurable, Mark::Prepared, Mark::Completed] {
+            self.marks.reach(mark, batch.plan.batch);
+        }
+    }
+
+    fn source(&self, name: &str) -> Option<&Arc<dyn Source>> {
         self.job.sources.iter().find(|source| source.name() == name)
     }
 }

@@ -5,7 +5,7 @@ use super::driver::JobDriver;
 use super::marks::Mark;
 use super::streams::OpenedStream;
 use crate::checkpoint::{CheckpointMeta, Extent};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Lsn;
 use crate::planted::{Bug, planted};
 use crate::state::OperatorState;
@@ -66,7 +66,8 @@ impl JobDriver {
             floor,
             engine: EngineState { shape, boundary, streams }.encode(),
         };
-        self.store.write(meta, &extents).map(drop)
+        let store = self.store.as_mut().ok_or_else(no_store)?;
+        store.write(meta, &extents).map(drop)
     }
 
     /// Every partition of every operator, encoded in parallel.
@@ -106,7 +107,8 @@ impl JobDriver {
 
     /// Lets the log go that no kept checkpoint needs.
     fn truncate(&self) -> Result<()> {
-        let Some(floor) = self.store.kept().iter().map(|kept| kept.floor).min() else {
+        let kept = self.store.iter().flat_map(|store| store.kept());
+        let Some(floor) = kept.map(|kept| kept.floor).min() else {
             return Ok(());
         };
         if floor > self.env.wal.first_lsn() {
@@ -122,4 +124,8 @@ impl JobDriver {
             listener(&progress);
         }
     }
+}
+
+fn no_store() -> Error {
+    Error::new(ErrorKind::Invalid, "this driver takes no checkpoints")
 }

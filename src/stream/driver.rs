@@ -50,7 +50,8 @@ pub(crate) struct JobDriver {
     pub(crate) shape: JobShape,
     pub(crate) options: RunOptions,
     pub(crate) hooks: Box<dyn Hooks>,
-    pub(crate) store: CheckpointStore,
+    /// `None`: this driver takes no checkpoints.
+    pub(crate) store: Option<CheckpointStore>,
     /// In the order of the job's operators.
     pub(crate) states: Vec<OperatorState>,
     pub(crate) boundary: Boundary,

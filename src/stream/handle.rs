@@ -87,7 +87,7 @@ impl<K: Key, S: State> StateHandle<K, S> {
     pub fn for_each(&self, mut each: impl FnMut(K::View<'_>, &S)) -> Result<()> {
         let Some(state) = self.cell.state() else { return Ok(()) };
         for partition in 0..count(state) {
-            state.read(partition, |_, table| {
+            state.read(partition, |_, table| -> Result<()> {
                 for (key, value) in table.iter() {
                     let view = K::view(key).map_err(|cause| {
                         let text = "a key of the state is not of its type";

@@ -311,10 +311,7 @@ impl<R: Row> Stream<R> {
 impl<K: Key, V: Value> Stream<Kv<K, V>> {
     /// One row for each key of the batch. See [`Dataset::reduce_by_key`].
     #[must_use]
-    pub fn reduce_by_key(
-        &self,
-        f: impl Fn(V, V) -> V + Send + Sync + 'static,
-    ) -> Stream<Kv<K, V>> {
+    pub fn reduce_by_key(&self, f: impl Fn(V, V) -> V + Send + Sync + 'static) -> Stream<Kv<K, V>> {
         self.derive(self.dataset.reduce_by_key(f))
     }
 }

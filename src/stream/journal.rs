@@ -193,7 +193,10 @@ mod tests {
             let mut bytes = entry.encode();
             assert_eq!(Entry::decode(&bytes, Lsn::FIRST).unwrap(), entry);
             for cut in 0..bytes.len() {
-                assert!(Entry::decode(&bytes[..cut], Lsn::FIRST).is_err(), "{entry:?} cut at {cut}");
+                assert!(
+                    Entry::decode(&bytes[..cut], Lsn::FIRST).is_err(),
+                    "{entry:?} cut at {cut}"
+                );
             }
             bytes.push(0);
             let error = Entry::decode(&bytes, Lsn::new(12)).unwrap_err();

@@ -79,13 +79,9 @@ mod tests {
     fn a_batch_passes_every_mark_in_order() {
         let mut marks = Marks::restored(BatchId::new(4));
         let five = BatchId::new(5);
-        for mark in [
-            Mark::Planned,
-            Mark::PlanDurable,
-            Mark::Prepared,
-            Mark::Completed,
-            Mark::Checkpointed,
-        ] {
+        for mark in
+            [Mark::Planned, Mark::PlanDurable, Mark::Prepared, Mark::Completed, Mark::Checkpointed]
+        {
             marks.reach(mark, five);
         }
         assert_eq!(marks, Marks::restored(five));

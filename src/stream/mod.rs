@@ -12,15 +12,19 @@ mod job;
 mod journal;
 mod marks;
 mod options;
+mod outputs;
 mod progress;
 mod run;
 mod stateful;
 mod streams;
 mod trigger;
 
+#[cfg(feature = "testing")]
 pub use driver::Stepped;
 pub use handle::StateHandle;
-pub use hooks::{Hooks, NoHooks, Step};
+#[cfg(feature = "testing")]
+pub use hooks::Step;
+pub use hooks::{Hooks, NoHooks};
 pub use job::{Job, JobBuilder, Stream};
 pub use marks::Marks;
 pub use options::RunOptions;

@@ -9,11 +9,11 @@ use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::handle::{StateCell, StateHandle};
-use super::job::{Registry, Stream};
+use super::job::Stream;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{
-    ByteTable, Compute, Data, Dataset, Dependency, Executor, Held, Hold, Key, KeyedInput, Kv, Meta, Name,
-    Node, OperatorId, Role, RunContext, Task, Value,
+    ByteTable, Compute, Data, Dataset, Dependency, Executor, Held, Hold, Key, KeyedInput, Kv, Meta,
+    Name, Node, OperatorId, Role, RunContext, Task, Value,
 };
 use crate::state::{KeyedState, OperatorState, Overlay, State};
 use crate::sync::{Arc, Mutex, lock};
@@ -212,7 +212,7 @@ where
         let groups = self.group(task)?;
         let mut overlay = self.kept.start(partition);
         let mut rows = Vec::new();
-        state.read(partition, |_, table| {
+        state.read(partition, |_, table| -> Result<()> {
             for (hash, key, (first, rest)) in groups.iter() {
                 let view = K::view(key).map_err(|error| {
                     let text = "a key does not read the canonical bytes it wrote";
