@@ -84,16 +84,21 @@ impl JobDriver {
             source.verify_position(self.source_context(), position, last)?;
         }
         let recovered = (self.boundary.batch > BatchId::default()).then_some(self.boundary.batch);
-        let (marks, boundary) = (self.marks, &self.boundary);
+        let (marks, boundary, bytes_read) = (self.marks, &self.boundary, self.bytes_read());
         self.board.update(|progress| {
             progress.batch = boundary.batch;
             progress.input_bytes = boundary.input_bytes;
             progress.batch_time_ns = boundary.batch_time_ns;
             progress.recovered_batch = recovered;
             progress.checkpoint = marks.checkpointed;
+            progress.bytes_read = bytes_read;
             progress.marks = marks;
         });
-        self.last_checkpoint_ns = self.env.clock.monotonic_ns();
+        // What had to be rebuilt is in a checkpoint soon: else a process that is killed again and
+        // again, each time before the interval has passed, would rebuild more and more.
+        let rebuilt = marks.checkpointed < marks.completed;
+        let now = self.env.clock.monotonic_ns();
+        self.last_checkpoint_ns = if rebuilt { 0 } else { now };
         self.hooks.at(Step::Recovered, self.boundary.batch)
     }
 
