@@ -8,7 +8,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use sawmill::{
@@ -91,6 +91,8 @@ struct Reporter {
     start: Instant,
     records: Arc<AtomicU64>,
     rate: Option<u64>,
+    /// When recovery was done, and how many records it had seen: they are not slowed down.
+    recovered: OnceLock<(Instant, u64)>,
     printed: Mutex<Instant>,
 }
 
@@ -115,8 +117,10 @@ impl Reporter {
         self.print(progress);
         if let Some(rate) = self.rate {
             let records = self.records.load(Ordering::Relaxed);
+            let (since, recovered) = *self.recovered.wait();
+            let records = records.saturating_sub(recovered);
             let due = Duration::from_secs_f64(records as f64 / rate as f64);
-            std::thread::sleep(due.saturating_sub(self.start.elapsed()));
+            std::thread::sleep(due.saturating_sub(since.elapsed()));
         }
     }
 
@@ -163,8 +167,13 @@ fn count(
     // Slowed down, a batch should still take less than the 100 ms between two lines.
     let bytes = if arguments.rate.is_some() { 1 << 20 } else { 4 << 20 };
     let now = Instant::now();
-    let rate = arguments.rate;
-    let reporter = Arc::new(Reporter { start: now, records, rate, printed: Mutex::new(now) });
+    let reporter = Arc::new(Reporter {
+        start: now,
+        records,
+        rate: arguments.rate,
+        recovered: OnceLock::new(),
+        printed: Mutex::new(now),
+    });
     let told = Arc::clone(&reporter);
     let run = engine.start(
         job,
@@ -174,6 +183,8 @@ fn count(
             ..RunOptions::default()
         },
     )?;
+    let seen = reporter.records.load(Ordering::Relaxed);
+    reporter.recovered.get_or_init(|| (Instant::now(), seen));
     reporter.print(&run.progress());
     reporter.watch(&run);
     let progress = run.await_termination()?;

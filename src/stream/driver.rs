@@ -9,7 +9,7 @@ use super::job::Job;
 use super::journal::{BatchPlan, JobShape};
 use super::marks::{Mark, Marks};
 use super::options::RunOptions;
-use super::progress::{Board, Listener};
+use super::progress::Board;
 use super::streams::StreamTable;
 use crate::checkpoint::CheckpointStore;
 use crate::clock::Clock;
@@ -94,11 +94,12 @@ impl JobDriver {
             progress.bytes_read = bytes_read;
             progress.marks = marks;
         });
-        // What had to be rebuilt is in a checkpoint soon: else a process that is killed again and
-        // again, each time before the interval has passed, would rebuild more and more.
-        let rebuilt = marks.checkpointed < marks.completed;
-        let now = self.env.clock.monotonic_ns();
-        self.last_checkpoint_ns = if rebuilt { 0 } else { now };
+        self.last_checkpoint_ns = self.env.clock.monotonic_ns();
+        // What had to be rebuilt goes into a checkpoint at once: else a process that is killed
+        // again and again, each time before the interval has passed, would rebuild more and more.
+        if marks.checkpointed < marks.completed {
+            self.take_checkpoint()?;
+        }
         self.hooks.at(Step::Recovered, self.boundary.batch)
     }
 
@@ -151,10 +152,10 @@ impl JobDriver {
         Ok(())
     }
 
-    /// Tells the outside about a completed batch.
+    /// Shows a completed batch in the progress.
     pub(crate) fn report(&self, plan: &BatchPlan) {
         let bytes = plan.inputs.iter().map(|input| input.bytes).sum();
-        let progress = self.board.update(|progress| {
+        self.board.update(|progress| {
             progress.batch = plan.batch;
             progress.batches += 1;
             progress.batch_bytes = bytes;
@@ -163,17 +164,17 @@ impl JobDriver {
             progress.bytes_read = self.bytes_read();
             progress.marks = self.marks;
         });
-        if let Some(listener) = self.listener() {
-            listener(&progress);
+    }
+
+    /// Calls the listener, if there is one.
+    pub(crate) fn notify(&self) {
+        if let Some(listener) = self.options.listener() {
+            listener(&self.board.read());
         }
     }
 
     /// Bytes that all sources have read for computing, in this process.
     pub(crate) fn bytes_read(&self) -> u64 {
         self.job.sources.iter().map(|source| source.bytes_read()).sum()
-    }
-
-    pub(crate) fn listener(&self) -> Option<Listener> {
-        self.options.listener()
     }
 }
