@@ -42,7 +42,7 @@ use crate::wal::Wal;
 /// run.await_termination()?;
 /// assert_eq!(counts.get(b"oak"), Some(2));
 /// engine.close()?;
-/// # Ok::<(), sawmill::Error>(())
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Engine {
     wal: Wal,

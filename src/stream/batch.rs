@@ -87,6 +87,7 @@ impl JobDriver {
         self.hooks.at(Step::Completed, id)?;
         self.checkpoint()?;
         self.hooks.at(Step::Checkpointed, id)?;
+        self.notify();
         Ok(Stepped::Batch(id))
     }
 

@@ -118,11 +118,8 @@ impl JobDriver {
     }
 
     fn alarm(&self, error: &Error) {
-        let progress =
-            self.board.update(|progress| progress.checkpoint_alarm = Some(error.to_string()));
-        if let Some(listener) = self.listener() {
-            listener(&progress);
-        }
+        self.board.update(|progress| progress.checkpoint_alarm = Some(error.to_string()));
+        self.notify();
     }
 }
 

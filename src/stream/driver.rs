@@ -9,7 +9,7 @@ use super::job::Job;
 use super::journal::{BatchPlan, JobShape};
 use super::marks::{Mark, Marks};
 use super::options::RunOptions;
-use super::progress::{Board, Listener};
+use super::progress::Board;
 use super::streams::StreamTable;
 use crate::checkpoint::CheckpointStore;
 use crate::clock::Clock;
@@ -84,16 +84,22 @@ impl JobDriver {
             source.verify_position(self.source_context(), position, last)?;
         }
         let recovered = (self.boundary.batch > BatchId::default()).then_some(self.boundary.batch);
-        let (marks, boundary) = (self.marks, &self.boundary);
+        let (marks, boundary, bytes_read) = (self.marks, &self.boundary, self.bytes_read());
         self.board.update(|progress| {
             progress.batch = boundary.batch;
             progress.input_bytes = boundary.input_bytes;
             progress.batch_time_ns = boundary.batch_time_ns;
             progress.recovered_batch = recovered;
             progress.checkpoint = marks.checkpointed;
+            progress.bytes_read = bytes_read;
             progress.marks = marks;
         });
         self.last_checkpoint_ns = self.env.clock.monotonic_ns();
+        // What had to be rebuilt goes into a checkpoint at once: else a process that is killed
+        // again and again, each time before the interval has passed, would rebuild more and more.
+        if marks.checkpointed < marks.completed {
+            self.take_checkpoint()?;
+        }
         self.hooks.at(Step::Recovered, self.boundary.batch)
     }
 
@@ -146,10 +152,10 @@ impl JobDriver {
         Ok(())
     }
 
-    /// Tells the outside about a completed batch.
+    /// Shows a completed batch in the progress.
     pub(crate) fn report(&self, plan: &BatchPlan) {
         let bytes = plan.inputs.iter().map(|input| input.bytes).sum();
-        let progress = self.board.update(|progress| {
+        self.board.update(|progress| {
             progress.batch = plan.batch;
             progress.batches += 1;
             progress.batch_bytes = bytes;
@@ -158,17 +164,17 @@ impl JobDriver {
             progress.bytes_read = self.bytes_read();
             progress.marks = self.marks;
         });
-        if let Some(listener) = self.listener() {
-            listener(&progress);
+    }
+
+    /// Calls the listener, if there is one.
+    pub(crate) fn notify(&self) {
+        if let Some(listener) = self.options.listener() {
+            listener(&self.board.read());
         }
     }
 
     /// Bytes that all sources have read for computing, in this process.
     pub(crate) fn bytes_read(&self) -> u64 {
         self.job.sources.iter().map(|source| source.bytes_read()).sum()
-    }
-
-    pub(crate) fn listener(&self) -> Option<Listener> {
-        self.options.listener()
     }
 }

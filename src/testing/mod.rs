@@ -30,7 +30,7 @@ use crate::stream::{Job, JobDriver, Progress, RunOptions};
 /// events.append(b"four")?;
 /// assert!(matches!(harness.step()?, Stepped::Batch(_)));
 /// assert_eq!(sums.get("bytes".to_owned()), Some(4));
-/// # Ok::<(), sawmill::Error>(())
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
 pub struct Harness {
