@@ -192,9 +192,15 @@ fn count() -> Outcome<()> {
     }
 }
 
+fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}
+
 fn main() -> ExitCode {
     match count() {
         Ok(()) => ExitCode::SUCCESS,
+        // Who reads the counts has seen enough, as `head` does.
+        Err(error) if is_broken_pipe(&*error) => ExitCode::SUCCESS,
         Err(error) => {
             say(&format!("word_count: {error}"));
             ExitCode::from(2)
