@@ -223,6 +223,8 @@ fn surviving_file(state: &State, inode: &Inode, chooser: &mut Chooser) -> Inode 
     let mut length = inode.durable_length;
     for item in &inode.pending {
         match &item.change {
+            // What read as lost must not come back.
+            Change::Sectors { .. } if item.clean => {}
             Change::Sectors { block, mask, page } => {
                 let mask = chooser.keep_sectors(item.stamp, *mask, state.options.sector);
                 if mask != 0 {

@@ -110,6 +110,13 @@ impl State {
         }
     }
 
+    fn release_lock(&mut self, number: u64, key: u64) {
+        if let Some(inode) = self.inodes.get_mut(&number) {
+            inode.locked_by = inode.locked_by.filter(|holder| *holder != key);
+        }
+        self.release(number);
+    }
+
     /// Takes the lock, or tells who has it.
     fn take_lock(
         &mut self,
@@ -223,11 +230,19 @@ impl Directory for SimDirectory {
 
     fn lock(&self, name: &str, holder: &str) -> Result<Result<Box<dyn Lock>, String>, IoFailure> {
         let path = self.name("lock", name)?;
+        let mut held = None;
         let mut state = self.disk.state();
         let taken = state.perform("lock", &path, format_args!("lock {name}"), |state| {
-            state.take_lock(&path, &self.path, name, holder)
-        })?;
+            let taken = state.take_lock(&path, &self.path, name, holder)?;
+            held = taken.as_ref().ok().copied();
+            Ok(taken)
+        });
+        if let (Err(_), Some((number, key))) = (&taken, held) {
+            // Taken, and reported as failed: nobody has it.
+            state.release_lock(number, key);
+        }
         drop(state);
+        let taken = taken?;
         Ok(taken.map(|(number, key)| -> Box<dyn Lock> {
             Box::new(SimLock { disk: self.disk.clone(), path, number, key })
         }))
@@ -265,10 +280,6 @@ impl Lock for SimLock {
 
 impl Drop for SimLock {
     fn drop(&mut self) {
-        let mut state = self.disk.state();
-        if let Some(inode) = state.inodes.get_mut(&self.number) {
-            inode.locked_by = inode.locked_by.filter(|key| *key != self.key);
-        }
-        state.release(self.number);
+        self.disk.state().release_lock(self.number, self.key);
     }
 }

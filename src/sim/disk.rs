@@ -115,6 +115,33 @@ impl SimDisk {
     }
 
     /// Cuts the power at operation `number`: it and all later ones fail with `EIO`.
+    ///
+    /// Every crash of a job, one by one:
+    ///
+    /// ```
+    /// # use std::path::Path;
+    /// # use sawmill::sim::{CrashManner, CrashOutcome, SimDisk};
+    /// # use sawmill::storage::{IoFailure, OpenMode, Storage};
+    /// fn job(disk: &SimDisk) -> Result<(), IoFailure> {
+    ///     let directory = disk.directory(Path::new("/d"), true)?;
+    ///     directory.open("f", OpenMode::Create)?;
+    ///     directory.sync()
+    /// }
+    ///
+    /// let whole = SimDisk::new(1);
+    /// job(&whole)?;
+    /// for number in 1..=whole.ops() {
+    ///     let disk = SimDisk::new(1);
+    ///     disk.crash_at(number, CrashManner::Torn);
+    ///     assert!(job(&disk).is_err() && disk.is_off());
+    ///     let found = disk.power_cycle(CrashOutcome::Seeded(number));
+    ///     job(&found).or_else(|failure| match failure.errno() {
+    ///         Some(17) => Ok(()), // The name survived.
+    ///         _ => Err(failure),
+    ///     })?;
+    /// }
+    /// # Ok::<(), IoFailure>(())
+    /// ```
     pub fn crash_at(&self, number: u64, manner: CrashManner) {
         self.state().crash = Some((number, manner));
     }
@@ -130,7 +157,8 @@ impl SimDisk {
         self.state().off
     }
 
-    /// Lets operation `number` fail. A submit that is to fail reports it at its completion.
+    /// Lets operation `number` fail, as [`SimDisk::ops`] counts them: reads only if
+    /// [`SimOptions::count_reads`] is set. A submit that is to fail reports it at its completion.
     pub fn fail_op(&self, number: u64, errno: i32, kind: FaultKind) {
         self.state().faults.order(number, false, Fault { errno, kind });
     }
@@ -223,7 +251,7 @@ impl SimDisk {
         let state = self.state();
         let inode = state.inodes.get(&state.lookup(path.as_ref())?)?;
         let mut bytes = vec![0; usize::try_from(inode.length).ok()?];
-        inode.visible.read(0, &mut bytes);
+        inode.view(false).read(0, &mut bytes);
         Some(bytes)
     }
 

@@ -14,7 +14,8 @@ pub(super) const ENOSPC: i32 = 28;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultKind {
     /// Nothing happens, the error is reported. A sync then forgets what it should have made
-    /// durable: a later sync succeeds and does not make it durable either.
+    /// durable: a later sync succeeds and does not make it durable either, and the bytes are gone
+    /// from the device, though a page cache may still show them.
     NotExecuted,
     /// It happens, and the error is reported all the same.
     ExecutedButReported,

@@ -1,10 +1,11 @@
 //! A file's bytes and length: as programs see them, as the medium holds them, and what lies
 //! between.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use super::pages::{LONGEST, Page, Pages, SECTOR, WHOLE, sectors_below};
+use super::pages::{LONGEST, Page, Pages, SECTOR, WHOLE, place, sectors, sectors_below};
 use crate::storage::{BLOCK, LockKind};
 
 /// A change that a crash may keep or lose.
@@ -21,7 +22,7 @@ pub(super) enum Change {
 pub(super) struct Pending {
     /// When the write completed, on the disk's own count.
     pub(super) stamp: u64,
-    /// A failed sync has forgotten it: no later sync makes it durable.
+    /// A failed sync has forgotten it: no later sync makes it durable, and sectors never arrive.
     pub(super) clean: bool,
     /// It is in the page cache, which a flush of the device does not reach.
     pub(super) cached: bool,
@@ -109,9 +110,18 @@ impl Inode {
             self.visible.cut(length);
             self.charged = self.charged.min(charge(length));
         }
+        let cut = length < self.length;
         self.length = length;
-        let change = Change::Length(length);
-        self.pending.push(Pending { stamp, clean: false, cached: true, change });
+        let mut push = |change| {
+            self.pending.push(Pending { stamp, clean: false, cached: true, change });
+        };
+        push(Change::Length(length));
+        let (block, end) = place(length);
+        if cut && !end.is_multiple_of(SECTOR) {
+            // The rest of the last sector is zeroed in the page cache, as a write of its own.
+            let page = self.visible.page(block).clone();
+            push(Change::Sectors { block, mask: sectors(end, end + 1), page });
+        }
     }
 
     /// Makes the chosen changes durable. Older ones that they overwrite can no longer return.
@@ -119,11 +129,14 @@ impl Inode {
         if self.pending.is_empty() {
             return;
         }
+        let due = self.lengths_due(|item| chosen(item) && !item.clean);
         let mut covered: BTreeMap<usize, u8> = BTreeMap::new();
         let mut cut = None;
         let (mut taken, mut kept) = (Vec::new(), Vec::new());
-        for mut item in std::mem::take(&mut self.pending).into_iter().rev() {
-            let take = chosen(&item) && !item.clean;
+        let pending = std::mem::take(&mut self.pending).into_iter().enumerate();
+        for (index, mut item) in pending.rev() {
+            let is_due = index < due && matches!(item.change, Change::Length(_));
+            let take = is_due || chosen(&item) && !item.clean;
             match &mut item.change {
                 Change::Sectors { block, mask, .. } => {
                     let over = covered.entry(*block).or_insert(0);
@@ -180,6 +193,21 @@ impl Inode {
         }
     }
 
+    /// How many of the pending changes lie before bytes that are to become durable and behind
+    /// which the file was cut. Their lengths have to become durable with them: a cut that is
+    /// recorded later would take those bytes, one that is lost would bring back what it cut off.
+    fn lengths_due(&self, chosen: impl Fn(&Pending) -> bool) -> usize {
+        let (mut before, mut cut, mut due) = (self.durable_length, false, 0);
+        for (index, item) in self.pending.iter().enumerate() {
+            match item.change {
+                Change::Length(length) => cut |= std::mem::replace(&mut before, length) > length,
+                Change::Sectors { .. } if cut && chosen(item) => due = index,
+                Change::Sectors { .. } => {}
+            }
+        }
+        due
+    }
+
     /// A failed sync: what it should have made durable counts as clean from now on.
     pub(super) fn spoil(&mut self, stamp: u64) {
         for item in self.pending.iter_mut().filter(|item| item.stamp <= stamp) {
@@ -200,24 +228,24 @@ impl Inode {
         if self.bad_sectors.range(offset / sector..last).next().is_some() {
             return None;
         }
-        if direct && self.pending.iter().any(|item| item.clean && item.cached) {
-            self.device_view().read(offset, &mut into[..count]);
-        } else {
-            self.visible.read(offset, &mut into[..count]);
-        }
+        self.view(direct).read(offset, &mut into[..count]);
         Some(count)
     }
 
-    /// The bytes as the device has them: durable ones, and pending ones that were written back or
-    /// that a direct read writes back first.
-    fn device_view(&self) -> Pages {
+    /// The bytes that a reader sees. What a failed sync has forgotten is gone from the device; the
+    /// page cache still shows what was written through it.
+    pub(super) fn view(&self, direct: bool) -> Cow<'_, Pages> {
+        let gone = |item: &Pending| {
+            let sectors = matches!(item.change, Change::Sectors { .. });
+            sectors && item.clean && (direct || !item.cached)
+        };
+        if !self.pending.iter().any(gone) {
+            return Cow::Borrowed(&self.visible);
+        }
         let (mut pages, mut length) = (self.durable.clone(), self.durable_length);
-        for item in self.pending.iter().filter(|item| {
-            let forgotten = item.clean && item.cached;
-            !forgotten || matches!(item.change, Change::Length(_))
-        }) {
+        for item in self.pending.iter().filter(|item| !gone(item)) {
             apply(&item.change, &mut pages, &mut length);
         }
-        pages
+        Cow::Owned(pages)
     }
 }

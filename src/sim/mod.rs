@@ -64,10 +64,11 @@
 //! Faults (`faults.rs`):
 //! - SIM-14: an operation fails without or with its effect, once or from then on, or is short:
 //!   `ordered_failure_strikes_submit_or_completion`, `failure_may_be_reported_of_what_happened`,
-//!   `sticky_failure_stays`, `write_may_be_short`.
-//! - SIM-15: a failed sync forgets: later ones succeed and make nothing of it durable. The page
-//!   cache still shows what the device never got:
+//!   `sticky_failure_stays`, `write_may_be_short`, `lock_reported_as_failed_is_free`.
+//! - SIM-15: a failed sync forgets: later ones succeed and make nothing of it durable, no crash
+//!   brings it back, and only the page cache still shows what the device never got:
 //!   `failed_sync_forgets_what_it_should_have_written`,
+//!   `direct_write_is_gone_after_a_failed_sync`,
 //!   `failed_directory_sync_forgets_the_names`, `rewriting_after_a_failed_sync_is_durable_again`.
 //! - SIM-16: sectors go bad and bytes rot: `bad_sector_fails_reads_for_good`,
 //!   `flipped_byte_is_flipped_everywhere`.
@@ -80,8 +81,11 @@
 //!   crash: `one_seed_gives_one_trace_and_one_digest`. With several threads the sequence is theirs,
 //!   but each channel draws its order from a stream of its own.
 //!
-//! Not modelled: torn sectors, writes that land elsewhere, flushes that lie, several processes (files
-//! lock against other open files of the same disk only), hard links, renames between
+//! Over random operations, with nothing failing, what a crash keeps whole is what was visible, and
+//! what was synced is never lost: `random.rs`.
+//!
+//! Not modelled: torn sectors, writes that land elsewhere, flushes that lie, several processes
+//! (files lock against other open files of the same disk only), hard links, renames between
 //! directories.
 mod channel;
 mod crash;

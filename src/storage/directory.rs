@@ -122,6 +122,10 @@ impl SystemDirectory {
         let existing = !access.contains(OFlags::CREATE);
         let (descriptor, is_direct) = match open(wants_direct) {
             Err(Errno::INVAL) if wants_direct && existing => (open(false), false),
+            // Nothing was tried here yet: the device may want larger pieces than ours.
+            Ok(opened) if wants_direct && existing && !probe::block_is_aligned(&opened) => {
+                (open(false), false)
+            }
             opened => (opened, wants_direct),
         };
         let descriptor = descriptor.map_err(&failed)?;

@@ -133,7 +133,7 @@ fn write_holder(descriptor: BorrowedFd<'_>, holder: &str) -> io::Result<()> {
 }
 
 /// A word that a forked child finds wiped: one load tells parent and child apart.
-pub(crate) struct ForkWord {
+pub struct ForkWord {
     page: NonNull<AtomicU32>,
 }
 
@@ -149,7 +149,7 @@ impl ForkWord {
     ///
     /// # Errors
     /// The operating system's: no memory, or a kernel before 4.14.
-    pub(crate) fn new() -> io::Result<ForkWord> {
+    pub fn new() -> io::Result<ForkWord> {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a fresh private mapping at an address of the kernel's choice overlaps nothing.
         let start = unsafe {
@@ -171,8 +171,9 @@ impl ForkWord {
     }
 
     /// Whether this process is a fork of the one that made the word.
+    #[must_use]
     #[inline]
-    pub(crate) fn is_forked(&self) -> bool {
+    pub fn is_forked(&self) -> bool {
         self.word().load(Ordering::Relaxed) != ForkWord::HERE
     }
 }

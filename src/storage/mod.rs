@@ -13,7 +13,7 @@ pub(crate) mod buffer;
 mod directory;
 mod failure;
 pub mod files;
-pub(crate) mod lock;
+mod lock;
 mod mmap;
 mod posix;
 mod probe;
@@ -27,6 +27,7 @@ use std::sync::Arc;
 
 pub use buffer::AlignedBuf;
 pub use failure::IoFailure;
+pub use lock::ForkWord;
 pub use posix::{BackendChoice, SystemStorage};
 
 /// Bytes in a block: the alignment of frames, staging buffers and direct writes.

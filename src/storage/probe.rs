@@ -145,7 +145,7 @@ fn trial_file(directory: BorrowedFd<'_>, direct: bool) -> Result<OwnedFd, Errno>
 
 /// Whether the device takes pieces of [`BLOCK`] bytes. Kernels before 6.1 do not say: then the
 /// trial decides alone.
-fn block_is_aligned(descriptor: &OwnedFd) -> bool {
+pub(super) fn block_is_aligned(descriptor: &OwnedFd) -> bool {
     let wanted = StatxFlags::DIOALIGN;
     let Ok(stat) = rustix::fs::statx(descriptor, c"", AtFlags::EMPTY_PATH, wanted) else {
         return true;

@@ -14,7 +14,8 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
 use io_uring::squeue::Entry;
-use io_uring::{IoUring, opcode, types};
+use io_uring::types::{self, SubmitArgs, Timespec};
+use io_uring::{IoUring, opcode};
 
 use super::lock::ForkWord;
 use super::posix::system_file;
@@ -22,6 +23,10 @@ use super::{AlignedBuf, Channel, Completion, File, IoFailure, Op};
 
 /// Operations in the ring at once; more wait in the channel.
 const DEPTH: usize = 64;
+
+/// Seconds without any completion after which a dropped channel no longer waits: a device that
+/// answers nothing must not hang whoever closes a log (LOG.md L12).
+const DROP_WAIT_SECONDS: u64 = 60;
 
 /// The most bytes that Linux moves in one call.
 const TRANSFER_MAX: usize = 0x7FFF_F000;
@@ -47,6 +52,9 @@ pub(super) struct UringChannel {
     /// The errno with which the ring stopped working.
     broken: Option<i32>,
     forked: ForkWord,
+    /// How long `enter` waits, where not for ever.
+    patience: Option<Timespec>,
+    drop_wait: Timespec,
 }
 
 impl UringChannel {
@@ -64,6 +72,8 @@ impl UringChannel {
             next_token: 0,
             broken: None,
             forked,
+            patience: None,
+            drop_wait: Timespec::new().sec(DROP_WAIT_SECONDS),
         };
         channel.push(&opcode::Nop::new().build().user_data(u64::MAX));
         channel.enter(1)?;
@@ -83,10 +93,17 @@ impl UringChannel {
     }
 
     /// Gives the kernel what was pushed, and waits for `wanted` completions to be there. Only the
-    /// call itself is repeated, never an operation.
+    /// call itself is repeated, never an operation. Impatient, it fails with `ETIME`.
     fn enter(&mut self, wanted: usize) -> io::Result<()> {
         loop {
-            match self.ring.submit_and_wait(wanted) {
+            let entered = match &self.patience {
+                None => self.ring.submit_and_wait(wanted),
+                Some(patience) => {
+                    let limit = SubmitArgs::new().timespec(patience);
+                    self.ring.submitter().submit_with_args(wanted, &limit)
+                }
+            };
+            match entered {
                 Ok(_) => return Ok(()),
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EINTR | libc::EAGAIN | libc::EBUSY) => {
@@ -251,9 +268,15 @@ impl Channel for UringChannel {
 }
 
 impl Drop for UringChannel {
-    /// STORAGE-2. In a forked child nothing is waited for: the parent's operations are the
+    /// STORAGE-2, unless the device is silent for [`DROP_WAIT_SECONDS`]: then the ring counts as
+    /// failed, and what is in flight keeps its buffers and, in the kernel, its description with
+    /// the locks. In a forked child nothing is waited for: the parent's operations are the
     /// parent's.
     fn drop(&mut self) {
+        // Since Linux 5.11; before, it waits for ever.
+        if self.ring.params().is_feature_ext_arg() {
+            self.patience = Some(self.drop_wait);
+        }
         while self.complete().is_some() {}
     }
 }
@@ -265,5 +288,181 @@ impl fmt::Debug for UringChannel {
             .field("waiting", &self.waiting.len())
             .field("broken", &self.broken)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::posix::SystemFile;
+    use super::super::{BLOCK, Backend, BackendKind, OpenMode, Storage, SystemStorage};
+    use super::*;
+
+    /// A system call to refuse in this thread, if its argument has one of the bits.
+    struct Refusal {
+        call: libc::c_long,
+        argument_and_bits: Option<(u32, u32)>,
+        errno: i32,
+    }
+
+    const NO_SETUP: Refusal =
+        Refusal { call: libc::SYS_io_uring_setup, argument_and_bits: None, errno: libc::EPERM };
+    const NO_ENTER: Refusal =
+        Refusal { call: libc::SYS_io_uring_enter, argument_and_bits: None, errno: libc::EACCES };
+    const NO_DIRECT: Refusal = Refusal {
+        call: libc::SYS_openat,
+        argument_and_bits: Some((2, libc::O_DIRECT.cast_unsigned())),
+        errno: libc::EINVAL,
+    };
+    const NO_DURABLE_WRITE: Refusal = Refusal {
+        call: libc::SYS_pwritev2,
+        argument_and_bits: Some((5, libc::RWF_DSYNC.cast_unsigned())),
+        errno: libc::EOPNOTSUPP,
+    };
+
+    fn refuse_in_this_thread(refusal: &Refusal) -> bool {
+        let step = |code: u32, yes: u8, no: u8, k: u32| libc::sock_filter {
+            code: u16::try_from(code).unwrap(),
+            jt: yes,
+            jf: no,
+            k,
+        };
+        let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+        let (jump, answer) = (libc::BPF_JMP | libc::BPF_K, libc::BPF_RET | libc::BPF_K);
+        let (argument, bits) = refusal.argument_and_bits.unwrap_or_default();
+        let unseen = if refusal.argument_and_bits.is_some() { 0 } else { 2 };
+        let errno = refusal.errno.cast_unsigned();
+        // In `seccomp_data` the call's number comes first, its arguments from byte 16 on.
+        let mut steps = [
+            step(load, 0, 0, 0),
+            step(jump | libc::BPF_JEQ, unseen, 3, u32::try_from(refusal.call).unwrap()),
+            step(load, 0, 0, 16 + 8 * argument),
+            step(jump | libc::BPF_JSET, 0, 1, bits),
+            step(answer, 0, 0, libc::SECCOMP_RET_ERRNO | errno),
+            step(answer, 0, 0, libc::SECCOMP_RET_ALLOW),
+        ];
+        let program = libc::sock_fprog { len: 6, filter: steps.as_mut_ptr() };
+        // SAFETY: takes no address; this thread gives up gaining privileges.
+        let tamed = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+        // SAFETY: the program and its steps live through the call, which copies them.
+        let filtered = unsafe { libc::prctl(libc::PR_SET_SECCOMP, 2, &raw const program) };
+        tamed == 0 && filtered == 0
+    }
+
+    /// What is found, by name of the choice, in a thread that is refused these calls. `None`
+    /// where the machine has no such filters.
+    fn found_without(
+        refusals: &'static [Refusal],
+        choice: &'static str,
+    ) -> Option<Result<Backend, IoFailure>> {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().to_owned();
+        let body = move || {
+            if !refusals.iter().all(refuse_in_this_thread) {
+                return None;
+            }
+            let storage = SystemStorage::from_name(choice).unwrap();
+            let found = storage.directory(&path, true).map(|directory| {
+                let file = directory.open("f", OpenMode::CreateDirect).unwrap();
+                let mut channel = directory.channel().unwrap();
+                assert_eq!(channel.run(write(&file, 0)).result.unwrap(), BLOCK);
+                assert_eq!(directory.list().unwrap(), ["f"]);
+                directory.backend()
+            });
+            Some(found)
+        };
+        crate::sync::spawn("refused", body).unwrap().join().unwrap()
+    }
+
+    fn write(file: &Arc<dyn File>, block: u64) -> Op {
+        let mut buffer = AlignedBuf::zeroed(BLOCK);
+        buffer.fill(7);
+        let offset = block * BLOCK as u64;
+        Op::Write { file: Arc::clone(file), offset, buffer, durable: true }
+    }
+
+    #[test]
+    fn what_is_refused_is_replaced_by_the_next_best() {
+        // What the machine itself refuses stays refused: then the filter changes nothing.
+        let Some(Ok(best)) = found_without(&[], "auto") else { panic!("some backend works") };
+        let pwrite = |direct| Backend { kind: BackendKind::Pwrite, direct };
+        let buffered = Backend { kind: best.kind, direct: false };
+        let cases: [(&'static [Refusal], Backend); 5] = [
+            (&[NO_SETUP], pwrite(best.direct)),
+            (&[NO_ENTER], pwrite(best.direct)),
+            (&[NO_DIRECT], buffered),
+            (&[NO_SETUP, NO_DIRECT], pwrite(false)),
+            (&[NO_ENTER, NO_DIRECT], pwrite(false)),
+        ];
+        for (refusals, wanted) in cases {
+            let Some(found) = found_without(refusals, "auto") else { return };
+            assert_eq!(found.unwrap(), wanted);
+        }
+    }
+
+    #[test]
+    fn a_forced_backend_that_is_refused_is_an_error() {
+        let cases: [(&'static [Refusal], &str, i32); 3] = [
+            (&[NO_SETUP], "uring", libc::EPERM),
+            (&[NO_ENTER], "uring-buffered", libc::EACCES),
+            (&[NO_DURABLE_WRITE], "pwrite", libc::EOPNOTSUPP),
+        ];
+        for (refusals, choice, errno) in cases {
+            let Some(found) = found_without(refusals, choice) else { return };
+            let failure = found.unwrap_err();
+            // A machine without io_uring refuses with an errno of its own.
+            let own = matches!(found_without(&[], choice), Some(Err(_)));
+            assert!(own || failure.errno() == Some(errno), "{choice}: {failure}");
+        }
+    }
+
+    /// A ring with a file to write to, if this machine has rings.
+    fn channel_and_file(place: &tempfile::TempDir) -> Option<(UringChannel, Arc<dyn File>)> {
+        let storage = SystemStorage::from_name("auto").unwrap();
+        let directory = storage.directory(place.path(), true).unwrap();
+        let file = directory.open("f", OpenMode::CreateDirect).unwrap();
+        UringChannel::new().ok().map(|channel| (channel, file))
+    }
+
+    #[test]
+    fn a_ring_that_fails_fails_what_is_in_flight_and_keeps_its_buffers() {
+        let place = tempfile::tempdir().unwrap();
+        let Some((mut channel, file)) = channel_and_file(&place) else { return };
+        let tokens: Vec<u64> = (0..70).map(|block| channel.submit(write(&file, block))).collect();
+        let null = std::fs::File::open("/dev/null").unwrap();
+        // SAFETY: both are open; the ring's number now means /dev/null, which ends the ring.
+        let replaced = unsafe { libc::dup2(null.as_raw_fd(), channel.ring.as_raw_fd()) };
+        assert!(replaced >= 0);
+        let mut kept = 0;
+        let mut failed = Vec::new();
+        while let Some(completion) = channel.complete() {
+            assert!(completion.result.is_err());
+            kept += usize::from(completion.buffer.is_none());
+            failed.push(completion.token);
+        }
+        failed.sort_unstable();
+        // Those that were still waiting for a place were never the kernel's.
+        assert_eq!((failed, kept), (tokens, DEPTH));
+        let completion = channel.run(write(&file, 0));
+        assert!(completion.result.is_err() && completion.buffer.is_some());
+        drop(channel);
+        assert_eq!(Arc::strong_count(&file), 1);
+    }
+
+    #[test]
+    fn a_dropped_channel_does_not_wait_for_ever() {
+        let Ok(mut channel) = UringChannel::new() else { return };
+        if !channel.ring.params().is_feature_ext_arg() {
+            return;
+        }
+        // Nobody ever writes into this pipe: a device that does not answer.
+        let (reader, writer) = std::io::pipe().unwrap();
+        let path = std::path::PathBuf::from("pipe");
+        let file: Arc<dyn File> = Arc::new(SystemFile::new(path, reader.into()));
+        let buffer = AlignedBuf::zeroed(BLOCK);
+        channel.submit(Op::Read { file: Arc::clone(&file), offset: 0, buffer });
+        channel.drop_wait = Timespec::new().nsec(20_000_000);
+        drop(channel);
+        assert_eq!(Arc::strong_count(&file), 1);
+        drop(writer);
     }
 }

@@ -14,7 +14,7 @@ use super::staging::{NoRoom, Want};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Lsn, to_u64};
 use crate::planted::{Bug, planted};
-use crate::sync::{MutexGuard, lock, wait};
+use crate::sync::{Arc, MutexGuard, lock, wait};
 
 impl Core {
     /// Appends records as one atomic batch; with `want.durable`, they and everything before them
@@ -89,9 +89,11 @@ impl Core {
     }
 
     /// Reads records from `from` on, up to the durable LSN (LOG.md L19).
-    pub(crate) fn replay(&self, _from: Lsn, _internal: bool) -> Result<Replay> {
+    pub(crate) fn replay(&self, from: Lsn, internal: bool) -> Result<Replay> {
         self.check()?;
-        Err(Error::new(ErrorKind::Unsupported, "replay is not built yet"))
+        let through = self.progress.durable();
+        let (index, directory) = (Arc::clone(&self.index), Arc::clone(&self.directory));
+        Ok(Replay::new(index, directory, self.log, from, through, internal))
     }
 
     /// Waits until `lsn` and everything before it is durable; returns the durable LSN.

@@ -10,7 +10,7 @@ use super::staging::Staging;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogId, Lsn};
-use crate::storage::lock::ForkWord;
+use crate::storage::ForkWord;
 use crate::storage::{Directory, Lock};
 use crate::sync::atomic::AtomicU64;
 use crate::sync::{Arc, Condvar, Mutex, lock};
@@ -119,7 +119,7 @@ impl Open {
     pub(super) fn take_free(&mut self) -> Option<Box<Slot>> {
         match std::mem::replace(&mut self.place, Place::Taken) {
             Place::Free(slot) => Some(slot),
-            other => {
+            other @ (Place::Handed(_) | Place::Taken | Place::Gone) => {
                 self.place = other;
                 None
             }
@@ -130,7 +130,7 @@ impl Open {
     pub(super) fn take_handed(&mut self) -> Option<Box<Slot>> {
         match std::mem::replace(&mut self.place, Place::Taken) {
             Place::Handed(slot) => Some(slot),
-            other => {
+            other @ (Place::Free(_) | Place::Taken | Place::Gone) => {
                 self.place = other;
                 None
             }

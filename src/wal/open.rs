@@ -13,7 +13,7 @@ use super::staging::{NoRoom, Staging};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::SegmentNumber;
-use crate::storage::lock::ForkWord;
+use crate::storage::ForkWord;
 use crate::storage::{Channel, Directory, Storage};
 use crate::sync::atomic::AtomicU64;
 use crate::sync::{Arc, Condvar, JoinHandle, Mutex, current, lock, spawn};
@@ -132,7 +132,8 @@ impl Handle {
 
     fn join_threads(&self) {
         self.core.stop();
-        for thread in std::mem::take(&mut *lock(&self.threads)) {
+        let threads = std::mem::take(&mut *lock(&self.threads));
+        for thread in threads {
             // A future's waker may drop the last handle on a thread of the log itself.
             if thread.thread().id() != current().id() {
                 // A panic there has poisoned the log already.

@@ -1,15 +1,37 @@
 //! From a directory to a log that can be written: the only code that cuts a log (LOG.md L14 to
 //! L16). The decisions are a table: `docs/recovery.md`.
 
+//! RECOVERY-1: nothing is written to the log before the barrier, but the same bytes again where the
+//! medium cannot be read past the page cache, and nothing is shown before the barrier is durable.
+//! RECOVERY-2: where a decision is `Corrupt` or `Unreadable`, nothing was changed.
+//! RECOVERY-3: recovery of a recovery is the same code (LOG.md L14).
+
+mod cut;
+mod decide;
+mod evidence;
+mod inventory;
+#[cfg(test)]
+mod tests;
+mod walk;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::ids::{Epoch, LogId, Lsn, Position};
-use crate::storage::Lock;
+use self::decide::Decision;
+use self::evidence::Evidence;
+use self::inventory::Inventory;
+use self::walk::{Device, FoundBarrier, Segments, Walked};
+use crate::clock::Clock;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{Epoch, LogId, Lsn, Position, SegmentNumber};
+use crate::planted::{Bug, planted};
+use crate::storage::{Channel, Directory, Lock, OpenMode, Storage};
 use crate::sync::Arc;
 use crate::wal::index::SegmentEntry;
 use crate::wal::log_file::LogFile;
-use crate::wal::segment::Segment;
+use crate::wal::scan::Expected;
+use crate::wal::segment::{Segment, SegmentHeader, file_name};
+use crate::wal::window::{WINDOW, Window};
 
 /// What recovery must know.
 #[derive(Clone, Debug)]
@@ -66,14 +88,233 @@ pub(crate) struct RecoveryReport {
     pub(crate) bytes_read: u64,
 }
 
-/// Opens the log.
+/// Opens the log in `directory` for writing: creates it if there is none, otherwise takes the locks,
+/// finds where it ends, and seals that place with a barrier. `channel` has nothing in flight.
+///
+/// A crash at any place leaves a directory that opens to the same records, or to the same error.
+///
+/// # Errors
+/// `Locked` after the wait; `Corrupt`, `Unreadable` and `Unsupported` by `docs/recovery.md`;
+/// `DiskFull` and `Io`. Nothing was changed for the first four.
 pub(crate) fn recover(
-    _storage: &dyn crate::storage::Storage,
-    _directory: &Arc<dyn crate::storage::Directory>,
-    _clock: &dyn crate::clock::Clock,
-    _options: &RecoverOptions,
-    _channel: &mut dyn crate::storage::Channel,
-) -> crate::error::Result<Opened> {
-    use crate::error::{Error, ErrorKind};
-    Err(Error::new(ErrorKind::Unsupported, "recovery is not built yet"))
+    storage: &dyn Storage,
+    directory: &Arc<dyn Directory>,
+    clock: &dyn Clock,
+    options: &RecoverOptions,
+    channel: &mut dyn Channel,
+) -> Result<Opened> {
+    let directory = &**directory;
+    let lock = inventory::lock(directory, clock, options)?;
+    let mut device = Device { channel, window: Window::new(WINDOW) };
+    let found = Inventory::take(storage, directory, clock, options, &mut device)?;
+    let Inventory { mut log_file, created, mut segments, below, unfinished } = found;
+    let start = walk_start(&mut device, &segments, &log_file)?;
+    let mut entries = sealed_entries(&mut device, &segments, &log_file, start)?;
+    reopen_for_writing(directory, clock, options, &mut segments, start)?;
+    device.window.forget();
+
+    let walked = walk::walk(&mut device, &segments, expected_at(&segments, &log_file, start))?;
+    let found = evidence::search(&mut device, &segments, &walked)?;
+    let decision = decide::decide(&walked, &found, log_file.state());
+    if let Decision::Corrupt { last, witness } = decision {
+        return Err(corrupt(directory, &walked, &found, last, witness));
+    }
+    let previous = previous_barrier(&mut device, &segments, &log_file, &walked)?;
+    if !directory.backend().direct && !planted(Bug::RecoverFromCache) {
+        cut::write_again(&mut device, &segments, start, walked.end.position)?;
+    }
+
+    entries.extend(walked_entries(&segments, &walked));
+    let mut opening = cut::Opening {
+        directory,
+        clock,
+        segments,
+        unfinished,
+        entries,
+        epoch: next_epoch(&walked, &found, &log_file),
+        nonce: cut::nonce(storage),
+        segment_size: options.segment_size,
+    };
+    let tail = opening.seal(&mut device, &walked, previous, &mut log_file)?;
+    cut::remove(directory, &below)?;
+    let spares = opening.spares(tail.position.segment);
+    let report = RecoveryReport {
+        created,
+        cut: (decision == Decision::Cut).then_some(walked.end.position),
+        dropped_frames: found.frames,
+        bytes_read: device.window.bytes_read(),
+    };
+    Ok(Opened {
+        log: log_file.state().log,
+        epoch: opening.epoch,
+        nonce: opening.nonce,
+        start: log_file.state().start_lsn,
+        tail,
+        segments: opening.entries,
+        spares,
+        log_file,
+        lock,
+        report,
+    })
+}
+
+/// What the first frame of segment `number` must be: all that is known without the one before.
+fn expected_at(segments: &Segments, log_file: &LogFile, number: SegmentNumber) -> Expected {
+    let state = log_file.state();
+    let size = segments.get(&number).map_or(0, |segment| segment.size());
+    let mut expected = Expected::start_of(state.log, number, size);
+    if number == state.start_segment {
+        expected.next_lsn = Some(state.start_lsn);
+        // The log's very first frame follows none.
+        expected.chain = (state.start_lsn == Lsn::FIRST).then_some(0);
+    }
+    expected
+}
+
+/// Where to start along the chain: the segment that `LOG` names as the last durable one, or, if its
+/// first frame does not stand, the nearest one before. What lies before is sealed and durable; it
+/// is verified when it is read.
+fn walk_start(
+    device: &mut Device<'_>,
+    segments: &Segments,
+    log_file: &LogFile,
+) -> Result<SegmentNumber> {
+    let state = log_file.state();
+    let mut number = state.durable_segment;
+    while number > state.start_segment {
+        let expected = expected_at(segments, log_file, number);
+        let first = walk::frame_at(device, segments, &expected)?;
+        if first.is_some_and(|(header, _)| header.first_lsn <= state.durable_lsn) {
+            break;
+        }
+        number = SegmentNumber::new(number.get() - 1);
+    }
+    Ok(number)
+}
+
+/// The entries of the segments before `end`, by the headers of their first frames.
+fn sealed_entries(
+    device: &mut Device<'_>,
+    segments: &Segments,
+    log_file: &LogFile,
+    end: SegmentNumber,
+) -> Result<Vec<SegmentEntry>> {
+    let mut entries: Vec<SegmentEntry> = Vec::new();
+    for (number, segment) in segments.range(..end) {
+        let expected = expected_at(segments, log_file, *number);
+        let first = walk::header_at(device, segment, &expected)?;
+        let before = entries.last().map_or(log_file.state().start_lsn, |entry| entry.first_lsn);
+        match first.filter(|header| header.first_lsn >= before) {
+            Some(header) => {
+                let segment = Arc::clone(segment);
+                entries.push(SegmentEntry { segment, first_lsn: header.first_lsn });
+            }
+            None => {
+                let message = "the first frame of a sealed segment is damaged: restore the                                segment from a copy; nothing was changed";
+                return Err(Error::new(ErrorKind::Corrupt, message)
+                    .at_path(segment.file().path())
+                    .at_position(expected.position)
+                    .for_lsns(before, log_file.state().durable_lsn));
+            }
+        }
+    }
+    Ok(entries)
+}
+
+/// Step (1) of LOG.md L14: every segment from `start` on is opened to be written, locked, synced;
+/// then the directory is. What is read afterwards is what a crash will leave.
+fn reopen_for_writing(
+    directory: &dyn Directory,
+    clock: &dyn Clock,
+    options: &RecoverOptions,
+    segments: &mut Segments,
+    start: SegmentNumber,
+) -> Result<()> {
+    for (number, segment) in segments.range_mut(start..) {
+        let cached = planted(Bug::RecoverFromCache);
+        let mode = if cached { OpenMode::Write } else { OpenMode::WriteDirect };
+        let file = directory.open(&file_name(*number), mode)?;
+        inventory::lock_file(&*file, clock, options.lock_wait)?;
+        if !cached {
+            file.sync()?;
+        }
+        let log = LogId::from_bytes([0; 16]);
+        let header = SegmentHeader { log, number: *number, size: segment.size() };
+        *segment = Arc::new(Segment::from_parts(&header, file));
+    }
+    directory.sync()?;
+    Ok(())
+}
+
+fn walked_entries<'a>(
+    segments: &'a Segments,
+    walked: &'a Walked,
+) -> impl Iterator<Item = SegmentEntry> + 'a {
+    walked.first_lsns.iter().filter_map(|(number, first_lsn)| {
+        let segment = Arc::clone(segments.get(number)?);
+        Some(SegmentEntry { segment, first_lsn: *first_lsn })
+    })
+}
+
+/// The barrier before the one to be written: on the way, or where `LOG` says. `None` if there was
+/// none, or if it was truncated.
+fn previous_barrier(
+    device: &mut Device<'_>,
+    segments: &Segments,
+    log_file: &LogFile,
+    walked: &Walked,
+) -> Result<Option<FoundBarrier>> {
+    let state = log_file.state();
+    let position = state.barrier;
+    if walked.barrier.is_some() || position.segment < state.start_segment {
+        return Ok(walked.barrier.clone());
+    }
+    let size = segments.get(&position.segment).map_or(0, |segment| segment.size());
+    let place = Expected::start_of(state.log, position.segment, size);
+    let found = walk::frame_at(device, segments, &Expected { position, ..place })?;
+    let Some((header, Some(barrier))) = found else {
+        let message = "the barrier that LOG names is damaged: restore the segment from a copy;                        nothing was changed";
+        return Err(Error::new(ErrorKind::Corrupt, message)
+            .at_path(log_file.file().path().with_file_name(file_name(position.segment)))
+            .at_position(position));
+    };
+    let (epoch, first_lsn) = (header.epoch, header.first_lsn);
+    Ok(Some(FoundBarrier { position, epoch, first_lsn, barrier }))
+}
+
+/// One more than the highest that was ever seen, accepted or not (LOG.md L16).
+fn next_epoch(walked: &Walked, found: &Evidence, log_file: &LogFile) -> Epoch {
+    walked.epoch().max(found.highest_epoch).max(log_file.state().highest_epoch).next()
+}
+
+/// The error for acknowledged records that do not stand.
+fn corrupt(
+    directory: &dyn Directory,
+    walked: &Walked,
+    found: &Evidence,
+    last: Lsn,
+    witness: decide::Witness,
+) -> Error {
+    let next = walked.next_lsn();
+    let before = next.previous();
+    let behind = match found.behind {
+        Some(header) if header.first_lsn > next => {
+            format!("whole frames follow from record {} at {}", header.first_lsn, header.position)
+        }
+        Some(header) => format!("whole frames follow at {}", header.position),
+        None => "nothing whole follows".to_owned(),
+    };
+    let lost = match found.behind {
+        Some(header) if header.first_lsn > next => header.first_lsn.previous(),
+        _ => last,
+    };
+    let message = format!(
+        "acknowledged records are damaged ({}); everything up to record {before} is intact, \
+         {behind}; nothing was changed: restore the directory from a copy, or salvage it",
+        witness.describe()
+    );
+    Error::new(ErrorKind::Corrupt, message)
+        .at_path(directory.path().join(file_name(walked.fault_at.segment)))
+        .at_position(walked.fault_at)
+        .for_lsns(next, lost)
 }

@@ -38,6 +38,14 @@ fn failure_may_be_reported_of_what_happened() {
 }
 
 #[test]
+fn lock_reported_as_failed_is_free() {
+    let bench = bench();
+    bench.disk.fail_op(bench.disk.ops() + 1, EIO, FaultKind::ExecutedButReported);
+    assert!(bench.directory.lock("LOCK", "one").is_err());
+    assert!(bench.directory.lock("LOCK", "two").unwrap().is_ok());
+}
+
+#[test]
 fn sticky_failure_stays() {
     let mut bench = bench();
     bench.disk.fail_from(bench.disk.ops() + 1, 28, FaultKind::NotExecuted);
@@ -76,6 +84,19 @@ fn failed_sync_forgets_what_it_should_have_written() {
     let read = bench.channel.run(Op::Read { file, offset: 0, buffer });
     assert_eq!(read.buffer.unwrap()[0], 7);
     assert_eq!(lost(&bench), [0, 8], "two syncs succeeded and believed wrongly");
+}
+
+#[test]
+fn direct_write_is_gone_after_a_failed_sync() {
+    let mut bench = bench();
+    bench.written(0, 7, false);
+    bench.disk.fail_op(bench.disk.ops() + 1, EIO, FaultKind::NotExecuted);
+    assert!(bench.file.sync().is_err());
+    bench.file.sync().unwrap();
+    assert_eq!(blocks(&bench.disk), [0, 0], "it was in no page cache");
+    let found = bench.disk.kill();
+    assert_eq!(blocks(&found), [0, 0]);
+    assert_eq!(blocks(&found.power_cycle(CrashOutcome::KeepAll)), [0, 0], "and never comes back");
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod cuts;
 mod durability;
 mod faults;
 mod names;
+mod random;
 mod repeat;
 
 use std::path::Path;

@@ -1,0 +1,148 @@
+//! Replay against what a small writer wrote, on the simulated disk.
+
+use std::path::Path;
+
+use crate::error::ErrorKind;
+use crate::ids::Lsn;
+use crate::sim::SimDisk;
+use crate::wal::frame::FrameKind;
+use crate::wal::record::RecordKind;
+use crate::wal::segment::file_name;
+use crate::wal::test_writer::{PLACE, Writer, disk, one_record};
+
+/// A log of several segments: `count` frames of one record, each with its LSN in it.
+fn written(disk: &SimDisk, count: u64, length: usize) -> Writer {
+    let mut writer = Writer::open(disk).unwrap();
+    for lsn in 1..=count {
+        writer.append(&payload(lsn, length)).unwrap();
+    }
+    writer
+}
+
+fn payload(lsn: u64, length: usize) -> Vec<u8> {
+    let mut bytes = vec![u8::try_from(lsn % 251).unwrap(); length];
+    bytes[..8].copy_from_slice(&lsn.to_le_bytes());
+    bytes
+}
+
+#[test]
+fn shows_every_record_from_any_place_over_segments() {
+    let disk = disk(1);
+    let writer = written(&disk, 60, 3000);
+    for from in [0, 1, 2, 14, 15, 16, 17, 30, 59, 60, 61, 99] {
+        let expected: Vec<_> = (from.max(1)..=60).map(|lsn| (lsn, payload(lsn, 3000))).collect();
+        assert_eq!(writer.read(from).unwrap(), expected, "from {from}");
+    }
+}
+
+#[test]
+fn frames_longer_than_a_read_and_many_records_in_one() {
+    let disk = disk(2);
+    let mut writer = Writer::open(&disk).unwrap();
+    let big: Vec<_> = (1..=30).map(|lsn| payload(lsn, 1900)).collect();
+    let records: Vec<_> = big.iter().map(|bytes| one_record(RecordKind::User, bytes)).collect();
+    writer.frame(FrameKind::Records, &records).unwrap();
+    writer.append(b"behind").unwrap();
+    let read = writer.read(30).unwrap();
+    assert_eq!(read, [(30, big[29].clone()), (31, b"behind".to_vec())]);
+}
+
+#[test]
+fn skips_void_records_and_hides_internal_ones_unless_asked() {
+    let disk = disk(3);
+    let mut writer = Writer::open(&disk).unwrap();
+    let kinds = [RecordKind::User, RecordKind::Void, RecordKind::Internal, RecordKind::User];
+    let records: Vec<_> = kinds.iter().map(|kind| one_record(*kind, b"x")).collect();
+    writer.frame(FrameKind::Records, &records).unwrap();
+    writer.frame(FrameKind::Attestation, &[]).unwrap();
+    let lsns = |internal| {
+        let mut replay = writer.replay(Lsn::ZERO, internal);
+        let mut lsns = Vec::new();
+        while let Some(record) = replay.next() {
+            let record = record.unwrap();
+            lsns.push((record.lsn.get(), record.internal));
+        }
+        lsns
+    };
+    assert_eq!(lsns(false), [(1, false), (4, false)]);
+    assert_eq!(lsns(true), [(1, false), (3, true), (4, false)]);
+}
+
+#[test]
+fn nothing_above_the_durable_lsn_is_shown() {
+    let disk = disk(4);
+    let mut writer = written(&disk, 3, 100);
+    writer.plain(&[one_record(RecordKind::User, b"written, not durable")]).unwrap();
+    assert_eq!(writer.read(1).unwrap().len(), 3);
+}
+
+#[test]
+#[cfg(feature = "planted")]
+fn planted_read_above_durable_is_seen() {
+    let disk = disk(4);
+    let mut writer = written(&disk, 3, 100);
+    writer.plain(&[one_record(RecordKind::User, b"written, not durable")]).unwrap();
+    let bug = crate::planted::Bug::ReadAboveDurable;
+    let shown = crate::planted::with_planted(bug, || writer.read(1).unwrap().len());
+    assert_eq!(shown, 4, "a record was shown that a crash may take back");
+}
+
+#[test]
+#[cfg(feature = "planted")]
+fn planted_padding_is_end_is_seen() {
+    let disk = disk(5);
+    let writer = written(&disk, 60, 3000);
+    let bug = crate::planted::Bug::PaddingIsEnd;
+    let shown = crate::planted::with_planted(bug, || writer.read(1).unwrap().len());
+    assert!(shown < 60, "the first segment's padding ended the replay: {shown}");
+}
+
+#[test]
+fn rot_in_a_sealed_and_in_the_active_segment_is_named() {
+    for (lsn, spot) in [(5, 1_u64), (50, 4)] {
+        let disk = disk(6);
+        let writer = written(&disk, 60, 3000);
+        let position = {
+            let mut writer = Writer::open(&crate::wal::replay::tests::disk(6)).unwrap();
+            (1..=lsn).map(|lsn| writer.append(&payload(lsn, 3000)).unwrap()).last().unwrap()
+        };
+        assert_eq!(position.segment.get(), spot);
+        let path = Path::new(PLACE).join(file_name(position.segment));
+        disk.flip_byte(&path, position.offset + 500, 4).unwrap();
+        let error = writer.read(1).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert_eq!(error.position(), Some(position));
+        assert_eq!(error.lsns().map(|lsns| lsns.0), Some(Lsn::new(lsn)));
+        // What lies behind is intact, and can be had by asking for it.
+        assert_eq!(writer.read(lsn + 1).unwrap().len(), to_len(60 - lsn));
+    }
+}
+
+fn to_len(count: u64) -> usize {
+    usize::try_from(count).unwrap()
+}
+
+#[test]
+fn a_read_error_is_unreadable() {
+    let disk = disk(7);
+    let writer = written(&disk, 3, 100);
+    disk.fail_reads_at(Path::new(PLACE).join(file_name(writer.tail().position.segment)), 8192)
+        .unwrap();
+    assert_eq!(writer.read(1).unwrap_err().kind(), ErrorKind::Unreadable);
+}
+
+#[test]
+fn a_poll_goes_on_where_the_last_one_ended() {
+    let disk = disk(8);
+    let mut writer = written(&disk, 1, 100);
+    let mut seen = 0;
+    for lsn in 2..=100 {
+        writer.append(&payload(lsn, 1000)).unwrap();
+        for (lsn, bytes) in writer.read(seen + 1).unwrap() {
+            seen += 1;
+            assert_eq!(lsn, seen);
+            assert!(seen == 1 || bytes == payload(seen, 1000));
+        }
+    }
+    assert_eq!(seen, 100);
+}

@@ -1,0 +1,110 @@
+//! The storage beside other processes: forked children, and the environment.
+//!
+//! Apart from the tests of locks: a child shares every description of its parent until it goes or
+//! calls `exec`, and with it every lock.
+#![allow(clippy::unwrap_used, reason = "tests say what they expect")]
+#![allow(unsafe_code, reason = "fork has no safe form")]
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use sawmill::storage::{
+    AlignedBuf, BLOCK, BackendChoice, BackendKind, Channel, ForkWord, Op, OpenMode, Storage,
+    SystemStorage,
+};
+
+/// Runs `body` in a forked child, which exits with what it returns.
+fn in_child(body: impl FnOnce() -> i32) -> i32 {
+    // SAFETY: the child runs `body`, which takes no lock but the allocator's, and leaves by
+    // `_exit`.
+    let child = unsafe { libc::fork() };
+    assert!(child >= 0, "fork");
+    if child == 0 {
+        let code = body();
+        // SAFETY: ends this process without running anybody's destructors.
+        unsafe { libc::_exit(code) }
+    }
+    let mut status = 0;
+    // SAFETY: waits for the child made above; `status` lives through the call.
+    let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
+    assert_eq!(waited, child);
+    assert!(libc::WIFEXITED(status), "the child was killed: {status}");
+    libc::WEXITSTATUS(status)
+}
+
+#[test]
+fn a_forked_child_knows_that_it_is_one() {
+    let word = ForkWord::new().unwrap();
+    assert!(!word.is_forked());
+    assert_eq!(in_child(|| i32::from(word.is_forked())), 1);
+    assert!(!word.is_forked());
+    // What the child makes for itself is its own.
+    assert_eq!(in_child(|| i32::from(ForkWord::new().unwrap().is_forked())), 0);
+}
+
+#[test]
+fn a_forked_child_leaves_the_ring_to_its_parent() {
+    let place = tempfile::tempdir().unwrap();
+    let storage = SystemStorage::from_name("auto").unwrap();
+    let directory = storage.directory(place.path(), true).unwrap();
+    if directory.backend().kind != BackendKind::Uring {
+        return;
+    }
+    let file = directory.open("f", OpenMode::CreateDirect).unwrap();
+    let mut channel = Some(directory.channel().unwrap());
+    let submit = |channel: &mut Option<Box<dyn Channel>>| {
+        let (file, buffer) = (Arc::clone(&file), AlignedBuf::zeroed(BLOCK));
+        channel.as_mut().unwrap().submit(Op::Write { file, offset: 0, buffer, durable: true })
+    };
+    assert_eq!([submit(&mut channel), submit(&mut channel)], [0, 1]);
+    let in_child = in_child(|| {
+        submit(&mut channel);
+        let Some(mut channel) = channel.take() else { return 1 };
+        let mut refused = 0;
+        while let Some(completion) = channel.complete() {
+            let errno = completion.result.err().and_then(|failure| failure.errno());
+            refused += i32::from(errno == Some(libc::EOWNERDEAD));
+        }
+        drop(channel);
+        10 + refused
+    });
+    assert_eq!(in_child, 13);
+    let mut channel = channel.unwrap();
+    for _ in 0..2 {
+        assert_eq!(channel.complete().unwrap().result.unwrap(), BLOCK);
+    }
+    assert!(channel.complete().is_none());
+}
+
+/// Not a test by itself: the child of the next one.
+#[test]
+fn child_that_reads_the_variable() {
+    let Ok(place) = std::env::var("STORAGE_TEST_PLACE") else { return };
+    let open = |choice: BackendChoice| {
+        let storage = SystemStorage::new(choice).map_err(|error| error.kind());
+        storage.map(|storage| storage.directory(Path::new(&place), true).unwrap().backend())
+    };
+    println!("auto {:?}", open(BackendChoice::Auto));
+    println!("pwrite {:?}", open(BackendChoice::Pwrite).map(|backend| backend.kind));
+}
+
+#[test]
+fn the_variable_decides_where_the_option_is_auto_and_nowhere_else() {
+    let place = tempfile::tempdir().unwrap();
+    let child = |value: &str| -> String {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "child_that_reads_the_variable", "--nocapture"])
+            .env("SAWMILL_BACKEND", value)
+            .env("STORAGE_TEST_PLACE", place.path())
+            .output()
+            .unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let buffered = child("pwrite-buffered");
+    assert!(buffered.contains("auto Ok(Backend { kind: Pwrite, direct: false })"), "{buffered}");
+    let wrong = child("nonsense");
+    assert!(wrong.contains("auto Err(Invalid)"), "{wrong}");
+    assert!(wrong.contains("pwrite Ok(Pwrite)"), "{wrong}");
+}
