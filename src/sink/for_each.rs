@@ -163,7 +163,7 @@ mod tests {
         let cx = SinkContext { storage: &storage };
         let identity =
             SinkIdentity { log: LogId::from_bytes([1; 16]), job: "j".into(), sink: "s".into() };
-        let calls: Arc<Mutex<Vec<(u64, u32, Vec<u64>)>>> = Arc::default();
+        let calls = Arc::new(Mutex::new(Vec::<(u64, u32, Vec<u64>)>::new()));
         let seen = Arc::clone(&calls);
         let rows = Dataset::from_vec(vec![1u64, 2, 3], 2);
         let sink = for_each_batch(Name::new("callback"), rows, move |batch| {
