@@ -24,5 +24,5 @@ pub(crate) fn xxh3(bytes: &[u8]) -> u64 {
     xxhash_rust::xxh3::xxh3_64(bytes)
 }
 
-/// 64-bit XXH3, seed 0, over bytes that come piece by piece: the same as [`xxh3`] over all of them.
-pub(crate) type Xxh3 = xxhash_rust::xxh3::Xxh3;
+/// 64-bit XXH3, seed 0, of bytes that arrive in pieces.
+pub(crate) use xxhash_rust::xxh3::Xxh3;

@@ -2,10 +2,13 @@
 //!
 //! An embeddable, single-node, log-structured storage engine with a streaming core.
 
+pub mod checkpoint;
 mod checksum;
 pub mod clock;
 mod error;
 mod exec;
+#[doc(hidden)]
+pub mod fuzzing;
 mod ids;
 pub mod planted;
 #[cfg(any(test, feature = "testing"))]
@@ -14,6 +17,7 @@ pub mod sim;
 mod sink;
 #[allow(dead_code, reason = "the driver, which uses these, comes next")]
 mod source;
+pub mod state;
 pub mod storage;
 mod sync;
 mod versioned;

@@ -145,7 +145,9 @@ fn dependencies_point_one_way() {
 fn only_storage_touches_files() {
     let mut found = Vec::new();
     for (name, text) in files_below("src", ".rs") {
-        if name.starts_with("src/storage/") || name.starts_with("src/bin/") {
+        // `sync` asks the kernel for futexes, not for files.
+        let exempt = ["src/storage/", "src/bin/", "src/sync.rs"];
+        if exempt.iter().any(|place| name.starts_with(place)) {
             continue;
         }
         for (number, line) in product(&text).lines().enumerate() {

@@ -128,6 +128,12 @@ pub(crate) trait Node: Send + Sync {
         Partitioning::Unknown
     }
 
+    /// Whether the node is held, each partition as a `ByteTable` of its values by the canonical
+    /// bytes of their keys: keyed operators then read hashes and keys where they lie.
+    fn holds_table(&self) -> bool {
+        false
+    }
+
     /// What `explain` adds about a partition (a source says where the rows come from).
     fn describe(&self, _run: &RunContext, _partition: u32) -> Option<String> {
         None
