@@ -181,7 +181,8 @@ impl<R: Row> Drop for Parent<R> {
 
 /// Drops a node, and by a loop instead of recursion the parents whose last holder it was.
 fn bury(node: Arc<dyn Node>) {
-    thread_local!(static GRAVES: RefCell<Option<Vec<Arc<dyn Node>>>> = const { RefCell::new(None) });
+    type Graves = RefCell<Option<Vec<Arc<dyn Node>>>>;
+    thread_local!(static GRAVES: Graves = const { RefCell::new(None) });
 
     struct Reset;
     impl Drop for Reset {
