@@ -1,5 +1,6 @@
 //! P8: recovery loads the old checkpoint or the new one, never a mixture. The power goes at every
 //! operation of a write, and every operation fails once.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod checkpoint_common;
 

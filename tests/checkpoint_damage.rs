@@ -1,5 +1,6 @@
 //! P5 for checkpoints: whatever happens to the files, the answer is the right bytes, an older
 //! whole checkpoint that is reported, or a typed error. Never other bytes, never a panic.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod checkpoint_common;
 

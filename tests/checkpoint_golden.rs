@@ -1,4 +1,5 @@
 //! The worked example of `docs/checkpoint-format.md`, byte for byte: document and code agree.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::Path;
 

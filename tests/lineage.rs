@@ -7,6 +7,10 @@ use sawmill::{
 
 const MAPS: u32 = 5;
 const REDUCES: u32 = 4;
+/// Tasks of one run in which nothing fails: map, reduce, action.
+const ALL: usize = 5 + 4 + 4;
+/// Those whose result is held.
+const HELD: usize = 5 + 4;
 
 fn lines() -> Vec<String> {
     (0..200).map(|line| format!("w{} w{} w{}", line % 7, line % 31, line % 97)).collect()
@@ -94,7 +98,7 @@ fn a_loss_in_the_middle_of_a_run_is_made_good() {
     run.drills().lose_after(counts.operator(), counts.operator(), Lost::All);
     run.drills().lose_after(counts.operator(), map, Lost::All);
     assert_eq!(executor.collect(&run, &counts).unwrap(), expected);
-    assert_eq!(done(&run, 0).len() as u32, 2 * (MAPS + REDUCES) + REDUCES);
+    assert_eq!(done(&run, 0).len(), HELD + ALL);
 }
 
 #[test]
@@ -116,7 +120,7 @@ fn a_loss_while_a_task_runs_is_made_good() {
     let lost = run.tasks().into_iter().filter(|task| task.outcome == TaskOutcome::InputLost);
     assert_eq!(lost.count(), 1);
     let held = done(&run, 0).into_iter().filter(|(_, kind, _)| *kind == TaskKind::Hold);
-    assert_eq!(held.count() as u32, REDUCES + 1);
+    assert_eq!(held.count(), 4 + 1);
 }
 
 #[test]
@@ -128,7 +132,7 @@ fn a_panic_at_the_first_attempt_changes_nothing_but_the_log() {
     run.drills().panic_at(counts.operator(), TaskKind::Hold, 0, 2);
     run.drills().panic_at(counts.operator(), TaskKind::Action, 1, 1);
     assert_eq!(executor.collect(&run, &counts).unwrap(), expected);
-    assert_eq!(done(&run, 0).len() as u32, MAPS + REDUCES + REDUCES);
+    assert_eq!(done(&run, 0).len(), ALL);
     let failed = run.tasks().into_iter().filter(|task| task.outcome == TaskOutcome::Failed);
     let failed: Vec<_> = failed.map(|task| (task.kind, task.partition, task.attempt)).collect();
     assert_eq!(
@@ -194,7 +198,7 @@ fn try_operators_pass_on_what_is_good() {
     let executor = Executor::new(2, REDUCES).unwrap();
     let numbers = Dataset::from_vec((0..10).collect::<Vec<u32>>(), 3);
     let good = numbers
-        .try_map(|n| u8::try_from(n))
+        .try_map(u8::try_from)
         .try_filter(|n| Ok::<_, String>(*n != 4))
         .try_flat_map(|n| Ok::<_, String>(vec![n; usize::from(n % 3)]));
     assert_eq!(good.collect(&executor).unwrap(), [1, 2, 2, 5, 5, 7, 8, 8]);
@@ -251,5 +255,5 @@ fn shared_ancestors_are_held_once_for_all_consumers() {
         .collect();
     assert_eq!(rows, expected);
     let held = done(&run, 0).into_iter().filter(|(_, kind, _)| *kind != TaskKind::Action);
-    assert_eq!(held.count() as u32, MAPS + REDUCES);
+    assert_eq!(held.count(), HELD);
 }

@@ -1,4 +1,5 @@
 //! State tables against a model that is plainly right: a map, and a list for the order.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 
@@ -138,7 +139,9 @@ proptest! {
     }
 
     #[test]
-    fn decoding_refuses_or_returns_what_encodes_the_same(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+    fn decoding_refuses_or_returns_what_encodes_the_same(
+        bytes in prop::collection::vec(any::<u8>(), 0..60),
+    ) {
         if let Ok(table) = StateTable::<Vec<u8>>::decode(&bytes) {
             let again = StateTable::<Vec<u8>>::decode(&{
                 let mut out = Vec::new();

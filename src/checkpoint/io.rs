@@ -31,7 +31,8 @@ pub(super) fn whole(
     }
 }
 
-/// Calls `each` with the bytes from `from` up to `to`, in pieces and in order. Both are multiples
+/// Calls `each` with the bytes from `from` up to `to`, in pieces and in order, while the next piece
+/// is on its way; so a file of any size is digested in two pieces of memory. Both are multiples
 /// of [`BLOCK`] inside the file.
 pub(super) fn read_pieces(
     channel: &mut dyn Channel,
@@ -43,17 +44,29 @@ pub(super) fn read_pieces(
     if from >= to {
         return Ok(());
     }
-    let mut buffer = AlignedBuf::zeroed(to_usize(to - from).min(CHUNK));
     let mut offset = from;
-    while offset < to {
-        let want = to_usize(to - offset).min(CHUNK);
-        buffer.set_len(want);
-        let completion = channel.run(Op::Read { file: Arc::clone(file), offset, buffer });
-        buffer = whole(completion, &**file, "read", offset, want).map_err(unreadable)?;
-        each(&buffer);
+    let mut want = to_usize(to - from).min(CHUNK);
+    let first = AlignedBuf::zeroed(want);
+    channel.submit(Op::Read { file: Arc::clone(file), offset, buffer: first });
+    let mut spare = None;
+    loop {
+        #[allow(clippy::expect_used, reason = "one operation was submitted and not yet completed")]
+        let completion = channel.complete().expect("STORAGE: what was submitted completes");
+        let piece = whole(completion, &**file, "read", offset, want).map_err(unreadable)?;
         offset += to_u64(want);
+        let more = offset < to;
+        if more {
+            want = to_usize(to - offset).min(CHUNK);
+            let mut buffer = spare.take().unwrap_or_else(|| AlignedBuf::zeroed(CHUNK));
+            buffer.set_len(want);
+            channel.submit(Op::Read { file: Arc::clone(file), offset, buffer });
+        }
+        each(&piece);
+        if !more {
+            return Ok(());
+        }
+        spare = Some(piece);
     }
-    Ok(())
 }
 
 /// The bytes from `from` up to `to`, wherever they begin and end. The caller has checked that they

@@ -16,10 +16,14 @@
 
 mod bytes;
 mod data;
+#[doc(hidden)]
+pub mod fuzz;
 mod io;
 mod loaded;
 mod manifest;
 mod store;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::fmt;
@@ -111,22 +115,3 @@ impl fmt::Display for Damage {
 }
 
 impl std::error::Error for Damage {}
-
-/// Decoders over arbitrary bytes, for fuzzing: they return or refuse, and never panic.
-#[doc(hidden)]
-pub mod fuzz {
-    /// Decodes a manifest; what decodes, encodes to the same bytes again.
-    pub fn decode_manifest(bytes: &[u8]) {
-        if let Ok(manifest) = super::manifest::decode(bytes) {
-            assert_eq!(super::manifest::encode(&manifest), bytes, "one encoding per manifest");
-        }
-    }
-
-    /// Decodes a data file with all of its extents.
-    pub fn decode_checkpoint(bytes: &[u8]) {
-        if let Ok((_, extents)) = super::data::decode(bytes) {
-            let total: usize = extents.iter().map(|extent| extent.bytes.len()).sum();
-            assert!(total <= bytes.len(), "no byte comes from nowhere");
-        }
-    }
-}

@@ -46,6 +46,9 @@ pub(crate) struct Demand {
     pub(crate) buckets: BTreeSet<u32>,
 }
 
+/// Called with a node's place, what is asked of it, and what of that is missing if it is held.
+type Visit<'v> = dyn FnMut(usize, &Demand, Option<Vec<Work>>) + 'v;
+
 /// One task of a stage.
 pub(crate) struct Work {
     pub(crate) partition: u32,
@@ -176,12 +179,7 @@ impl Plan {
 
     /// PLAN-2: goes from the target upwards and shows for each node what is asked of it and, if it
     /// is held, what of that is missing.
-    pub(crate) fn walk(
-        &self,
-        store: &Store,
-        wanted: &BTreeSet<u32>,
-        visit: &mut dyn FnMut(usize, &Demand, Option<Vec<Work>>),
-    ) {
+    pub(crate) fn walk(&self, store: &Store, wanted: &BTreeSet<u32>, visit: &mut Visit<'_>) {
         let mut demands = vec![Demand::default(); self.nodes.len()];
         if let Some(target) = demands.last_mut() {
             target.partitions.clone_from(wanted);
