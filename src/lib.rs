@@ -21,3 +21,4 @@ pub use exec::{
     PartitionSource, Row, Rows, RunContext, Str, TaskKind, TaskOutcome, TaskRecord, Value, Wire,
 };
 pub use ids::{BatchId, Epoch, Generation, LogId, Lsn, Position, SegmentNumber, StreamId};
+pub use wal::{Background, LsnRange, Pending, Record, Replay, Wal, WalOptions};

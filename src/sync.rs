@@ -3,7 +3,9 @@
 
 pub(crate) use std::sync::atomic;
 pub(crate) use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
-pub(crate) use std::thread::{JoinHandle, Thread, current, park};
+pub(crate) use std::thread::{JoinHandle, current};
+
+use rustix::thread::futex;
 
 /// Starts a named thread.
 #[allow(clippy::disallowed_methods, reason = "this is the seam, and it names the thread")]
@@ -17,4 +19,45 @@ pub(crate) fn spawn<T: Send + 'static>(
 /// Locks, also after a panic of another holder: our own panics poison the log by other means.
 pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// A word that threads sleep on until it changes. Waking everybody is one system call, and nobody
+/// has to take a lock again afterwards: what a group of 64 waiters needs.
+#[derive(Debug, Default)]
+pub(crate) struct Gate(atomic::AtomicU32);
+
+impl Gate {
+    /// What the word says. What was written before [`Gate::open`] is visible to who reads it.
+    pub(crate) fn get(&self) -> u32 {
+        self.0.load(atomic::Ordering::Acquire)
+    }
+
+    /// Changes the word, waking nobody: for when nobody can be asleep.
+    pub(crate) fn set(&self, value: u32) {
+        self.0.store(value, atomic::Ordering::Release);
+    }
+
+    /// Changes the word and wakes everybody.
+    pub(crate) fn open(&self, value: u32) {
+        self.set(value);
+        // The call fails for invalid arguments only.
+        futex::wake(&self.0, futex::Flags::PRIVATE, i32::MAX.cast_unsigned()).ok();
+    }
+
+    /// Sleeps until the word is not `value`; returns what it is.
+    pub(crate) fn wait_while(&self, value: u32) -> u32 {
+        loop {
+            let now = self.get();
+            if now != value {
+                return now;
+            }
+            // Returns at once if the word has changed; any error just reads it again.
+            futex::wait(&self.0, futex::Flags::PRIVATE, value, None).ok();
+        }
+    }
+}
+
+/// Waits on a condition variable, also after a panic of another holder.
+pub(crate) fn wait<'a, T>(condition: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+    condition.wait(guard).unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -1,0 +1,208 @@
+//! Appending and waiting: what callers do before and after they lead.
+
+use std::task::Waker;
+
+use super::commit::Until;
+use super::core::Phase;
+use super::core::{Core, Open, SyncRequest, closed};
+use super::group::{Call, Ticket, Waiting};
+use super::options::Background;
+use super::range::LsnRange;
+use super::record::RECORD_HEADER;
+use super::replay::Replay;
+use super::staging::{NoRoom, Want};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{Lsn, to_u64};
+use crate::planted::{Bug, planted};
+use crate::sync::{Arc, MutexGuard, lock, wait};
+
+impl Core {
+    /// Appends records as one atomic batch; with `want.durable`, they and everything before them
+    /// are on stable storage on return.
+    pub(crate) fn append(&self, want: Want, payloads: &[&[u8]]) -> Result<LsnRange> {
+        self.check_fork()?;
+        let bytes = self.measure(payloads)?;
+        let mut open = lock(&self.open);
+        let lsns = loop {
+            open.check()?;
+            if payloads.is_empty() {
+                return Ok(LsnRange::new(self.progress.appended().next(), 0));
+            }
+            match open.staging.place(want, payloads, bytes) {
+                Ok(lsns) => break lsns,
+                Err(NoRoom::Memory) => open = self.await_memory(open),
+                Err(NoRoom::Segment(need)) => open = self.await_segment(open, need)?,
+            }
+        };
+        self.progress.set_appended(lsns.last());
+        self.ask_preparer(&mut open);
+        if want.durable && !planted(Bug::AcknowledgeAtSubmit) {
+            let free = open.is_free();
+            let ticket = open.staging.waiting_for_open().join(free);
+            self.await_outcome(open, &ticket)?;
+        } else {
+            self.nudge(&mut open);
+            drop(open);
+        }
+        self.prepare_inline();
+        Ok(lsns)
+    }
+
+    /// Bytes of the records with their headers, if they are within the limits (LOG.md L4).
+    fn measure(&self, payloads: &[&[u8]]) -> Result<usize> {
+        let too_large = |what: &str, bytes: u64, limit: u64| {
+            let message = format!("a {what} of {bytes} bytes is over the limit of {limit} bytes");
+            Err(Error::new(ErrorKind::TooLarge, message).at_path(self.directory.path()))
+        };
+        let mut bytes = 0;
+        for payload in payloads {
+            let length = to_u64(payload.len());
+            if length > self.limits.record {
+                return too_large("record", length, self.limits.record);
+            }
+            bytes += RECORD_HEADER + payload.len();
+        }
+        match to_u64(bytes) {
+            bytes if bytes > self.limits.batch => too_large("batch", bytes, self.limits.batch),
+            _ => Ok(bytes),
+        }
+    }
+
+    /// Staging is full: writes a frame, or waits until somebody has.
+    pub(super) fn await_memory<'a>(
+        &'a self,
+        mut open: MutexGuard<'a, Open>,
+    ) -> MutexGuard<'a, Open> {
+        if let Some(slot) = open.take_free() {
+            self.lead(open, slot, Until::Once);
+            return lock(&self.open);
+        }
+        self.await_room(open)
+    }
+
+    /// Sleeps until something has changed that an append may wait for.
+    pub(super) fn await_room<'a>(&'a self, mut open: MutexGuard<'a, Open>) -> MutexGuard<'a, Open> {
+        open.room_waiters += 1;
+        open = wait(&self.room, open);
+        open.room_waiters -= 1;
+        open
+    }
+
+    /// Reads records from `from` on, up to the durable LSN (LOG.md L19).
+    pub(crate) fn replay(&self, from: Lsn, internal: bool) -> Result<Replay> {
+        self.check()?;
+        let through = self.progress.durable();
+        let (index, directory) = (Arc::clone(&self.index), Arc::clone(&self.directory));
+        Ok(Replay::new(index, directory, self.log, from, through, internal))
+    }
+
+    /// Waits until `lsn` and everything before it is durable; returns the durable LSN.
+    pub(crate) fn wait_durable(&self, lsn: Lsn) -> Result<Lsn> {
+        self.check_fork()?;
+        let durable = self.progress.durable();
+        if durable >= lsn {
+            return Ok(durable);
+        }
+        let mut open = lock(&self.open);
+        if self.is_settled(&open, lsn)? {
+            return Ok(self.progress.durable());
+        }
+        let free = open.is_free();
+        let ticket = match self.covering(&mut open, lsn) {
+            Covering::Queued(waiting) => waiting.join(free),
+            Covering::Flying(waiting) => waiting.follow(),
+        };
+        self.await_outcome(open, &ticket)?;
+        Ok(self.progress.durable())
+    }
+
+    /// As [`Core::wait_durable`] for a future: `None` if it has to be polled again, when `waker`
+    /// is woken.
+    pub(crate) fn poll_durable(&self, lsn: Lsn, waker: &Waker) -> Option<Result<Lsn>> {
+        if self.background == Background::Inline {
+            return Some(self.wait_durable(lsn));
+        }
+        if let Err(error) = self.check_fork() {
+            return Some(Err(error));
+        }
+        let mut open = lock(&self.open);
+        match self.is_settled(&open, lsn) {
+            Ok(false) => {}
+            Ok(true) => return Some(Ok(self.progress.durable())),
+            Err(error) => return Some(Err(error)),
+        }
+        match self.covering(&mut open, lsn) {
+            Covering::Queued(waiting) | Covering::Flying(waiting) => waiting.join_future(waker),
+        }
+        self.nudge(&mut open);
+        None
+    }
+
+    /// Whether nobody has to wait for `lsn` any more.
+    fn is_settled(&self, open: &Open, lsn: Lsn) -> Result<bool> {
+        if self.progress.durable() >= lsn {
+            return Ok(true);
+        }
+        if let Some(error) = &open.failed {
+            return Err(error.clone());
+        }
+        if lsn > self.progress.appended() {
+            let message = format!("no record has LSN {lsn} yet");
+            return Err(Error::new(ErrorKind::Invalid, message).at_path(self.directory.path()));
+        }
+        if open.phase == Phase::Closed { Err(closed()) } else { Ok(false) }
+    }
+
+    /// Those whose outcome makes `lsn` durable.
+    fn covering<'a>(&self, open: &'a mut Open, lsn: Lsn) -> Covering<'a> {
+        let Open { staging, flight, syncing, .. } = open;
+        if let Some(waiting) = staging.waiting_for(lsn) {
+            return Covering::Queued(waiting);
+        }
+        match flight {
+            Some(flight) if flight.durable && lsn <= flight.last_lsn => {
+                Covering::Flying(&mut flight.waiting)
+            }
+            _ => {
+                let fresh = || SyncRequest { waiting: Waiting::default(), target: lsn };
+                let request = syncing.get_or_insert_with(fresh);
+                request.target = request.target.max(lsn);
+                Covering::Queued(&mut request.waiting)
+            }
+        }
+    }
+
+    /// Leads, if the slot is free or handed over, or sleeps, until the group has its outcome.
+    pub(super) fn await_outcome(
+        &self,
+        mut open: MutexGuard<'_, Open>,
+        ticket: &Ticket,
+    ) -> Result<()> {
+        let group = &*ticket.group;
+        if !ticket.candidate {
+            drop(open);
+            return group.wait();
+        }
+        let slot = open.take_free();
+        if let Some(slot) = slot {
+            self.lead(open, slot, Until::Resolved(group));
+        } else {
+            drop(open);
+            if group.wait_for_call() == Call::Lead {
+                let mut open = lock(&self.open);
+                if let Some(slot) = open.take_handed() {
+                    self.lead(open, slot, Until::Resolved(group));
+                }
+            }
+        }
+        group.outcome().unwrap_or_else(|| unreachable!("GROUP-1: led without an outcome"))
+    }
+}
+
+/// Where a wait has to join.
+enum Covering<'a> {
+    /// Not taken out yet: the first one to join may have to lead.
+    Queued(&'a mut Waiting),
+    /// Being written: its leader will see to it.
+    Flying(&'a mut Waiting),
+}

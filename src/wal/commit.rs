@@ -1,0 +1,236 @@
+//! Leading: whoever holds the write slot writes one frame, publishes what became of it, wakes who
+//! waited for it, and hands the slot on. The protocol is in the module's documentation.
+
+use super::core::{Core, Flight, Open, Place};
+use super::group::{Group, Resolved};
+use super::index::SegmentEntry;
+use super::options::Background;
+use super::slot::Slot;
+use super::staging::Frame;
+use crate::error::{Error, ErrorKind, Result};
+use crate::planted::{Bug, planted};
+use crate::storage::AlignedBuf;
+use crate::sync::{Arc, MutexGuard, lock, wait};
+
+/// When a leader stops.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Until<'a> {
+    /// Its own group has its outcome.
+    Resolved(&'a Group),
+    /// One frame was written.
+    Once,
+    /// Nothing is left to write, or somebody waits who can lead.
+    Idle,
+}
+
+/// What a leader has taken out to do.
+enum Work {
+    Frame { frame: Box<Frame>, durable: bool },
+    Sync,
+}
+
+/// What became of it.
+struct Landed {
+    outcome: Result<Option<AlignedBuf>>,
+    /// Bytes of the buffer, which an error does not hand back.
+    capacity: usize,
+    rotated: bool,
+}
+
+/// Poisons the log if a leader panics: who waits for it must not wait for ever.
+struct Leading<'a>(&'a Core);
+
+impl Drop for Leading<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let message = "a bug in the log: its leader panicked";
+            self.0.poison(Error::new(ErrorKind::Poisoned, message));
+        }
+    }
+}
+
+impl Open {
+    /// Whether something can be written.
+    pub(super) fn has_work(&self) -> bool {
+        let syncing = self.syncing.as_ref().is_some_and(|request| request.waiting.is_awaited());
+        !self.staging.is_empty() || syncing
+    }
+
+    /// Takes out what is next. Frames that somebody waits for, and those before them, come before
+    /// a sync of written ones: they bring it along.
+    fn pick(&mut self, core: &Core) -> Option<Work> {
+        if self.failed.is_some() {
+            return None;
+        }
+        assert!(self.flight.is_none(), "COMMIT-2: one write in flight");
+        let awaited = self.staging.all_waiting().any(|waiting| waiting.is_awaited());
+        if !awaited && let Some(request) = self.syncing.take() {
+            let last_lsn = core.progress.written();
+            self.flight = Some(Flight { waiting: request.waiting, last_lsn, durable: true });
+            return Some(Work::Sync);
+        }
+        let mut frame = self.staging.take_oldest()?;
+        let waiting = std::mem::take(&mut frame.waiting);
+        let durable = waiting.is_awaited();
+        self.flight = Some(Flight { waiting, last_lsn: frame.last_lsn(), durable });
+        Some(Work::Frame { frame: Box::new(frame), durable })
+    }
+}
+
+impl Core {
+    /// Leads with the slot until `until`, then hands it on.
+    pub(super) fn lead<'a>(
+        &'a self,
+        mut open: MutexGuard<'a, Open>,
+        mut slot: Box<Slot>,
+        until: Until<'_>,
+    ) {
+        let _leading = Leading(self);
+        let mut resolved = Vec::new();
+        while let Some(work) = open.pick(self) {
+            drop(open);
+            resolved.drain(..).for_each(Resolved::wake);
+            let landed = self.perform(&mut slot, work);
+            open = lock(&self.open);
+            self.publish(&mut open, landed, &mut resolved);
+            let done = match until {
+                Until::Resolved(group) => group.outcome().is_some(),
+                Until::Once => true,
+                Until::Idle => open.queued().any(|waiting| waiting.has_candidate()),
+            };
+            if done {
+                break;
+            }
+        }
+        let next = self.release(&mut open, slot);
+        drop(open);
+        // The next leader first: its write and these wake-ups then overlap.
+        if let Some(next) = next {
+            next.appoint();
+        }
+        resolved.into_iter().for_each(Resolved::wake);
+    }
+
+    /// Writes or syncs, outside the mutex.
+    fn perform(&self, slot: &mut Slot, work: Work) -> Landed {
+        match work {
+            Work::Sync => {
+                let outcome = slot.sync(&self.progress).map(|()| None);
+                Landed { outcome, capacity: 0, rotated: false }
+            }
+            Work::Frame { frame, durable } => {
+                let capacity = frame.buffer.capacity();
+                let rotated = slot.starts_segment(&frame);
+                let start = if rotated { self.start_segment(&frame) } else { Ok(()) };
+                let outcome = start.and_then(|()| {
+                    slot.write(*frame, durable, self.clock.wall_ns(), &self.progress)
+                });
+                Landed { outcome: outcome.map(Some), capacity, rotated }
+            }
+        }
+    }
+
+    /// The segment before is sealed: its last frame has landed. Before the first one of the new
+    /// segment is written, the lock must still be ours (LOG.md L11).
+    fn start_segment(&self, frame: &Frame) -> Result<()> {
+        let current = lock(&self.lock).as_ref().map(|lock| lock.is_current());
+        match current {
+            Some(Ok(true)) => {}
+            Some(Err(failure)) => {
+                let error = Error::new(ErrorKind::Poisoned, "the log's lock cannot be checked");
+                return Err(error.caused_by(failure));
+            }
+            Some(Ok(false)) | None => {
+                let message =
+                    "LOCK was replaced while the log was open: another writer may be here";
+                let error = Error::new(ErrorKind::Poisoned, message);
+                return Err(error.at_path(self.directory.path()));
+            }
+        }
+        let segment = Arc::clone(&frame.segment);
+        self.index.push(SegmentEntry { segment, first_lsn: frame.first_lsn });
+        Ok(())
+    }
+
+    /// Takes note of what landed: outcomes are fixed here, in LSN order, and nowhere else.
+    fn publish(&self, open: &mut Open, landed: Landed, resolved: &mut Vec<Resolved>) {
+        let Some(flight) = open.flight.take() else {
+            // Poisoned meanwhile by somebody else, who told everybody.
+            assert!(open.failed.is_some(), "COMMIT-2: what landed was not in flight");
+            return;
+        };
+        match landed.outcome {
+            Ok(buffer) => {
+                if let Some(buffer) = buffer {
+                    open.staging.recycle(buffer);
+                }
+                if flight.durable {
+                    resolved.push(flight.waiting.resolve(None));
+                }
+                let durable = self.progress.durable();
+                if open.syncing.as_ref().is_some_and(|request| request.target <= durable)
+                    && let Some(request) = open.syncing.take()
+                {
+                    resolved.push(request.waiting.resolve(None));
+                }
+                if landed.rotated {
+                    open.preparation.log_is_stale = true;
+                    self.ask_preparer(open);
+                }
+            }
+            Err(error) if planted(Bug::ContinueAfterError) => {
+                open.staging.forget(landed.capacity);
+                resolved.push(flight.waiting.resolve(Some(error)));
+            }
+            Err(error) => {
+                open.flight = Some(flight);
+                resolved.extend(self.fail(open, error));
+            }
+        }
+        if open.room_waiters > 0 {
+            self.room.notify_all();
+        }
+    }
+
+    /// Gives the slot to somebody who waits, or leaves it free. Returns whom to tell.
+    fn release(&self, open: &mut Open, slot: Box<Slot>) -> Option<Arc<Group>> {
+        if open.failed.is_some() {
+            open.place = Place::Gone;
+            return None;
+        }
+        let next = open.queued().find_map(|waiting| waiting.appoint());
+        if next.is_some() {
+            open.place = Place::Handed(slot);
+            return next;
+        }
+        open.place = Place::Free(slot);
+        self.nudge(open);
+        None
+    }
+
+    /// Wakes the committer if there is something that nobody else writes.
+    pub(super) fn nudge(&self, open: &mut Open) {
+        if open.committer_sleeps && open.is_free() && open.has_work() {
+            open.committer_sleeps = false;
+            self.committer.notify_one();
+        }
+    }
+
+    /// The committer's thread: writes what nobody waits for in a blocking call.
+    pub(super) fn run_committer(&self) {
+        assert!(self.background == Background::Threads, "COMMIT: inline logs have no threads");
+        let mut open = lock(&self.open);
+        while !open.stop && open.failed.is_none() {
+            if open.has_work()
+                && let Some(slot) = open.take_free()
+            {
+                self.lead(open, slot, Until::Idle);
+                open = lock(&self.open);
+                continue;
+            }
+            open.committer_sleeps = true;
+            open = wait(&self.committer, open);
+            open.committer_sleeps = false;
+        }
+    }
+}

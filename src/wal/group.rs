@@ -1,0 +1,200 @@
+//! Those who wait for the same frame, or for the same sync.
+//!
+//! GROUP-1: a group gets one outcome. GROUP-2: who waits is woken once, for its own group, and the
+//! one that may lead sleeps apart from the others, so that appointing it wakes nobody else.
+
+use std::task::Waker;
+
+use crate::error::{Error, Result};
+use crate::sync::{Arc, Gate, Mutex, OnceLock, lock};
+
+const ASLEEP: u32 = 0;
+const LEAD: u32 = 1;
+const DONE: u32 = 2;
+
+/// The meeting point. Who is there is kept beside it, in [`Waiting`], under the log's mutex.
+#[derive(Debug, Default)]
+pub(crate) struct Group {
+    outcome: OnceLock<Option<Error>>,
+    candidate: Gate,
+    followers: Gate,
+    wakers: Mutex<Vec<Waker>>,
+}
+
+/// What ends a candidate's sleep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    /// The write slot is its own now.
+    Lead,
+    /// Somebody else has done it.
+    Done,
+}
+
+impl Group {
+    /// The outcome, once there is one.
+    pub(crate) fn outcome(&self) -> Option<Result<()>> {
+        let outcome = self.outcome.get()?;
+        Some(outcome.as_ref().map_or(Ok(()), |error| Err(error.clone())))
+    }
+
+    /// Sleeps as a candidate.
+    pub(crate) fn wait_for_call(&self) -> Call {
+        match self.candidate.wait_while(ASLEEP) {
+            LEAD => Call::Lead,
+            _ => Call::Done,
+        }
+    }
+
+    /// Sleeps as a follower.
+    pub(crate) fn wait(&self) -> Result<()> {
+        self.followers.wait_while(ASLEEP);
+        self.outcome().unwrap_or_else(|| unreachable!("GROUP-1: woken before the outcome"))
+    }
+
+    /// Tells the candidate to lead. After the log's mutex was released.
+    pub(crate) fn appoint(&self) {
+        self.candidate.open(LEAD);
+    }
+}
+
+/// Who leads a group's write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Leader {
+    /// Nobody of the group waits in a blocking call.
+    #[default]
+    None,
+    /// Somebody sleeps who may be told to.
+    Asleep,
+    /// Somebody of the group does, or was told to.
+    Appointed,
+}
+
+/// Who waits in a group: owned by whatever they wait for, changed under the log's mutex.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting {
+    group: Arc<Group>,
+    leader: Leader,
+    followers: bool,
+    futures: bool,
+}
+
+/// How a blocking caller joined.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    pub(crate) group: Arc<Group>,
+    /// Whether this caller may be told to lead.
+    pub(crate) candidate: bool,
+}
+
+impl Waiting {
+    /// Whether anybody waits.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.leader != Leader::None || self.followers || self.futures
+    }
+
+    /// Joins as a blocking caller. The first one may lead: at once, if the slot is `free`.
+    pub(crate) fn join(&mut self, free: bool) -> Ticket {
+        let candidate = self.leader == Leader::None;
+        assert!(candidate || !free, "COMMIT-1: a free slot beside a group that waits");
+        if candidate {
+            self.leader = if free { Leader::Appointed } else { Leader::Asleep };
+        } else {
+            self.followers = true;
+        }
+        Ticket { group: Arc::clone(&self.group), candidate }
+    }
+
+    /// Joins what is being written already: nobody has to lead it.
+    pub(crate) fn follow(&mut self) -> Ticket {
+        self.followers = true;
+        Ticket { group: Arc::clone(&self.group), candidate: false }
+    }
+
+    /// Joins as a future.
+    pub(crate) fn join_future(&mut self, waker: &Waker) {
+        self.futures = true;
+        let mut wakers = lock(&self.group.wakers);
+        if !wakers.iter().any(|known| known.will_wake(waker)) {
+            wakers.push(waker.clone());
+        }
+    }
+
+    /// Takes note that the candidate leads, or is about to be told; `None` if there is none asleep.
+    pub(crate) fn appoint(&mut self) -> Option<Arc<Group>> {
+        if self.leader != Leader::Asleep {
+            return None;
+        }
+        self.leader = Leader::Appointed;
+        Some(Arc::clone(&self.group))
+    }
+
+    /// Whether somebody sleeps who may be told to lead.
+    pub(crate) fn has_candidate(&self) -> bool {
+        self.leader == Leader::Asleep
+    }
+
+    /// Fixes the outcome. Whoever comes from now on reads it; who sleeps is woken by
+    /// [`Resolved::wake`].
+    pub(crate) fn resolve(self, outcome: Option<Error>) -> Resolved {
+        let first = self.group.outcome.set(outcome).is_ok();
+        assert!(first, "GROUP-1: one outcome");
+        Resolved(self)
+    }
+}
+
+/// A group with its outcome, whose members have yet to be woken.
+#[derive(Debug)]
+#[must_use = "its members sleep until they are woken"]
+pub(crate) struct Resolved(Waiting);
+
+impl Resolved {
+    /// Wakes everybody, once. After the log's mutex was released.
+    pub(crate) fn wake(self) {
+        let Waiting { group, leader, followers, futures } = self.0;
+        if followers {
+            group.followers.open(DONE);
+        }
+        match leader {
+            Leader::Asleep => group.candidate.open(DONE),
+            // It may have been told and not yet be awake: it looks at the outcome itself.
+            Leader::Appointed | Leader::None => {}
+        }
+        if futures {
+            let wakers = std::mem::take(&mut *lock(&group.wakers));
+            wakers.into_iter().for_each(Waker::wake);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::sync::spawn;
+
+    #[test]
+    fn first_leads_others_follow_and_all_get_the_outcome() {
+        let mut waiting = Waiting::default();
+        assert!(!waiting.is_awaited());
+        let (first, second) = (waiting.join(false), waiting.join(false));
+        assert!(first.candidate && !second.candidate && waiting.has_candidate());
+        let candidate = spawn("candidate", move || first.group.wait_for_call()).unwrap();
+        let follower = spawn("follower", move || second.group.wait()).unwrap();
+        waiting.appoint().unwrap().appoint();
+        assert_eq!(candidate.join().unwrap(), Call::Lead);
+        assert!(waiting.appoint().is_none(), "appointed once");
+        waiting.resolve(Some(Error::new(ErrorKind::Poisoned, "why"))).wake();
+        assert_eq!(follower.join().unwrap().unwrap_err().kind(), ErrorKind::Poisoned);
+    }
+
+    #[test]
+    fn a_candidate_who_was_not_needed_is_told_so() {
+        let mut waiting = Waiting::default();
+        let ticket = waiting.join(false);
+        let group = Arc::clone(&ticket.group);
+        let candidate = spawn("candidate", move || group.wait_for_call()).unwrap();
+        waiting.resolve(None).wake();
+        assert_eq!(candidate.join().unwrap(), Call::Done);
+        ticket.group.outcome().unwrap().unwrap();
+    }
+}

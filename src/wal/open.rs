@@ -1,0 +1,245 @@
+//! Opening, closing, dropping: a handle's life.
+
+use std::path::Path;
+
+use super::core::{Core, Open, Phase, Place};
+use super::index::SegmentIndex;
+use super::options::{Background, WalOptions};
+use super::prepare::Preparer;
+use super::progress::Progress;
+use super::recovery::{Opened, RecoverOptions, recover};
+use super::slot::{Identity, Slot};
+use super::staging::{NoRoom, Staging};
+use crate::clock::Clock;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::SegmentNumber;
+use crate::storage::ForkWord;
+use crate::storage::{Channel, Directory, Storage};
+use crate::sync::atomic::AtomicU64;
+use crate::sync::{Arc, Condvar, JoinHandle, Mutex, current, lock, spawn};
+
+/// What all clones of a [`Wal`](crate::Wal) share. The last one to go ends the threads.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    core: Arc<Core>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// Opens the log in `path`.
+pub(crate) fn open(
+    storage: &Arc<dyn Storage>,
+    clock: Arc<dyn Clock>,
+    path: &Path,
+    options: &WalOptions,
+) -> Result<Handle> {
+    options.check()?;
+    let fork = ForkWord::new().map_err(|failure| {
+        let message = "no memory for the word by which a forked child is told apart";
+        Error::new(ErrorKind::Io, message).caused_by(failure)
+    })?;
+    let directory = storage.directory(path, true)?;
+    let mut channel = directory.channel()?;
+    let recover_options = RecoverOptions {
+        segment_size: options.segment_size,
+        lock_wait: options.lock_wait,
+        holder: format!("process {}", std::process::id()),
+    };
+    let opened = recover(&**storage, &directory, &*clock, &recover_options, &mut *channel)?;
+    let preparing = directory.channel()?;
+    let core = assemble(directory, clock, fork, options, opened, [channel, preparing])?;
+    core.ask_preparer(&mut lock(&core.open));
+    let handle = Handle { core: Arc::new(core), threads: Mutex::default() };
+    match options.background {
+        Background::Inline => handle.core.prepare_inline(),
+        Background::Threads => handle.start_threads()?,
+    }
+    Ok(handle)
+}
+
+fn assemble(
+    directory: Arc<dyn Directory>,
+    clock: Arc<dyn Clock>,
+    fork: ForkWord,
+    options: &WalOptions,
+    opened: Opened,
+    [commits, prepares]: [Box<dyn Channel>; 2],
+) -> Result<Core> {
+    let identity = Identity { log: opened.log, epoch: opened.epoch, nonce: opened.nonce };
+    let Some(active) = opened.segments.last().map(|entry| Arc::clone(&entry.segment)) else {
+        unreachable!("a recovered log has an active segment: its barrier stands there");
+    };
+    // Spares that were prepared under other options may be smaller than the next ones.
+    let smallest = opened.spares.iter().map(|spare| spare.size()).min();
+    let segment_size = smallest.unwrap_or(u64::MAX).min(options.segment_size);
+    let limits = WalOptions { segment_size, ..options.clone() }.limits();
+    let slot = Slot::new(commits, identity, &opened.tail);
+    let staging = Staging::new(limits, &opened.tail, active, opened.spares);
+    let preparer = Preparer {
+        channel: prepares,
+        log_file: opened.log_file,
+        segment_size: options.segment_size,
+    };
+    Ok(Core {
+        directory,
+        clock,
+        log: opened.log,
+        limits,
+        background: options.background,
+        progress: Progress::starting_at(opened.tail.next_lsn.previous()),
+        start: AtomicU64::new(opened.start.get()),
+        index: Arc::new(SegmentIndex::new(opened.segments)),
+        fork,
+        lock: Mutex::new(Some(opened.lock)),
+        open: Mutex::new(Open::new(staging, Box::new(slot))),
+        room: Condvar::new(),
+        committer: Condvar::new(),
+        preparer_work: Condvar::new(),
+        preparer: Mutex::new(Some(preparer)),
+    })
+}
+
+impl Handle {
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    fn start_threads(&self) -> Result<()> {
+        let committer = Arc::clone(&self.core);
+        let preparer = Arc::clone(&self.core);
+        let refused = |failure: std::io::Error| {
+            let message = "the system refused a thread for the log";
+            Error::new(ErrorKind::Io, message).caused_by(failure)
+        };
+        let started = spawn("sawmill-commit", move || committer.run_committer());
+        lock(&self.threads).push(started.map_err(refused)?);
+        let started = spawn("sawmill-prepare", move || preparer.run_preparer());
+        lock(&self.threads).push(started.map_err(refused)?);
+        Ok(())
+    }
+
+    /// Closes cleanly: everything durable, the closing frame, `LOG`, and the directory free.
+    pub(crate) fn close(&self) -> Result<()> {
+        self.core.check_fork()?;
+        if !self.core.begin_closing() {
+            return Ok(());
+        }
+        let written = self.core.write_closing();
+        self.join_threads();
+        let logged = written.and_then(|()| self.core.log_clean());
+        self.core.let_go();
+        logged
+    }
+
+    fn join_threads(&self) {
+        self.core.stop();
+        let threads = std::mem::take(&mut *lock(&self.threads));
+        for thread in threads {
+            // A future's waker may drop the last handle on a thread of the log itself.
+            if thread.thread().id() != current().id() {
+                // A panic there has poisoned the log already.
+                thread.join().ok();
+            }
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // A forked child does no I/O for its parent (LOG.md L11).
+        if self.core.fork.is_forked() || !self.core.begin_closing() {
+            return;
+        }
+        // Nobody is left to be told of an error: what was acknowledged is safe all the same.
+        self.core.wait_durable(self.core.progress.appended()).ok();
+        self.join_threads();
+        self.core.let_go();
+    }
+}
+
+impl Open {
+    fn new(staging: Staging, slot: Box<Slot>) -> Open {
+        Open {
+            phase: Phase::Open,
+            failed: None,
+            staging,
+            place: Place::Free(slot),
+            flight: None,
+            syncing: None,
+            preparation: super::prepare::Preparation::default(),
+            committer_sleeps: false,
+            stop: false,
+            room_waiters: 0,
+        }
+    }
+}
+
+impl Core {
+    /// Refuses appends from now on. `false` if somebody else did; then it waits until that one is
+    /// done.
+    fn begin_closing(&self) -> bool {
+        let mut open = lock(&self.open);
+        if open.phase == Phase::Open {
+            open.phase = Phase::Closing;
+            self.room.notify_all();
+            return true;
+        }
+        while open.phase != Phase::Closed {
+            open = self.await_room(open);
+        }
+        false
+    }
+
+    /// Makes everything durable and writes the closing frame behind it.
+    fn write_closing(&self) -> Result<()> {
+        self.wait_durable(self.progress.appended())?;
+        let mut open = lock(&self.open);
+        loop {
+            if let Some(error) = &open.failed {
+                return Err(error.clone());
+            }
+            match open.staging.place_closing() {
+                Ok(()) => break,
+                Err(NoRoom::Memory) => open = self.await_memory(open),
+                Err(NoRoom::Segment(_)) => {
+                    let message = "no prepared segment is left for the closing frame";
+                    let error = Error::new(ErrorKind::DiskFull, message);
+                    return Err(error.at_path(self.directory.path()));
+                }
+            }
+        }
+        let free = open.is_free();
+        let ticket = open.staging.waiting_for_open().join(free);
+        self.await_outcome(open, &ticket)
+    }
+
+    /// Says in `LOG` that the log was closed cleanly.
+    fn log_clean(&self) -> Result<()> {
+        match lock(&self.preparer).as_mut() {
+            Some(preparer) => self.write_log(preparer, true),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends the threads after what they are doing.
+    fn stop(&self) {
+        lock(&self.open).stop = true;
+        self.committer.notify_all();
+        self.preparer_work.notify_all();
+    }
+
+    /// Gives every file, and then the directory's lock, away.
+    fn let_go(&self) {
+        let place = {
+            let mut open = lock(&self.open);
+            open.staging.let_go();
+            std::mem::replace(&mut open.place, Place::Gone)
+        };
+        // Waits for what is in flight, of which there is nothing.
+        drop(place);
+        lock(&self.preparer).take();
+        drop(self.index.remove_before(SegmentNumber::new(u64::MAX)));
+        lock(&self.lock).take();
+        lock(&self.open).phase = Phase::Closed;
+        self.room.notify_all();
+    }
+}

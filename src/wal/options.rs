@@ -1,0 +1,153 @@
+//! What can be chosen when a log is opened, and the limits that follow from it (LOG.md L4).
+
+use std::time::Duration;
+
+use super::frame::FRAME_HEADER;
+use super::record::RECORD_HEADER;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{to_u64, to_usize};
+use crate::storage::{BLOCK, BackendChoice};
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+/// A frame that nobody enlarges is sealed before it grows beyond this, so that a write is long
+/// enough to use the device and short enough to be waited for.
+const FRAME_TARGET: u64 = MIB;
+
+/// How a log is opened. Every field has a default; limits are checked by
+/// [`Wal::open`](crate::Wal::open), which refuses what is out of range with
+/// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid).
+///
+/// ```
+/// use sawmill::WalOptions;
+/// let options = WalOptions { segment_size: 1 << 20, ..WalOptions::default() };
+/// assert_eq!(options.max_record, 16 << 20); // shrinks with the segment when the log is opened
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WalOptions {
+    /// Bytes in each segment file prepared from now on, a multiple of 4096. Three are prepared at
+    /// rest. Default 64 MiB, minimum 64 KiB, maximum 4 GiB.
+    pub segment_size: u64,
+    /// Bound, in bytes, on the memory of records that are appended and not yet written; whoever
+    /// appends more waits. A single frame may exceed it when nothing else is held. Default
+    /// 32 MiB, minimum 1 MiB, maximum 16 GiB.
+    pub memory: u64,
+    /// The largest payload of a record, in bytes. Half a segment less a record's header bounds it
+    /// further. Default 16 MiB, minimum 1, maximum 1 GiB.
+    pub max_record: u64,
+    /// How long opening waits for another writer to go before it fails with
+    /// [`ErrorKind::Locked`](crate::ErrorKind::Locked). Default 5 s, minimum 0, maximum 1 h.
+    pub lock_wait: Duration,
+    /// Who carries the file operations. Default [`BackendChoice::Auto`]: what works best; the
+    /// environment variable `SAWMILL_BACKEND` then overrides it.
+    pub backend: BackendChoice,
+    /// Who does what no caller waits for. Default [`Background::Threads`].
+    #[doc(hidden)]
+    pub background: Background,
+}
+
+/// Who prepares segments, updates `LOG` and writes what nobody waits for.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Background {
+    /// Two threads of the log.
+    #[default]
+    Threads,
+    /// Whoever calls: no threads at all, for deterministic simulation.
+    Inline,
+}
+
+impl Default for WalOptions {
+    fn default() -> WalOptions {
+        WalOptions {
+            segment_size: 64 * MIB,
+            memory: 32 * MIB,
+            max_record: 16 * MIB,
+            lock_wait: Duration::from_secs(5),
+            backend: BackendChoice::Auto,
+            background: Background::Threads,
+        }
+    }
+}
+
+impl WalOptions {
+    /// Refuses what is out of range.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the option and its range.
+    pub(crate) fn check(&self) -> Result<()> {
+        let within = |name: &str, value: u64, least: u64, most: u64| {
+            if (least..=most).contains(&value) {
+                return Ok(());
+            }
+            let message = format!("option {name} is {value}, but must be {least} to {most}");
+            Err(Error::new(ErrorKind::Invalid, message))
+        };
+        within("segment_size", self.segment_size, 64 * KIB, 4096 * MIB)?;
+        within("memory", self.memory, MIB, 16 * 1024 * MIB)?;
+        within("max_record", self.max_record, 1, 1024 * MIB)?;
+        within("lock_wait (seconds)", self.lock_wait.as_secs(), 0, 3600)?;
+        if !self.segment_size.is_multiple_of(to_u64(BLOCK)) {
+            let message =
+                format!("option segment_size is {}, no multiple of 4096", self.segment_size);
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
+        Ok(())
+    }
+
+    /// The limits that these options and segments of this size set.
+    pub(crate) fn limits(&self) -> Limits {
+        let batch = self.segment_size / 2;
+        let headers = to_u64(FRAME_HEADER + RECORD_HEADER);
+        Limits {
+            record: self.max_record.min(batch - headers),
+            batch: batch - to_u64(FRAME_HEADER),
+            frame: to_usize(FRAME_TARGET.min(batch)),
+            memory: to_usize(self.memory),
+        }
+    }
+}
+
+/// Limits in bytes, checked before anything is reserved (LOG.md L4).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Of one record's payload.
+    pub(crate) record: u64,
+    /// Of an atomic batch: payloads and record headers together. Always inside one frame.
+    pub(crate) batch: u64,
+    /// Of a frame on disk, header included, unless a single append is larger.
+    pub(crate) frame: usize,
+    /// Of all staging buffers together.
+    pub(crate) memory: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_shrink_with_the_segment() {
+        let options = WalOptions { segment_size: 64 * KIB, ..WalOptions::default() };
+        let limits = options.limits();
+        assert_eq!(limits.batch, 32 * KIB - 128);
+        assert_eq!(limits.record, 32 * KIB - 136);
+        assert_eq!(limits.frame, 32 * 1024);
+        assert_eq!(WalOptions::default().limits().record, 16 * MIB);
+    }
+
+    #[test]
+    fn refuses_each_option_out_of_range() {
+        let good = WalOptions::default();
+        good.check().unwrap();
+        let bad = [
+            WalOptions { segment_size: 60 * KIB, ..good.clone() },
+            WalOptions { segment_size: 64 * KIB + 1, ..good.clone() },
+            WalOptions { memory: 1, ..good.clone() },
+            WalOptions { max_record: 0, ..good.clone() },
+            WalOptions { lock_wait: Duration::from_secs(4000), ..good.clone() },
+        ];
+        for options in bad {
+            assert_eq!(options.check().unwrap_err().kind(), ErrorKind::Invalid, "{options:?}");
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! Preparing segments and keeping `LOG` up to date: one thread, or whoever calls where there are
+//! no threads. No append waits for it, unless no prepared segment is left.
+//!
+//! PREPARE-1: one thread at a time writes `LOG` (LOG.md L2). PREPARE-2: nothing is written after
+//! the log was poisoned (LOG.md L12).
+
+use super::core::{Core, Open, closed};
+use super::log_file::{LogFile, LogState};
+use super::options::Background;
+use super::segment::Segment;
+use super::truncate;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{Lsn, SegmentNumber};
+use crate::storage::Channel;
+use crate::sync::atomic::Ordering;
+use crate::sync::{Arc, MutexGuard, lock, wait};
+
+/// What the preparing thread needs: also what truncation and closing take from it.
+#[derive(Debug)]
+pub(crate) struct Preparer {
+    pub(crate) channel: Box<dyn Channel>,
+    pub(crate) log_file: LogFile,
+    pub(crate) segment_size: u64,
+}
+
+/// What was asked of it, and what came of that; under the log's mutex.
+#[derive(Debug, Default)]
+pub(crate) struct Preparation {
+    /// How many attempts have ended.
+    attempts: u64,
+    /// Why the last one failed.
+    failed: Option<Error>,
+    asked: bool,
+    /// Whether the log has come into a new segment since `LOG` was written.
+    pub(crate) log_is_stale: bool,
+}
+
+impl Core {
+    /// Asks for what is missing, unless that just failed: then only who needs it asks.
+    pub(super) fn ask_preparer(&self, open: &mut Open) {
+        let missing = open.staging.missing_spare().is_some();
+        let wanted = missing && open.preparation.failed.is_none() || open.preparation.log_is_stale;
+        if wanted && !open.preparation.asked {
+            open.preparation.asked = true;
+            self.preparer_work.notify_one();
+        }
+    }
+
+    /// Where there are no threads: does what was asked.
+    pub(super) fn prepare_inline(&self) {
+        if self.background == Background::Inline && lock(&self.open).preparation.asked {
+            self.prepare();
+        }
+    }
+
+    /// No prepared segment may be taken: has one prepared, and waits for it.
+    ///
+    /// # Errors
+    /// `DiskFull`, or what else hindered the attempt. Nothing was appended.
+    pub(super) fn await_segment<'a>(
+        &'a self,
+        mut open: MutexGuard<'a, Open>,
+        need: u64,
+    ) -> Result<MutexGuard<'a, Open>> {
+        let seen = open.preparation.attempts;
+        open.preparation.asked = true;
+        if self.background == Background::Inline {
+            drop(open);
+            self.prepare();
+            open = lock(&self.open);
+        } else {
+            self.preparer_work.notify_one();
+            while open.preparation.attempts == seen && open.check().is_ok() {
+                open = self.await_room(open);
+            }
+        }
+        open.check()?;
+        match &open.preparation.failed {
+            Some(error) => {
+                let message = format!("no space for a frame of {need} bytes");
+                let error = Error::new(error.kind(), message).caused_by(error.clone());
+                Err(error.at_path(self.directory.path()))
+            }
+            None => Ok(open),
+        }
+    }
+
+    /// Prepares what is missing and writes `LOG` if it is stale.
+    pub(super) fn prepare(&self) {
+        let mut preparer = lock(&self.preparer);
+        let Some(preparer) = preparer.as_mut() else { return };
+        while let Some(step) = self.next_step() {
+            match step {
+                Step::WriteLog => {
+                    if let Err(error) = self.write_log(preparer, false) {
+                        self.poison(error);
+                    }
+                }
+                Step::Prepare(number) => {
+                    let made = Segment::prepare(
+                        &*self.directory,
+                        self.log,
+                        number,
+                        preparer.segment_size,
+                        &mut *preparer.channel,
+                    );
+                    self.finish_attempt(made, preparer.segment_size);
+                }
+            }
+        }
+    }
+
+    fn next_step(&self) -> Option<Step> {
+        let mut open = lock(&self.open);
+        let stop = open.stop || open.failed.is_some();
+        if !stop && std::mem::take(&mut open.preparation.log_is_stale) {
+            return Some(Step::WriteLog);
+        }
+        let wanted = !stop && open.preparation.asked;
+        let missing = if wanted { open.staging.missing_spare() } else { None };
+        if missing.is_none() {
+            open.preparation.asked = false;
+        }
+        missing.map(Step::Prepare)
+    }
+
+    fn finish_attempt(&self, made: Result<Segment>, size: u64) {
+        let failed = match &made {
+            Ok(_) => None,
+            Err(error) if error.kind() == ErrorKind::DiskFull => {
+                let free = self.directory.free_bytes().unwrap_or(0);
+                let message = format!(
+                    "no space to prepare a segment: {size} bytes are needed, {free} are free"
+                );
+                let error = Error::new(ErrorKind::DiskFull, message).caused_by(error.clone());
+                Some(error.at_path(self.directory.path()))
+            }
+            Err(error) => Some(error.clone()),
+        };
+        let mut open = lock(&self.open);
+        match made {
+            Ok(segment) if open.failed.is_none() => open.staging.add_spare(Arc::new(segment)),
+            Ok(_) => {}
+            Err(_) => {
+                open.staging.preparation_failed();
+                open.preparation.asked = false;
+            }
+        }
+        open.preparation.failed = failed;
+        open.preparation.attempts += 1;
+        self.room.notify_all();
+    }
+
+    /// Writes the next slot of `LOG`: how far the log is durable now.
+    pub(super) fn write_log(&self, preparer: &mut Preparer, clean: bool) -> Result<()> {
+        let state = self.log_state(preparer.log_file.state(), clean);
+        preparer.log_file.write_slot(state, &mut *preparer.channel).map_err(|failure| {
+            let message = "a write of LOG failed";
+            Error::new(ErrorKind::Poisoned, message).caused_by(failure)
+        })
+    }
+
+    fn log_state(&self, last: &LogState, clean: bool) -> LogState {
+        let mut state = LogState { clean, ..*last };
+        let durable = self.progress.durable();
+        if durable > state.durable_lsn {
+            let segment = self.index.segment_of(durable).unwrap_or(state.durable_segment);
+            state.durable_lsn = durable;
+            state.durable_segment = segment.max(state.durable_segment);
+        }
+        state
+    }
+
+    /// Gives up the oldest segments (LOG.md L17).
+    pub(crate) fn truncate_before(&self, lsn: Lsn) -> Result<Lsn> {
+        self.check()?;
+        let durable = self.progress.durable();
+        if lsn > durable.next() {
+            let message = format!("record {lsn} is not durable, so nothing before it is given up");
+            return Err(Error::new(ErrorKind::Invalid, message).at_path(self.directory.path()));
+        }
+        let mut preparer = lock(&self.preparer);
+        let Some(preparer) = preparer.as_mut() else { return Err(closed()) };
+        self.check()?;
+        let start = truncate::truncate_before(
+            lsn,
+            durable,
+            &self.index,
+            &*self.directory,
+            &mut preparer.log_file,
+            &mut *preparer.channel,
+        );
+        match start {
+            Ok(start) => {
+                self.start.store(start.get(), Ordering::Release);
+                Ok(start)
+            }
+            Err(cause) => {
+                let error = Error::new(ErrorKind::Poisoned, "a truncation of the log failed");
+                let error = error.caused_by(cause);
+                self.poison(error.clone());
+                Err(error)
+            }
+        }
+    }
+
+    /// The first LSN of the log.
+    pub(crate) fn first_lsn(&self) -> Lsn {
+        Lsn::new(self.start.load(Ordering::Acquire))
+    }
+
+    /// The preparing thread.
+    pub(super) fn run_preparer(&self) {
+        let mut open = lock(&self.open);
+        while !open.stop && open.failed.is_none() {
+            if open.preparation.asked {
+                drop(open);
+                self.prepare();
+                open = lock(&self.open);
+            } else {
+                open = wait(&self.preparer_work, open);
+            }
+        }
+    }
+}
+
+enum Step {
+    WriteLog,
+    Prepare(SegmentNumber),
+}

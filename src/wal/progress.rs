@@ -1,0 +1,85 @@
+//! The log's progress marks, asserted in one place.
+//!
+//! WAL-1: durable <= written <= appended. WAL-2: no mark ever falls.
+
+use crate::ids::Lsn;
+use crate::sync::atomic::{AtomicU64, Ordering};
+
+/// How far the log has come. Marks are raised under the log's mutex and read by anybody.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    appended: AtomicU64,
+    written: AtomicU64,
+    durable: AtomicU64,
+}
+
+impl Progress {
+    /// Right after recovery: everything that stands is durable.
+    pub(crate) fn starting_at(durable: Lsn) -> Progress {
+        let mark = || AtomicU64::new(durable.get());
+        Progress { appended: mark(), written: mark(), durable: mark() }
+    }
+
+    /// The last record that has its place in the log.
+    pub(crate) fn appended(&self) -> Lsn {
+        Lsn::new(self.appended.load(Ordering::Acquire))
+    }
+
+    /// The last record of which, and of all before it, the kernel reported the write complete.
+    pub(crate) fn written(&self) -> Lsn {
+        Lsn::new(self.written.load(Ordering::Acquire))
+    }
+
+    /// The last record that, with all before it, is on stable storage.
+    pub(crate) fn durable(&self) -> Lsn {
+        Lsn::new(self.durable.load(Ordering::Acquire))
+    }
+
+    /// Raises the appended mark.
+    pub(crate) fn set_appended(&self, lsn: Lsn) {
+        assert!(lsn >= self.appended(), "WAL-2: appended falls to {lsn}");
+        self.appended.store(lsn.get(), Ordering::Release);
+    }
+
+    /// Raises the written mark.
+    pub(crate) fn set_written(&self, lsn: Lsn) {
+        assert!(lsn >= self.written(), "WAL-2: written falls to {lsn}");
+        assert!(lsn <= self.appended(), "WAL-1: written {lsn} above appended");
+        self.written.store(lsn.get(), Ordering::Release);
+    }
+
+    /// Raises the durable mark.
+    pub(crate) fn set_durable(&self, lsn: Lsn) {
+        assert!(lsn >= self.durable(), "WAL-2: durable falls to {lsn}");
+        assert!(lsn <= self.written(), "WAL-1: durable {lsn} above written");
+        self.durable.store(lsn.get(), Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_rise_in_order() {
+        let progress = Progress::starting_at(Lsn::new(4));
+        progress.set_appended(Lsn::new(7));
+        progress.set_written(Lsn::new(6));
+        progress.set_durable(Lsn::new(6));
+        assert_eq!((progress.appended(), progress.durable()), (Lsn::new(7), Lsn::new(6)));
+    }
+
+    #[test]
+    #[should_panic(expected = "WAL-1")]
+    fn durable_above_written_is_a_bug() {
+        let progress = Progress::starting_at(Lsn::new(4));
+        progress.set_appended(Lsn::new(7));
+        progress.set_durable(Lsn::new(5));
+    }
+
+    #[test]
+    #[should_panic(expected = "WAL-2")]
+    fn a_falling_mark_is_a_bug() {
+        Progress::starting_at(Lsn::new(4)).set_appended(Lsn::new(3));
+    }
+}
