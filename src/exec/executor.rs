@@ -116,6 +116,15 @@ impl Executor {
         RunContext::new(self.parallelism)
     }
 
+    /// Calls `each` for every number below `count`, in parallel; the results stand in order.
+    pub(crate) fn for_each_number<T: Send>(
+        &self,
+        count: usize,
+        each: impl Fn(usize) -> T + Send + Sync,
+    ) -> Vec<T> {
+        self.pool.install(|| (0..count).into_par_iter().with_max_len(1).map(each).collect())
+    }
+
     /// Computes `target` and calls `action` for each of its partitions, in parallel; the results
     /// stand in partition order. What is missing of held partitions is computed first.
     pub(crate) fn run<T: Send>(

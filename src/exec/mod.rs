@@ -35,6 +35,7 @@ pub use wire::{Malformed, Value, Wire};
     reason = "the streaming engine builds its stateful operators on these"
 )]
 pub(crate) use {
+    key::partition_of,
     keyed::KeyedInput,
     node::{Compute, Dependency, Held, Hold, Meta, Node, Parent, Partitioning, Role},
     table::ByteTable,
