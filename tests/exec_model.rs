@@ -101,11 +101,12 @@ fn model(parts: Vec<Vec<Row>>, step: &Step, parallelism: u32) -> Vec<Vec<Row>> {
             let combined: Vec<Vec<Row>> = parts.into_iter().map(fold).collect();
             let place = |word: &str| {
                 let high = u128::from(xxh3_64(word.as_bytes()) >> 32);
-                u32::try_from((high * u128::from(parallelism)) >> 32).unwrap()
+                (high * u128::from(parallelism)) >> 32
             };
             (0..parallelism)
                 .map(|reduce| {
-                    let mine = combined.iter().flatten().filter(|row| place(&row.0) == reduce);
+                    let mine =
+                        combined.iter().flatten().filter(|row| place(&row.0) == u128::from(reduce));
                     fold(mine.cloned())
                 })
                 .collect()
@@ -167,9 +168,11 @@ fn random_pipelines_equal_the_model_for_any_threads_and_losses() {
 
 #[test]
 fn floats_fold_to_the_same_bits_for_any_threads() {
-    let numbers: Vec<f64> = (1..5_000).map(|n| 1.0 / f64::from(n)).collect();
-    let numbers = Dataset::from_vec(numbers, 13);
-    let by_key = numbers.map_to_pair(|n| ((n * 1e4) as u64 % 7, n)).reduce_by_key(|a, b| a + b);
+    let numbers: Vec<(u64, f64)> =
+        (1..5_000u32).map(|n| (u64::from(n % 7), 1.0 / f64::from(n))).collect();
+    let pairs = Dataset::from_vec(numbers, 13);
+    let numbers = pairs.map(|(_, n)| n);
+    let by_key = pairs.map_to_pair(|pair| pair).reduce_by_key(|a, b| a + b);
     let mut seen = Vec::new();
     for threads in [1, 2, 3, 8] {
         let executor = Executor::new(threads, 4).unwrap();

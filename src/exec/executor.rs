@@ -157,6 +157,14 @@ impl Executor {
         Err(lost_again(&plan.label(target.meta().id)))
     }
 
+    /// Computes and holds all partitions of `target`, a node that is held, and takes none of them:
+    /// they are then in the run's store.
+    pub(crate) fn hold(&self, run: &RunContext, target: &Arc<dyn Node>) -> Result<()> {
+        let plan = Plan::new(target, run)?;
+        let all: BTreeSet<u32> = (0..plan.target_partitions()).collect();
+        self.prepare(run, &plan, &all)
+    }
+
     /// Computes what is held and missing, stage by stage, until the action can run. When something
     /// is found lost on the way, the rest is planned anew.
     fn prepare(&self, run: &RunContext, plan: &Plan, wanted: &BTreeSet<u32>) -> Result<()> {

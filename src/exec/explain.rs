@@ -16,7 +16,7 @@ impl<R: Row> Dataset<R> {
     ///
     /// ```
     /// use sawmill::{Dataset, RunContext};
-    /// let counts = Dataset::from_vec(vec!["oak"], 2).pair_with(|_| 1).reduce_by_key(|a, b| a + b);
+    /// let counts = Dataset::from_vec(vec![7u64], 2).pair_with(|_| 1).reduce_by_key(|a, b| a + b);
     /// assert_eq!(
     ///     counts.to_debug_string(&RunContext::new(4))?,
     ///     "1 from_vec: 2 partitions\n\
@@ -55,7 +55,7 @@ impl<R: Row> Dataset<R> {
     ///
     /// ```
     /// use sawmill::{Dataset, Executor, Lost};
-    /// let counts = Dataset::from_vec(vec!["oak"], 2).pair_with(|_| 1).reduce_by_key(|a, b| a + b);
+    /// let counts = Dataset::from_vec(vec![7u64], 2).pair_with(|_| 1).reduce_by_key(|a, b| a + b);
     /// let executor = Executor::new(1, 1)?;
     /// let run = executor.context();
     /// executor.count(&run, &counts)?;

@@ -267,6 +267,8 @@ mod tests {
     fn rows_come_by_hash_and_in_the_order_of_the_dataset() {
         let executor = Executor::new(3, 4).unwrap();
         let (run, node) = (executor.context(), probe(&pairs()));
+        executor.hold(&run, &node.node()).unwrap();
+        assert!(run.tasks().iter().all(|task| task.kind != TaskKind::Action));
         assert_eq!(executor.count(&run, &node).unwrap(), 100);
         let mut all = Vec::new();
         for (partition, rows) in (0..).zip(seen(&run, &node)) {

@@ -149,3 +149,54 @@ where
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::LogId;
+    use crate::sim::SimDisk;
+    use crate::storage::Storage;
+
+    #[test]
+    fn batches_are_handed_over_with_their_id_and_attempt_until_they_succeed() {
+        let storage: Arc<dyn Storage> = Arc::new(SimDisk::new(1));
+        let cx = SinkContext { storage: &storage };
+        let identity =
+            SinkIdentity { log: LogId::from_bytes([1; 16]), job: "j".into(), sink: "s".into() };
+        let calls = Arc::new(Mutex::new(Vec::<(u64, u32, Vec<u64>)>::new()));
+        let seen = Arc::clone(&calls);
+        let rows = Dataset::from_vec(vec![1u64, 2, 3], 2);
+        let sink = for_each_batch(Name::new("callback"), rows, move |batch| {
+            assert_eq!(batch.partitions().len(), 2);
+            assert_eq!(batch.batch_time(), UNIX_EPOCH + Duration::from_secs(5));
+            let rows = batch.rows().copied().collect();
+            lock(&seen).push((batch.id().get(), batch.attempt(), rows));
+            match batch.attempt() {
+                1 => Err("the other side is not there".into()),
+                2 => panic!("oak"),
+                _ => Ok(()),
+            }
+        });
+        sink.open(cx, &identity, None).unwrap();
+        let executor = Executor::new(1, 2).unwrap();
+        let run = executor.context().with_batch(BatchId::new(4), 5_000_000_000);
+        let output = sink.compute(&executor, &run).unwrap();
+        let publish = |attempt| sink.publish(BatchId::new(4), attempt, &*output);
+        let error = publish(1).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::SinkFailed);
+        assert!(error.to_string().contains("is not there"), "{error}");
+        assert!(publish(2).unwrap_err().to_string().contains("panicked at batch 4, attempt 2"));
+        let progress = publish(3).unwrap();
+        assert_eq!(publish(4).unwrap(), progress);
+        let expected = [1, 2, 3].map(|attempt| (4, attempt, vec![1, 2, 3]));
+        assert_eq!(*lock(&calls), expected);
+        // A completed batch is never handed over, also after a restart.
+        sink.open(cx, &identity, Some(&progress)).unwrap();
+        assert_eq!(publish(5).unwrap(), progress);
+        assert_eq!(lock(&calls).len(), 3);
+        assert_eq!(
+            sink.open(cx, &identity, Some(b"?")).unwrap_err().kind(),
+            ErrorKind::Unsupported
+        );
+    }
+}

@@ -88,16 +88,19 @@ impl LineFiles {
             let length = file.stamp().map_err(failed)?.length.min(to_u64(CHUNK));
             let mut found = Vec::new();
             self.read(&file, length, |bytes| found.extend_from_slice(bytes))?;
-            if found == ours.as_bytes() {
+            if found != ours.as_bytes() {
+                let text = format!(
+                    "the directory belongs to another sink ({}), not to this one ({identity})",
+                    String::from_utf8_lossy(&found).trim_end()
+                );
+                return Err(self.error(ErrorKind::JobMismatch, IDENTITY, &text));
+            }
+            if self.progress.files().next().is_some() {
                 return Ok(());
             }
-            let text = format!(
-                "the directory belongs to another sink ({}), not to this one ({identity})",
-                String::from_utf8_lossy(&found).trim_end()
-            );
-            return Err(self.error(ErrorKind::JobMismatch, IDENTITY, &text));
-        }
-        if let Some(name) = names.iter().find(|name| file_number(name).is_some()) {
+            // Seen is not durable: an earlier opening may have failed at its sync, and what that
+            // forgot no later one makes good. So it is written again, until files count.
+        } else if let Some(name) = names.iter().find(|name| file_number(name).is_some()) {
             let text = "the directory has an output file, and no note whose it is: \
                         give the sink a directory of its own";
             return Err(self.error(ErrorKind::JobMismatch, name, text));

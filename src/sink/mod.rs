@@ -5,6 +5,8 @@
 //! SINK-2: a batch that is already in the progress a sink was opened with, or published since, is
 //! never published again.
 
+#[cfg(test)]
+mod file_tests;
 mod for_each;
 mod json;
 mod json_lines;

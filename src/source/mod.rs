@@ -17,6 +17,8 @@ mod files;
 mod lines;
 mod received;
 mod received_plan;
+#[cfg(test)]
+mod received_tests;
 mod records;
 mod text_files;
 mod text_plan;

@@ -19,7 +19,7 @@ use crate::sync::{Arc, Mutex, lock};
 /// Files of lines, as a direct source: their bytes do not go through the log, only what was read of
 /// which, and a digest of it. Exactly once, while the files are kept as they are.
 ///
-/// A row is a line without its `\n`; a `\r` stays, and so does every other byte, valid UTF-8 or not.
+/// A row is a line without its `\n`; a `\r` stays, and so does any other byte, valid UTF-8 or not.
 /// The end of a file ends its last line. Files are read in the order given; a file named twice is
 /// read twice. All of them must exist when the first batch is planned: they are declared final as
 /// they are then (path, size, modification time), and an error of kind

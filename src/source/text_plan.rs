@@ -1,7 +1,7 @@
 //! What is recorded of text files, and how the next input is cut from them.
 //!
-//! TEXT-1: every byte range that is planned ends behind a newline or at the file's declared end, and
-//! begins where another one ended or at the file's start.
+//! TEXT-1: every byte range that is planned ends behind a newline or at the file's declared end,
+//! and begins where another one ended or at the file's start.
 //! TEXT-2: where ranges end follows from the files' content, the position and the limit alone.
 
 use std::path::Path;
@@ -59,7 +59,7 @@ impl Declared {
 pub(super) struct Position {
     /// All files, in the order given.
     pub(super) files: Vec<Declared>,
-    /// The file to be read next. Those before it were read to their ends; at `files.len()` all were.
+    /// The file to be read next. Those before it are read to their ends; at `files.len()` all are.
     pub(super) current: u32,
     /// Bytes of it that were planned.
     pub(super) offset: u64,

@@ -338,7 +338,6 @@ fn a_line_longer_than_the_limit_is_one_row() {
 }
 
 #[test]
-#[ignore = "takes seconds without optimisation"]
 fn a_line_of_100_mib_is_one_row() {
     long_line(100 << 20);
 }

@@ -261,6 +261,12 @@ impl Wal {
         self.core().progress.appended()
     }
 
+    /// Bytes of all staging buffers.
+    #[cfg(test)]
+    pub(crate) fn staged_bytes(&self) -> usize {
+        crate::sync::lock(&self.core().open).staging.allocated()
+    }
+
     /// How bytes reach the medium, as found when the log was opened.
     #[must_use]
     pub fn backend(&self) -> Backend {
