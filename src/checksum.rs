@@ -23,3 +23,6 @@ pub(crate) fn crc32c_append(crc: u32, bytes: &[u8]) -> u32 {
 pub(crate) fn xxh3(bytes: &[u8]) -> u64 {
     xxhash_rust::xxh3::xxh3_64(bytes)
 }
+
+/// 64-bit XXH3, seed 0, of bytes that arrive in pieces.
+pub(crate) use xxhash_rust::xxh3::Xxh3;

@@ -2,7 +2,7 @@
 //! model checker can stand in for the standard library.
 
 pub(crate) use std::sync::atomic;
-pub(crate) use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
+pub(crate) use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, RwLock};
 pub(crate) use std::thread::{JoinHandle, current};
 
 use rustix::thread::futex;

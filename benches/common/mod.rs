@@ -1,11 +1,11 @@
 //! Generated text: words drawn by Zipf's law, in lines, the same for the same seed everywhere.
 
 /// A small generator of even 64-bit numbers (splitmix64).
-pub struct Random(pub u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -14,14 +14,14 @@ impl Random {
     }
 
     /// An even number in `0.0..1.0`.
-    pub fn unit(&mut self) -> f64 {
+    pub(crate) fn unit(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 }
 
 /// About `bytes` bytes of lines of 1 to 19 words out of `distinct`, the n-th of which is drawn
 /// with a probability proportional to 1/n. Words have 2 to 13 letters; frequent ones are short.
-pub fn zipf_text(seed: u64, bytes: usize, distinct: usize) -> Vec<u8> {
+pub(crate) fn zipf_text(seed: u64, bytes: usize, distinct: usize) -> Vec<u8> {
     let mut random = Random(seed);
     let words: Vec<Vec<u8>> = (0..distinct)
         .map(|rank| {
@@ -60,7 +60,7 @@ pub fn zipf_text(seed: u64, bytes: usize, distinct: usize) -> Vec<u8> {
 }
 
 /// Cuts text into `pieces` ranges that end behind a newline (or at the end).
-pub fn cut_at_lines(text: &[u8], pieces: usize) -> Vec<std::ops::Range<usize>> {
+pub(crate) fn cut_at_lines(text: &[u8], pieces: usize) -> Vec<std::ops::Range<usize>> {
     let mut cuts = vec![0];
     for piece in 1..=pieces {
         let from = (text.len() * piece / pieces).max(cuts[piece - 1]);

@@ -5,7 +5,7 @@ use std::fmt;
 use super::executor::Executor;
 use super::key::Key;
 use super::keyed::KeyedInput;
-use super::node::{Compute, Node, OperatorId, Parent};
+use super::node::{Compute, Dependency, Node, OperatorId, Parent};
 use super::row::{Data, Kv, Row};
 use super::run::RunContext;
 use super::source::{PartitionSource, SourceNode, VecSource};
@@ -93,8 +93,8 @@ impl<R: Row> Dataset<R> {
     #[must_use]
     pub fn shuffle(&self) -> Option<OperatorId> {
         self.0.dependencies().iter().find_map(|dependency| match dependency {
-            super::node::Dependency::Wide(node) => Some(node.meta().id),
-            _ => None,
+            Dependency::Wide(node) => Some(node.meta().id),
+            Dependency::Narrow(_) | Dependency::Slice(_) => None,
         })
     }
 

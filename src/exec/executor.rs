@@ -23,7 +23,7 @@ use crate::sync::Arc;
 
 /// Attempts at a task before its failure is the run's, unless chosen otherwise.
 const MAX_ATTEMPTS: u32 = 4;
-/// Stages of one run that find something lost which was just computed.
+/// How often a run plans anew because something was lost that it had just computed.
 const MAX_LOSSES: u32 = 64;
 /// Enough for the longest fused chain in a debug build; only what is touched is ever backed.
 const STACK_BYTES: usize = 16 << 20;
@@ -116,6 +116,15 @@ impl Executor {
         RunContext::new(self.parallelism)
     }
 
+    /// Calls `each` for every number below `count`, in parallel; the results stand in order.
+    pub(crate) fn for_each_number<T: Send>(
+        &self,
+        count: usize,
+        each: impl Fn(usize) -> T + Send + Sync,
+    ) -> Vec<T> {
+        self.pool.install(|| (0..count).into_par_iter().with_max_len(1).map(each).collect())
+    }
+
     /// Computes `target` and calls `action` for each of its partitions, in parallel; the results
     /// stand in partition order. What is missing of held partitions is computed first.
     pub(crate) fn run<T: Send>(
@@ -148,34 +157,59 @@ impl Executor {
         Err(lost_again(&plan.label(target.meta().id)))
     }
 
-    /// Computes what is held and missing, stage by stage, until the action can run.
+    /// Computes and holds all partitions of `target`, a node that is held, and takes none of them:
+    /// they are then in the run's store.
+    pub(crate) fn hold(&self, run: &RunContext, target: &Arc<dyn Node>) -> Result<()> {
+        let plan = Plan::new(target, run)?;
+        let all: BTreeSet<u32> = (0..plan.target_partitions()).collect();
+        self.prepare(run, &plan, &all)
+    }
+
+    /// Computes what is held and missing, stage by stage, until the action can run. When something
+    /// is found lost on the way, the rest is planned anew.
     fn prepare(&self, run: &RunContext, plan: &Plan, wanted: &BTreeSet<u32>) -> Result<()> {
-        let mut visits = vec![0u32; plan.len()];
-        while let Some(stage) = plan.next_stage(run.store(), wanted) {
-            let Stage { index, node, work } = &stage;
-            let id = node.meta().id;
-            visits[*index] += 1;
-            if visits[*index] > MAX_LOSSES {
-                return Err(lost_again(&plan.label(id)));
+        for _ in 0..MAX_LOSSES {
+            let stages = plan.stages(run.store(), wanted);
+            if stages.is_empty() {
+                return Ok(());
             }
-            let (kind, compute): (_, &(dyn Fn(&Task<'_>, &Work) -> _ + Sync)) = match node.role() {
-                Role::Held(hold) => (TaskKind::Hold, &move |task, _| Ok(vec![hold.hold(task)?])),
-                Role::Shuffle(shuffle) => {
-                    (TaskKind::Map, &move |task, work| shuffle.buckets(task, &work.wanted))
+            for stage in &stages {
+                if self.fill(run, plan, stage)? {
+                    break;
                 }
-                Role::Fused => unreachable!("PLAN-2: only what is held has work"),
-            };
-            let results = self.stage(run, plan, (*index, node), kind, compute, work)?;
-            for (work, held) in work.iter().zip(results) {
-                if let Some(held) = held {
-                    keep(run, id, work, held);
-                }
-            }
-            for (operator, lost) in run.drills().losses_after(id) {
-                run.drop_partition(operator, lost);
             }
         }
-        Ok(())
+        Err(lost_again(&plan.label(plan.target())))
+    }
+
+    /// Computes what one stage holds. Returns whether something was lost meanwhile.
+    fn fill(&self, run: &RunContext, plan: &Plan, stage: &Stage<'_>) -> Result<bool> {
+        let Stage { index, node, work } = stage;
+        let id = node.meta().id;
+        let place = (*index, *node);
+        let results = match node.role() {
+            Role::Held(hold) => {
+                let compute = |task: &Task<'_>, _: &Work| Ok(vec![hold.hold(task)?]);
+                self.stage(run, plan, place, TaskKind::Hold, &compute, work)?
+            }
+            Role::Shuffle(shuffle) => {
+                let compute = |task: &Task<'_>, work: &Work| shuffle.buckets(task, &work.wanted);
+                self.stage(run, plan, place, TaskKind::Map, &compute, work)?
+            }
+            Role::Fused => unreachable!("PLAN-2: only what is held has work"),
+        };
+        let mut lost = false;
+        for (work, held) in work.iter().zip(results) {
+            match held {
+                Some(held) => keep(run, id, work, held),
+                None => lost = true,
+            }
+        }
+        for (operator, what) in run.drills().losses_after(id) {
+            run.drop_partition(operator, what);
+            lost = true;
+        }
+        Ok(lost)
     }
 
     /// Runs the tasks of one stage; `None` where something needed had been lost. The failure

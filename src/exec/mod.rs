@@ -1,16 +1,11 @@
-//! Datasets: the deterministic batch executor.
-//!
-//! A [`Dataset`] is a lineage of operators over sources. An [`Executor`] runs it, stage by stage:
-//! shuffles and other held partitions first, in topological order, then the action. Whatever is
-//! held may be lost at any time; what is needed of it is then computed again, and nothing else.
-//!
-//! This module knows no log positions, no wall clock and no paths: inputs come through
-//! [`PartitionSource`], time through [`RunContext`].
+#![doc = include_str!("README.md")]
+#![allow(dead_code, reason = "some of this only the streaming engine's operators use")]
 
 mod action;
 mod dataset;
 mod drill;
 mod executor;
+mod explain;
 mod key;
 mod keyed;
 mod name;
@@ -40,6 +35,7 @@ pub use wire::{Malformed, Value, Wire};
     reason = "the streaming engine builds its stateful operators on these"
 )]
 pub(crate) use {
+    key::partition_of,
     keyed::KeyedInput,
     node::{Compute, Dependency, Held, Hold, Meta, Node, Parent, Partitioning, Role},
     table::ByteTable,

@@ -128,6 +128,12 @@ pub(crate) trait Node: Send + Sync {
         Partitioning::Unknown
     }
 
+    /// Whether the node is held, each partition as a `ByteTable` of its values by the canonical
+    /// bytes of their keys: keyed operators then read hashes and keys where they lie.
+    fn holds_table(&self) -> bool {
+        false
+    }
+
     /// What `explain` adds about a partition (a source says where the rows come from).
     fn describe(&self, _run: &RunContext, _partition: u32) -> Option<String> {
         None
@@ -173,20 +179,26 @@ impl<R: Row> Drop for Parent<R> {
     }
 }
 
+type Graves = RefCell<Option<Vec<Arc<dyn Node>>>>;
+thread_local!(static GRAVES: Graves = const { RefCell::new(None) });
+
+/// Changes the queue of nodes to be dropped; `None` when this thread is ending and has none.
+fn graves<T>(change: impl FnOnce(&mut Option<Vec<Arc<dyn Node>>>) -> T) -> Option<T> {
+    GRAVES.try_with(|graves| change(&mut graves.borrow_mut())).ok()
+}
+
 /// Drops a node, and by a loop instead of recursion the parents whose last holder it was.
 fn bury(node: Arc<dyn Node>) {
-    thread_local!(static GRAVES: RefCell<Option<Vec<Arc<dyn Node>>>> = const { RefCell::new(None) });
-
     struct Reset;
     impl Drop for Reset {
         fn drop(&mut self) {
             // Also when the drop of something that user code captured panics: what is left in the
-            // queue then goes the recursive way.
-            drop(GRAVES.with_borrow_mut(Option::take));
+            // queue then goes the recursive way, outside of the borrow.
+            drop(graves(Option::take));
         }
     }
 
-    let first = GRAVES.with_borrow_mut(|graves| match graves {
+    let first = graves(|graves| match graves {
         Some(waiting) => {
             waiting.push(Arc::clone(&node));
             false
@@ -196,12 +208,12 @@ fn bury(node: Arc<dyn Node>) {
             true
         }
     });
-    if first {
+    if first == Some(true) {
         let _reset = Reset;
         let mut next = Some(node);
         while let Some(node) = next {
             drop(node);
-            next = GRAVES.with_borrow_mut(|graves| graves.as_mut().and_then(Vec::pop));
+            next = graves(|graves| graves.as_mut().and_then(Vec::pop)).flatten();
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a run has to compute: the lineage in topological order, and from it the next stage.
+//! What a run has to compute: the lineage in topological order, and from it the stages.
 //!
 //! - PLAN-1: parents stand before their children.
 //! - PLAN-2: work is what is needed and not held, and nothing else: demand goes from the action
@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Arc;
 
 #[derive(Clone, Copy, Debug)]
-enum Edge {
+pub(crate) enum Edge {
     Narrow {
         parent: usize,
     },
@@ -26,10 +26,10 @@ enum Edge {
     },
 }
 
-struct Planned {
-    node: Arc<dyn Node>,
-    edges: Vec<Edge>,
-    partitions: u32,
+pub(crate) struct Planned {
+    pub(crate) node: Arc<dyn Node>,
+    pub(crate) edges: Vec<Edge>,
+    pub(crate) partitions: u32,
 }
 
 /// The lineage of one node, in topological order.
@@ -40,11 +40,14 @@ pub(crate) struct Plan {
 
 /// What is asked of one node.
 #[derive(Clone, Default)]
-struct Demand {
-    partitions: BTreeSet<u32>,
+pub(crate) struct Demand {
+    pub(crate) partitions: BTreeSet<u32>,
     /// Of a shuffle: the reduce partitions that want their bucket of every map task.
-    buckets: BTreeSet<u32>,
+    pub(crate) buckets: BTreeSet<u32>,
 }
+
+/// Called with a node's place, what is asked of it, and what of that is missing if it is held.
+type Visit<'v> = dyn FnMut(usize, &Demand, Option<Vec<Work>>) + 'v;
 
 /// One task of a stage.
 pub(crate) struct Work {
@@ -53,7 +56,7 @@ pub(crate) struct Work {
     pub(crate) wanted: Vec<u32>,
 }
 
-/// The tasks of one node that can be done now.
+/// The tasks of one node.
 pub(crate) struct Stage<'p> {
     pub(crate) index: usize,
     pub(crate) node: &'p Arc<dyn Node>,
@@ -136,6 +139,11 @@ impl Plan {
         self.nodes.last().map_or(0, |target| target.partitions)
     }
 
+    /// The node that the plan is for.
+    pub(crate) fn target(&self) -> OperatorId {
+        self.nodes[self.nodes.len() - 1].node.meta().id
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.nodes.len()
     }
@@ -147,28 +155,43 @@ impl Plan {
         })
     }
 
+    /// All nodes, parents first.
+    pub(crate) fn nodes(&self) -> &[Planned] {
+        &self.nodes
+    }
+
     pub(crate) fn name(&self, index: usize) -> &str {
         &self.nodes[index].node.meta().name
     }
 
-    /// The first stage that has work, when the action wants these partitions of the target.
-    pub(crate) fn next_stage(&self, store: &Store, wanted: &BTreeSet<u32>) -> Option<Stage<'_>> {
+    /// The stages that have work when the action wants these partitions of the target, in the
+    /// order in which they can be done.
+    pub(crate) fn stages(&self, store: &Store, wanted: &BTreeSet<u32>) -> Vec<Stage<'_>> {
+        let mut stages = Vec::new();
+        self.walk(store, wanted, &mut |index, _, work| {
+            if let Some(work) = work.filter(|work| !work.is_empty()) {
+                stages.push(Stage { index, node: &self.nodes[index].node, work });
+            }
+        });
+        stages.reverse();
+        stages
+    }
+
+    /// PLAN-2: goes from the target upwards and shows for each node what is asked of it and, if it
+    /// is held, what of that is missing.
+    pub(crate) fn walk(&self, store: &Store, wanted: &BTreeSet<u32>, visit: &mut Visit<'_>) {
         let mut demands = vec![Demand::default(); self.nodes.len()];
-        demands.last_mut()?.partitions.clone_from(wanted);
-        let mut stage = None;
+        if let Some(target) = demands.last_mut() {
+            target.partitions.clone_from(wanted);
+        }
         for index in (0..self.nodes.len()).rev() {
             let demand = std::mem::take(&mut demands[index]);
             let work = self.work(index, &demand, store);
-            let upwards: BTreeSet<u32> = match &work {
-                Some(work) => work.iter().map(|work| work.partition).collect(),
-                None => demand.partitions,
-            };
-            self.ask_parents(index, &upwards, &mut demands);
-            if let Some(work) = work.filter(|work| !work.is_empty()) {
-                stage = Some(Stage { index, node: &self.nodes[index].node, work });
-            }
+            let missing = work.as_ref().map(|work| work.iter().map(|work| work.partition));
+            let upwards = missing.map(BTreeSet::from_iter);
+            self.ask_parents(index, upwards.as_ref().unwrap_or(&demand.partitions), &mut demands);
+            visit(index, &demand, work);
         }
-        stage
     }
 
     /// What is missing of a node that is held; `None` for one that is not.

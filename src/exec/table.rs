@@ -4,12 +4,16 @@
 //! - TABLE-2: at most half of the slots are taken, so a probe ends.
 //! - TABLE-3: a key of up to 8 bytes lies in its entry, a longer one in the arena.
 //!
-//! A slot carries the high half of the hash beside the row's number: a probe touches a row only
-//! when 32 more bits agree, which for another key happens once in four billion.
+//! A slot is 32 bits: the row's number in as many as the table needs, in the rest a tag from the
+//! high half of the hash, so that a probe hardly ever touches the row of another key (with 4,096
+//! slots once in a million). Slots of 64 bits with a longer tag were slower: they miss the cache
+//! more often. Collecting rows and touching the slots of 64 of them ahead of their look-ups was
+//! slower too: the processor overlaps the misses by itself, and copying the keys is not free.
 
 /// Keys up to this length lie in their entry.
 const INLINE: usize = 8;
 const MIN_SLOTS: usize = 16;
+const MAX_SLOTS: usize = 1 << 31;
 
 struct Entry<A> {
     hash: u64,
@@ -21,8 +25,9 @@ struct Entry<A> {
 
 /// key bytes -> value.
 pub(crate) struct ByteTable<A> {
-    /// High half of the hash, then row number + 1; 0 is free. Its length is a power of two.
-    slots: Vec<u64>,
+    /// Tag, then row number + 1 in the low bits; 0 is free. Its length is a power of two, and that
+    /// of the row bits is its logarithm: by TABLE-2 they suffice.
+    slots: Vec<u32>,
     entries: Vec<Entry<A>>,
     arena: Vec<u8>,
 }
@@ -52,14 +57,22 @@ impl<'k> Probe<'k> {
     fn new(hash: u64, key: &'k [u8]) -> Probe<'k> {
         Probe { hash, key, word: if key.len() <= INLINE { pad(key) } else { [0; INLINE] } }
     }
-
-    #[inline]
-    fn tag(&self) -> u64 {
-        self.hash & HIGH
-    }
 }
 
-const HIGH: u64 = 0xffff_ffff_0000_0000;
+/// The tag of a hash in a table of `slots` slots: bits that choose neither the slot nor (they are
+/// not the highest) the partition.
+#[inline]
+#[allow(clippy::cast_possible_truncation, reason = "the bits cut off are not part of the tag")]
+fn tag(hash: u64, slots: usize) -> u32 {
+    (((hash >> 32) as u32) << slots.trailing_zeros()) & !row_mask(slots)
+}
+
+/// The bits of a slot that hold the row's number.
+#[inline]
+#[allow(clippy::cast_possible_truncation, reason = "a table has at most 2^31 slots")]
+fn row_mask(slots: usize) -> u32 {
+    (slots - 1) as u32
+}
 
 /// At most 8 bytes, zero-padded, in at most three loads: overlapping loads agree where they meet.
 #[inline]
@@ -102,7 +115,7 @@ impl<A> ByteTable<A> {
 
     /// Bytes of memory held, without what the values own.
     pub(crate) fn memory(&self) -> usize {
-        self.slots.capacity() * size_of::<u64>()
+        self.slots.capacity() * size_of::<u32>()
             + self.entries.capacity() * size_of::<Entry<A>>()
             + self.arena.capacity()
     }
@@ -132,15 +145,18 @@ impl<A> ByteTable<A> {
     #[inline]
     fn find(&self, probe: &Probe<'_>) -> Result<usize, usize> {
         let mask = self.slots.len() - 1;
+        let (tag, rows) = (tag(probe.hash, self.slots.len()), row_mask(self.slots.len()));
         let mut at = crate::ids::to_usize(probe.hash) & mask;
         loop {
             let slot = self.slots[at];
             if slot == 0 {
                 return Err(at);
             }
-            let row = crate::ids::to_usize(slot & !HIGH) - 1;
-            if slot & HIGH == probe.tag() && self.matches(row, probe) {
-                return Ok(row);
+            if slot & !rows == tag {
+                let row = (slot & rows) as usize - 1;
+                if self.matches(row, probe) {
+                    return Ok(row);
+                }
             }
             at = (at + 1) & mask;
         }
@@ -218,18 +234,17 @@ impl<A> ByteTable<A> {
         let mask = slots - 1;
         self.slots.clear();
         self.slots.resize(slots, 0);
-        for (row, entry) in (1u64..).zip(&self.entries) {
+        for (row, entry) in (1u32..).zip(&self.entries) {
             let mut at = crate::ids::to_usize(entry.hash) & mask;
             while self.slots[at] != 0 {
                 at = (at + 1) & mask;
             }
-            self.slots[at] = (entry.hash & HIGH) | row;
+            self.slots[at] = tag(entry.hash, slots) | row;
         }
     }
 
     fn insert(&mut self, slot: usize, probe: &Probe<'_>, value: A) -> usize {
         let row = self.entries.len();
-        assert!((row as u64) < u64::from(u32::MAX), "TABLE-2: 2^32 - 1 keys in one partition");
         let place = if probe.key.len() <= INLINE {
             probe.word
         } else {
@@ -238,7 +253,8 @@ impl<A> ByteTable<A> {
             at.to_le_bytes()
         };
         self.entries.push(Entry { hash: probe.hash, place, len: probe.key.len(), value });
-        self.slots[slot] = probe.tag() | (row as u64 + 1);
+        let number = u32::try_from(row + 1).expect("TABLE-2: `grow` bounds the rows");
+        self.slots[slot] = tag(probe.hash, self.slots.len()) | number;
         row
     }
 
@@ -249,7 +265,9 @@ impl<A> ByteTable<A> {
 }
 
 fn slots_for(keys: usize) -> usize {
-    (keys * 2).next_power_of_two().max(MIN_SLOTS)
+    let slots = (keys * 2).next_power_of_two().max(MIN_SLOTS);
+    assert!(slots <= MAX_SLOTS, "TABLE-2: more than 2^29 keys in one partition");
+    slots
 }
 
 #[cfg(test)]

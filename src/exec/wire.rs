@@ -86,7 +86,7 @@ impl<T: Data + Serialize + DeserializeOwned> Wire for T {
         written.unwrap_or_else(|error| panic!("a row refused to be serialised: {error}"));
     }
 
-    fn get<'a>(bytes: &mut &'a [u8]) -> Result<T, Malformed> {
+    fn get(bytes: &mut &[u8]) -> Result<T, Malformed> {
         let (value, rest) = postcard::take_from_bytes(bytes).map_err(|_| Malformed)?;
         *bytes = rest;
         Ok(value)

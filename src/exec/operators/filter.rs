@@ -30,13 +30,10 @@ impl<R: Row> Dataset<R> {
     /// As [`Dataset::filter`], with a closure that can fail: an `Err` is the failure of that
     /// record.
     #[must_use]
-    pub fn try_filter<E: Display>(
+    pub fn try_filter<E: Display + 'static>(
         &self,
         f: impl for<'a> Fn(&R::View<'a>) -> Result<bool, E> + Send + Sync + 'static,
-    ) -> Dataset<R>
-    where
-        E: 'static,
-    {
+    ) -> Dataset<R> {
         let base = Narrow::new("try_filter", self.parent());
         Dataset::from_node(TryFilter { base, f, error: PhantomData })
     }

@@ -4,6 +4,7 @@
 mod filter;
 mod flat_map;
 mod flat_map_rows;
+mod key_by;
 mod map;
 mod map_partitions;
 mod map_to_pair;

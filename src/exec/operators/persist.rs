@@ -9,7 +9,7 @@ use crate::exec::task::Task;
 use crate::exec::wire::Wire;
 use crate::sync::Arc;
 
-impl<R: Wire> Dataset<R> {
+impl<R: Row> Dataset<R> {
     /// Computes each partition once per run and holds it, encoded, in memory: for a dataset with
     /// several consumers, and to end a chain of fused operators that grows too long.
     ///
@@ -24,7 +24,10 @@ impl<R: Wire> Dataset<R> {
     /// # Ok::<(), sawmill::Error>(())
     /// ```
     #[must_use]
-    pub fn persist(&self) -> Dataset<R> {
+    pub fn persist(&self) -> Dataset<R>
+    where
+        R: Wire,
+    {
         let base = Narrow { meta: Meta::first("persist"), parent: self.parent() };
         Dataset::from_node(Persist { base })
     }

@@ -1,23 +1,22 @@
 //! `reduce_by_key`: one row for each key.
 
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::dataset::Dataset;
 use crate::exec::key::{Key, hash};
-use crate::exec::keyed::Targets;
+use crate::exec::keyed::{RoomHint, Targets};
 use crate::exec::node::{
     Compute, Dependency, Held, Hold, Meta, Node, Parent, Partitioning, Role, Shuffle,
 };
-use crate::exec::row::Kv;
+use crate::exec::row::{Data, Kv, Row};
 use crate::exec::run::RunContext;
 use crate::exec::table::ByteTable;
 use crate::exec::task::Task;
 use crate::exec::wire::Value;
 use crate::sync::Arc;
 
-impl<K: Key, V: Value> Dataset<Kv<K, V>> {
+impl<K: Row, V: Data> Dataset<Kv<K, V>> {
     /// One row for each key, its values folded by `f`.
     ///
     /// Values of one key are folded within each source partition first, in order, then the results
@@ -36,16 +35,17 @@ impl<K: Key, V: Value> Dataset<Kv<K, V>> {
     /// # Ok::<(), sawmill::Error>(())
     /// ```
     #[must_use]
-    pub fn reduce_by_key(
-        &self,
-        f: impl Fn(V, V) -> V + Send + Sync + 'static,
-    ) -> Dataset<Kv<K, V>> {
+    pub fn reduce_by_key(&self, f: impl Fn(V, V) -> V + Send + Sync + 'static) -> Dataset<Kv<K, V>>
+    where
+        K: Key,
+        V: Value,
+    {
         let (f, parent) = (Arc::new(f), self.parent());
         let combine = Arc::new(Combine {
             meta: Meta::after("reduce_by_key.combine", parent.meta()),
             parent,
             f: Arc::clone(&f),
-            keys_before: AtomicUsize::new(0),
+            keys_before: RoomHint::default(),
         });
         Dataset::from_node(ReduceByKey {
             meta: Meta::first("reduce_by_key"),
@@ -62,8 +62,8 @@ struct Combine<K: Key, V: Value, F> {
     meta: Meta,
     parent: Parent<Kv<K, V>>,
     f: Arc<F>,
-    /// Keys of the fullest bucket so far: how much room the next buckets get. Only a hint.
-    keys_before: AtomicUsize,
+    /// How many keys the buckets had last time.
+    keys_before: RoomHint,
 }
 
 /// The reduce side: merges the tables of all source partitions, in their order.
@@ -109,11 +109,15 @@ impl<K: Key, V: Value, F: Fn(V, V) -> V + Send + Sync + 'static> Node for Reduce
     fn partitioning(&self) -> Partitioning {
         Partitioning::ByKey
     }
+
+    fn holds_table(&self) -> bool {
+        true
+    }
 }
 
 impl<K: Key, V: Value, F: Fn(V, V) -> V + Send + Sync + 'static> Shuffle for Combine<K, V, F> {
     fn buckets(&self, task: &Task<'_>, wanted: &[u32]) -> Result<Vec<Held>> {
-        let room = self.keys_before.load(Ordering::Relaxed);
+        let room = self.keys_before.room();
         let mut tables: Vec<ByteTable<V>> =
             wanted.iter().map(|_| ByteTable::with_capacity(room)).collect();
         let targets = Targets::new(task.run().parallelism(), wanted);
@@ -126,8 +130,7 @@ impl<K: Key, V: Value, F: Fn(V, V) -> V + Send + Sync + 'static> Shuffle for Com
                 tables[table].upsert(hash, key, value, fold);
             }
         })?;
-        let fullest = tables.iter().map(ByteTable::len).max().unwrap_or(0);
-        self.keys_before.fetch_max(fullest, Ordering::Relaxed);
+        self.keys_before.learn(tables.iter().map(ByteTable::len));
         Ok(tables.into_iter().map(|table| Arc::new(table) as Held).collect())
     }
 }

@@ -1,0 +1,259 @@
+//! The pieces of a data file: header, blocks, trailer, footer. Pure over bytes;
+//! `docs/checkpoint-format.md` is the format.
+
+use std::collections::BTreeSet;
+
+use super::bytes::{Fields, put_sized};
+use super::manifest::{meta_len, put_meta, take_meta};
+use super::{CheckpointMeta, Damage, Extent, ExtentInfo};
+use crate::checksum::{crc32c, crc32c_append};
+use crate::ids::{LogId, to_u64, to_usize};
+use crate::storage::BLOCK;
+
+const MAGIC: &[u8; 8] = b"SAWMCKPT";
+const END: &[u8; 8] = b"SAWMCEND";
+const VERSION: u32 = 1;
+/// Bytes of the header, and of the footer.
+pub(super) const HEADER: usize = 64;
+/// Bytes of a full block.
+pub(super) const FULL: usize = 65536;
+/// Bytes of a block's header.
+pub(super) const BLOCK_HEADER: usize = 24;
+/// Bytes of an index entry without the operator's name.
+const INDEX_ENTRY: usize = 32;
+/// Payload of a full block.
+pub(super) const PAYLOAD: usize = FULL - BLOCK_HEADER;
+
+const _: () = assert!(FULL.is_multiple_of(BLOCK), "full blocks tile device blocks");
+
+/// What the header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) checkpoint: u64,
+    pub(super) log_id: LogId,
+    /// The last manifest that was durable when the file was begun; 0: none.
+    pub(super) manifest: u64,
+    pub(super) extents: u32,
+}
+
+/// What the footer says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Footer {
+    pub(super) length: u64,
+    pub(super) trailer: u64,
+    pub(super) trailer_len: u64,
+    pub(super) checkpoint: u64,
+    pub(super) trailer_crc: u32,
+}
+
+fn seal(mut bytes: Vec<u8>) -> [u8; HEADER] {
+    let crc = crc32c(&bytes);
+    bytes.extend_from_slice(&crc.to_le_bytes());
+    let mut sealed = [0; HEADER];
+    sealed.copy_from_slice(&bytes);
+    sealed
+}
+
+/// Magic and checksum of a header or footer; the fields behind the magic.
+fn unseal<'a>(bytes: &'a [u8; HEADER], magic: &[u8; 8]) -> Result<Fields<'a>, Damage> {
+    let mut fields = Fields::new(&bytes[..HEADER - 4]);
+    if fields.array::<8>()? != *magic {
+        return Err(Damage::Magic);
+    }
+    if crc32c(&bytes[..HEADER - 4]).to_le_bytes() != bytes[HEADER - 4..] {
+        return Err(Damage::Checksum);
+    }
+    Ok(fields)
+}
+
+pub(super) fn encode_header(header: &Header) -> [u8; HEADER] {
+    let mut out = Vec::with_capacity(HEADER);
+    out.extend_from_slice(MAGIC);
+    out.extend_from_slice(&VERSION.to_le_bytes());
+    out.extend_from_slice(&65536_u32.to_le_bytes());
+    out.extend_from_slice(&header.checkpoint.to_le_bytes());
+    out.extend_from_slice(header.log_id.as_bytes());
+    out.extend_from_slice(&header.manifest.to_le_bytes());
+    out.extend_from_slice(&header.extents.to_le_bytes());
+    out.extend_from_slice(&[0; 8]);
+    seal(out)
+}
+
+pub(super) fn decode_header(bytes: &[u8; HEADER]) -> Result<Header, Damage> {
+    let mut fields = unseal(bytes, MAGIC)?;
+    let version = fields.u32()?;
+    if version != VERSION {
+        return Err(Damage::Version(version));
+    }
+    if to_usize(u64::from(fields.u32()?)) != FULL {
+        return Err(Damage::Inconsistent);
+    }
+    let checkpoint = fields.u64()?;
+    let log_id = LogId::from_bytes(fields.array()?);
+    let manifest = fields.u64()?;
+    let extents = fields.u32()?;
+    fields.zeros(8)?;
+    Ok(Header { checkpoint, log_id, manifest, extents })
+}
+
+pub(super) fn encode_footer(footer: &Footer) -> [u8; HEADER] {
+    let mut out = Vec::with_capacity(HEADER);
+    out.extend_from_slice(END);
+    out.extend_from_slice(&footer.length.to_le_bytes());
+    out.extend_from_slice(&footer.trailer.to_le_bytes());
+    out.extend_from_slice(&footer.trailer_len.to_le_bytes());
+    out.extend_from_slice(&footer.checkpoint.to_le_bytes());
+    out.extend_from_slice(&footer.trailer_crc.to_le_bytes());
+    out.extend_from_slice(&[0; 16]);
+    seal(out)
+}
+
+/// Decodes the footer and checks its lengths against those of the file.
+pub(super) fn decode_footer(bytes: &[u8; HEADER], file: u64) -> Result<Footer, Damage> {
+    let mut fields = unseal(bytes, END)?;
+    let length = fields.u64()?;
+    let trailer = fields.u64()?;
+    let trailer_len = fields.u64()?;
+    let checkpoint = fields.u64()?;
+    let trailer_crc = fields.u32()?;
+    fields.zeros(16)?;
+    let end = trailer.checked_add(trailer_len).and_then(|end| end.checked_add(to_u64(HEADER)));
+    let padded = end.and_then(|end| end.checked_next_multiple_of(to_u64(BLOCK)));
+    if trailer < to_u64(HEADER) || length != file || padded != Some(file) {
+        return Err(Damage::Length);
+    }
+    Ok(Footer { length, trailer, trailer_len, checkpoint, trailer_crc })
+}
+
+/// The header of a block, its checksum included.
+pub(super) fn block_header(
+    checkpoint: u64,
+    extent: u32,
+    block: u32,
+    payload: &[u8],
+) -> [u8; BLOCK_HEADER] {
+    let mut header = [0; BLOCK_HEADER];
+    #[allow(clippy::expect_used, reason = "the writer cuts payloads to PAYLOAD bytes")]
+    let length = u32::try_from(payload.len()).expect("CKPT-6: a payload fits its block");
+    header[4..8].copy_from_slice(&length.to_le_bytes());
+    header[8..16].copy_from_slice(&checkpoint.to_le_bytes());
+    header[16..20].copy_from_slice(&extent.to_le_bytes());
+    header[20..24].copy_from_slice(&block.to_le_bytes());
+    let crc = crc32c_append(crc32c(&header[4..]), payload);
+    header[..4].copy_from_slice(&crc.to_le_bytes());
+    header
+}
+
+/// Bytes that an extent takes in the file, block headers included.
+pub(super) fn stored_len(payload: u64) -> Option<u64> {
+    payload.checked_add(payload.div_ceil(to_u64(PAYLOAD)).checked_mul(to_u64(BLOCK_HEADER))?)
+}
+
+/// Bytes of the file of a checkpoint; `None` if no file can be that long.
+pub(super) fn file_len(meta: &CheckpointMeta, extents: &[Extent]) -> Option<u64> {
+    let mut length = (to_u64(HEADER) * 2).checked_add(meta_len(meta))?;
+    for extent in extents {
+        let entry = to_u64(INDEX_ENTRY) + to_u64(extent.operator.len());
+        length = length.checked_add(entry)?.checked_add(stored_len(to_u64(extent.bytes.len()))?)?;
+    }
+    length.checked_next_multiple_of(to_u64(BLOCK))
+}
+
+pub(super) fn encode_trailer(meta: &CheckpointMeta, index: &[ExtentInfo]) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_meta(&mut out, meta);
+    for extent in index {
+        put_sized(&mut out, extent.operator.as_bytes());
+        out.extend_from_slice(&extent.schema.to_le_bytes());
+        out.extend_from_slice(&extent.partition.to_le_bytes());
+        out.extend_from_slice(&extent.crc.to_le_bytes());
+        out.extend_from_slice(&extent.length.to_le_bytes());
+        out.extend_from_slice(&extent.offset.to_le_bytes());
+    }
+    out
+}
+
+/// Decodes the trailer and checks that the extents fill the file from header to trailer.
+pub(super) fn decode_trailer(
+    bytes: &[u8],
+    header: &Header,
+    footer: &Footer,
+) -> Result<(CheckpointMeta, Vec<ExtentInfo>), Damage> {
+    if crc32c(bytes) != footer.trailer_crc {
+        return Err(Damage::Checksum);
+    }
+    let mut fields = Fields::new(bytes);
+    let meta = take_meta(&mut fields)?;
+    let mut index = Vec::new();
+    let mut names = BTreeSet::new();
+    let mut offset = to_u64(HEADER);
+    for _ in 0..header.extents {
+        let operator = fields.text()?;
+        let schema = fields.u64()?;
+        let partition = fields.u32()?;
+        let crc = fields.u32()?;
+        let length = fields.u64()?;
+        if fields.u64()? != offset || !names.insert((operator, partition)) {
+            return Err(Damage::Inconsistent);
+        }
+        index.push(ExtentInfo {
+            operator: operator.to_owned(),
+            schema,
+            partition,
+            length,
+            offset,
+            crc,
+        });
+        let next = stored_len(length).and_then(|stored| offset.checked_add(stored));
+        offset = next.filter(|next| *next <= footer.trailer).ok_or(Damage::Length)?;
+    }
+    fields.end()?;
+    let same = meta.checkpoint == header.checkpoint
+        && meta.checkpoint == footer.checkpoint
+        && meta.log_id == header.log_id;
+    if same && offset == footer.trailer { Ok((meta, index)) } else { Err(Damage::Inconsistent) }
+}
+
+/// Takes an extent's payload out of its blocks, checking each.
+pub(super) fn unblock(
+    checkpoint: u64,
+    ordinal: u32,
+    info: &ExtentInfo,
+    stored: &[u8],
+) -> Result<Vec<u8>, Damage> {
+    if stored_len(info.length) != Some(to_u64(stored.len())) {
+        return Err(Damage::Length);
+    }
+    let mut payload = Vec::with_capacity(to_usize(info.length));
+    for (block, bytes) in (0_u32..).zip(stored.chunks(FULL)) {
+        let (head, part) = bytes.split_at_checked(BLOCK_HEADER).ok_or(Damage::Length)?;
+        if head != block_header(checkpoint, ordinal, block, part) {
+            return Err(Damage::Checksum);
+        }
+        payload.extend_from_slice(part);
+    }
+    if crc32c(&payload) == info.crc { Ok(payload) } else { Err(Damage::Checksum) }
+}
+
+/// Decodes a whole data file in memory.
+pub(super) fn decode(bytes: &[u8]) -> Result<(CheckpointMeta, Vec<Extent>), Damage> {
+    let head = bytes.first_chunk::<HEADER>().ok_or(Damage::Length)?;
+    let tail = bytes.last_chunk::<HEADER>().ok_or(Damage::Length)?;
+    let header = decode_header(head)?;
+    let footer = decode_footer(tail, to_u64(bytes.len()))?;
+    let trailer_end = to_usize(footer.trailer + footer.trailer_len);
+    let trailer = &bytes[to_usize(footer.trailer)..trailer_end];
+    let (meta, index) = decode_trailer(trailer, &header, &footer)?;
+    let padding = &bytes[trailer_end..bytes.len() - HEADER];
+    Fields::new(padding).zeros(to_u64(padding.len()))?;
+    let mut extents = Vec::with_capacity(index.len());
+    for (ordinal, info) in (0_u32..).zip(index) {
+        let stored = stored_len(info.length).ok_or(Damage::Length)?;
+        let from = to_usize(info.offset);
+        let block_bytes = &bytes[from..from + to_usize(stored)];
+        let payload = unblock(meta.checkpoint, ordinal, &info, block_bytes)?;
+        let ExtentInfo { operator, schema, partition, .. } = info;
+        extents.push(Extent { operator, schema, partition, bytes: payload });
+    }
+    Ok((meta, extents))
+}

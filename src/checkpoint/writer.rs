@@ -1,0 +1,170 @@
+//! Writes one file from its start, in large aligned pieces, and digests it on the way: one piece
+//! is on its way to the medium while the next is filled.
+
+use std::sync::Arc;
+
+use super::data::{self, Footer, HEADER, PAYLOAD};
+use super::io::{self, CHUNK};
+use super::manifest::Digest;
+use super::{CheckpointMeta, Extent, ExtentInfo};
+use crate::checksum::{Xxh3, crc32c, crc32c_append};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::to_u64;
+use crate::storage::{AlignedBuf, BLOCK, Channel, File, Op};
+
+/// Length and digests of bytes that pass by.
+#[derive(Default)]
+pub(super) struct Digester {
+    length: u64,
+    crc: u32,
+    xxh3: Xxh3,
+}
+
+impl Digester {
+    pub(super) fn update(&mut self, bytes: &[u8]) {
+        self.length += to_u64(bytes.len());
+        self.crc = crc32c_append(self.crc, bytes);
+        self.xxh3.update(bytes);
+    }
+
+    pub(super) fn digest(&self) -> Digest {
+        Digest { length: self.length, crc: self.crc, xxh3: self.xxh3.digest() }
+    }
+}
+
+/// A piece on its way: its offset and length.
+type InFlight = (u64, usize);
+
+/// A file being written. Nothing is durable before the caller syncs.
+pub(super) struct Writer<'a> {
+    channel: &'a mut dyn Channel,
+    file: &'a Arc<dyn File>,
+    filling: AlignedBuf,
+    filled: usize,
+    /// Offset of the piece that is being filled.
+    offset: u64,
+    in_flight: Option<InFlight>,
+    digester: Digester,
+}
+
+impl<'a> Writer<'a> {
+    pub(super) fn new(channel: &'a mut dyn Channel, file: &'a Arc<dyn File>) -> Writer<'a> {
+        let filling = AlignedBuf::zeroed(CHUNK);
+        let digester = Digester::default();
+        Writer { channel, file, filling, filled: 0, offset: 0, in_flight: None, digester }
+    }
+
+    fn position(&self) -> u64 {
+        self.offset + to_u64(self.filled)
+    }
+
+    pub(super) fn put(&mut self, mut bytes: &[u8]) -> Result<()> {
+        while !bytes.is_empty() {
+            let room = CHUNK - self.filled;
+            let (now, later) = bytes.split_at(bytes.len().min(room));
+            self.filling[self.filled..self.filled + now.len()].copy_from_slice(now);
+            self.filled += now.len();
+            bytes = later;
+            if self.filled == CHUNK {
+                self.send()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands the filled piece to the channel and goes on with the other buffer.
+    fn send(&mut self) -> Result<()> {
+        let spare = self.settle()?;
+        let spare = spare.unwrap_or_else(|| AlignedBuf::zeroed(CHUNK));
+        let mut buffer = std::mem::replace(&mut self.filling, spare);
+        buffer.set_len(self.filled);
+        self.digester.update(&buffer);
+        let file = Arc::clone(self.file);
+        let offset = self.offset;
+        self.channel.submit(Op::Write { file, offset, buffer, durable: false });
+        self.in_flight = Some((offset, self.filled));
+        self.offset += to_u64(self.filled);
+        self.filled = 0;
+        Ok(())
+    }
+
+    /// Waits for the piece on its way, if there is one, and gives its buffer back.
+    fn settle(&mut self) -> Result<Option<AlignedBuf>> {
+        let Some((offset, length)) = self.in_flight.take() else { return Ok(None) };
+        #[allow(clippy::expect_used, reason = "one operation was submitted and not yet completed")]
+        let completion = self.channel.complete().expect("STORAGE: what was submitted completes");
+        let mut buffer = io::whole(completion, &**self.file, "write", offset, length)?;
+        buffer.set_len(CHUNK);
+        Ok(Some(buffer))
+    }
+
+    /// Writes what is left. The caller has padded to whole blocks.
+    pub(super) fn finish(mut self) -> Result<Digest> {
+        assert_eq!(self.filled % BLOCK, 0, "CKPT: files are whole blocks");
+        if self.filled > 0 {
+            self.send()?;
+        }
+        self.settle()?;
+        Ok(self.digester.digest())
+    }
+}
+
+impl Drop for Writer<'_> {
+    /// An error leaves a write in flight behind: the channel goes on with others after it.
+    fn drop(&mut self) {
+        if self.in_flight.take().is_some() {
+            drop(self.channel.complete());
+        }
+    }
+}
+
+/// Writes a whole data file. `meta.checkpoint` is its number, `manifest` the last durable one.
+pub(super) fn write_data(
+    channel: &mut dyn Channel,
+    file: &Arc<dyn File>,
+    meta: &CheckpointMeta,
+    manifest: u64,
+    extents: &[Extent],
+) -> Result<Digest> {
+    // A full disk is found here, as an error of its own, not as a short write half-way.
+    let length = data::file_len(meta, extents).ok_or_else(|| {
+        Error::new(ErrorKind::TooLarge, "the checkpoint is too large").at_path(file.path())
+    })?;
+    file.allocate(length)?;
+    let mut writer = Writer::new(channel, file);
+    #[allow(clippy::expect_used, reason = "the store has checked the number of extents")]
+    let count = u32::try_from(extents.len()).expect("CKPT-6: extents fit 32 bits");
+    let (checkpoint, log_id) = (meta.checkpoint, meta.log_id);
+    let header = data::Header { checkpoint, log_id, manifest, extents: count };
+    writer.put(&data::encode_header(&header))?;
+    let mut index = Vec::with_capacity(extents.len());
+    for (ordinal, extent) in (0_u32..).zip(extents) {
+        index.push(ExtentInfo {
+            operator: extent.operator.clone(),
+            schema: extent.schema,
+            partition: extent.partition,
+            length: to_u64(extent.bytes.len()),
+            offset: writer.position(),
+            crc: crc32c(&extent.bytes),
+        });
+        for (block, payload) in (0_u32..).zip(extent.bytes.chunks(PAYLOAD)) {
+            writer.put(&data::block_header(checkpoint, ordinal, block, payload))?;
+            writer.put(payload)?;
+        }
+    }
+    let trailer = data::encode_trailer(meta, &index);
+    let trailer_at = writer.position();
+    writer.put(&trailer)?;
+    let padded = (writer.position() + to_u64(HEADER)).next_multiple_of(to_u64(BLOCK));
+    let zeros = padded - to_u64(HEADER) - writer.position();
+    writer.put(&[0; BLOCK][..crate::ids::to_usize(zeros)])?;
+    writer.put(&data::encode_footer(&Footer {
+        length: padded,
+        trailer: trailer_at,
+        trailer_len: to_u64(trailer.len()),
+        checkpoint,
+        trailer_crc: crc32c(&trailer),
+    }))?;
+    assert_eq!(padded, length, "CKPT: the file is as long as was reserved");
+    writer.finish()
+}

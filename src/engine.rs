@@ -1,0 +1,203 @@
+//! The engine: a directory with a log and checkpoints, in which jobs run.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::checkpoint::CheckpointStore;
+use crate::clock::{Clock, SystemClock};
+use crate::error::{Error, ErrorKind, Result};
+use crate::exec::{Executor, Name};
+use crate::options::EngineOptions;
+use crate::recovery::{Scan, recover};
+use crate::source::Ingest;
+use crate::storage::{Storage, SystemStorage};
+use crate::stream::{Env, Hooks, Job, JobDriver, NoHooks, RunOptions, StreamRun, StreamTable};
+use crate::sync::Arc;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::wal::Wal;
+
+/// A directory with a log (`DIR/log`) and checkpoints (`DIR/checkpoints`), in which one job runs.
+///
+/// Nothing that was acknowledged, published or completed is lost when the process is killed or the
+/// power goes: the next start goes on behind the last completed batch, with the same results.
+///
+/// ```
+/// use sawmill::{Engine, EngineOptions, Job, Received, RunOptions, Trigger, name};
+/// # let place = tempfile::tempdir()?;
+/// let engine = Engine::open(place.path(), EngineOptions::default())?;
+/// let events = engine.ingest(name!("events"))?;
+/// let (job, counts) = Job::build(name!("count"), |job| {
+///     let words = job.source(name!("in"), Received::from(&events));
+///     let counted = words.pair_with(|_| 1u64).reduce_by_key(|a, b| a + b);
+///     let counts = counted.map_with_state::<u64, ()>(name!("counts"), |_word, values, state| {
+///         *state = Some(state.unwrap_or(0) + values.sum::<u64>());
+///         None
+///     });
+///     counts.state
+/// })?;
+/// events.append(b"oak")?; // durable when it returns
+/// events.append(b"oak")?;
+/// let trigger = Trigger::AvailableNow { bytes: 1 << 20 };
+/// let run = engine.start(job, RunOptions { trigger, ..RunOptions::default() })?;
+/// run.await_termination()?;
+/// assert_eq!(counts.get(b"oak"), Some(2));
+/// engine.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Engine {
+    wal: Wal,
+    storage: Arc<dyn Storage>,
+    clock: Arc<dyn Clock>,
+    path: PathBuf,
+    options: EngineOptions,
+    streams: Arc<StreamTable>,
+    running: Arc<AtomicBool>,
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Engine({})", self.path.display())
+    }
+}
+
+/// Says that a job runs, until dropped.
+#[derive(Debug)]
+pub(crate) struct Running(Arc<AtomicBool>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+impl Engine {
+    /// Opens a directory, which is made if it is missing. One engine at a time: the log's lock
+    /// covers all of it.
+    ///
+    /// # Errors
+    /// As [`Wal::open`]; `Corrupt` if log and checkpoints contradict each other; `Invalid`
+    /// options.
+    pub fn open(path: impl AsRef<Path>, options: EngineOptions) -> Result<Engine> {
+        let storage = Arc::new(SystemStorage::new(options.log.backend)?);
+        Engine::open_with(storage, Arc::new(SystemClock), path, options)
+    }
+
+    /// As [`open`](Engine::open), on another storage and clock.
+    ///
+    /// # Errors
+    /// As [`open`](Engine::open).
+    #[doc(hidden)]
+    pub fn open_with(
+        storage: Arc<dyn Storage>,
+        clock: Arc<dyn Clock>,
+        path: impl AsRef<Path>,
+        options: EngineOptions,
+    ) -> Result<Engine> {
+        options.validate()?;
+        let path = path.as_ref().to_owned();
+        let log = options.log.clone();
+        let wal = Wal::open_with(Arc::clone(&storage), Arc::clone(&clock), path.join("log"), log)?;
+        let checkpoints = open_checkpoints(&*storage, &path, &options)?;
+        let scan = Scan::new(&wal, checkpoints.newest()?.as_ref())?;
+        let streams = Arc::new(StreamTable::restored(scan.streams));
+        let running = Arc::new(AtomicBool::new(false));
+        Ok(Engine { wal, storage, clock, path, options, streams, running })
+    }
+
+    /// The handle that appends to the ingest stream of this name; a new name becomes a new stream,
+    /// durable on return.
+    ///
+    /// Records are kept until a completed batch and a checkpoint cover them. Those of a stream that
+    /// no source of the running job reads are kept, and everything behind them.
+    ///
+    /// # Errors
+    /// The log's; `TooLarge` for the 65,535th stream.
+    pub fn ingest(&self, name: Name) -> Result<Ingest> {
+        let stream = self.streams.open(&self.wal, name.get())?;
+        Ok(Ingest::new(name, &self.wal, stream))
+    }
+
+    /// Recovers the job, then runs it on a thread of its own. When this returns, the state is that
+    /// of the last completed batch.
+    ///
+    /// # Errors
+    /// `JobMismatch` if the directory holds another job: its name, parallelism, stateful operators
+    /// (with the types of their state), sources or sinks differ; nothing was touched then.
+    /// `SourceChanged` if files that were read are not what they were. `Invalid` if a job runs
+    /// already. `Corrupt`, the log's, and what user code makes of batches that are executed again.
+    pub fn start(&self, job: Job, options: RunOptions) -> Result<StreamRun> {
+        let (driver, running) = self.driver(job, options, Box::new(NoHooks))?;
+        StreamRun::spawn(driver, running)
+    }
+
+    /// A recovered job, not running yet.
+    pub(crate) fn driver(
+        &self,
+        job: Job,
+        options: RunOptions,
+        hooks: Box<dyn Hooks>,
+    ) -> Result<(JobDriver, Running)> {
+        let running = self.claim()?;
+        let store = open_checkpoints(&*self.storage, &self.path, &self.options)?;
+        let env = self.env(self.options.threads, options.parallelism)?;
+        Ok((recover(env, job, options, hooks, store)?, running))
+    }
+
+    /// Executes the log's batches again, into empty sinks.
+    #[cfg(feature = "testing")]
+    pub(crate) fn reexecute(&self, job: Job, threads: usize) -> Result<u64> {
+        let _running = self.claim()?;
+        // The plans have the parallelism; the executor's own is not used.
+        crate::recovery::reexecute(self.env(threads, 1)?, job)
+    }
+
+    /// Takes the one place that a job can have.
+    fn claim(&self) -> Result<Running> {
+        if self.running.swap(true, Ordering::AcqRel) {
+            let message = "a job runs in this directory already; stop it first";
+            return Err(Error::new(ErrorKind::Invalid, message).at_path(&self.path));
+        }
+        Ok(Running(Arc::clone(&self.running)))
+    }
+
+    fn env(&self, threads: usize, parallelism: u32) -> Result<Env> {
+        let executor = Executor::new(threads, parallelism)?;
+        Ok(Env {
+            wal: self.wal.clone(),
+            storage: Arc::clone(&self.storage),
+            clock: Arc::clone(&self.clock),
+            executor: executor.with_max_attempts(self.options.task_attempts),
+            streams: Arc::clone(&self.streams),
+        })
+    }
+
+    /// The log, to be read or measured.
+    #[must_use]
+    pub fn log(&self) -> &Wal {
+        &self.wal
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Closes the log cleanly. Stop the job first: a running one fails with
+    /// [`Closed`](ErrorKind::Closed). Dropping the engine instead is safe, too.
+    ///
+    /// # Errors
+    /// As [`Wal::close`].
+    pub fn close(self) -> Result<()> {
+        self.wal.close()
+    }
+}
+
+fn open_checkpoints(
+    storage: &dyn Storage,
+    path: &Path,
+    options: &EngineOptions,
+) -> Result<CheckpointStore> {
+    let directory = storage.directory(&path.join("checkpoints"), true)?;
+    CheckpointStore::open(directory, options.checkpoints_kept)
+}

@@ -1,0 +1,4 @@
+//! Decoders over arbitrary bytes, for `fuzz/`: each returns or refuses, and never panics. Not part
+//! of the public interface.
+
+pub use crate::checkpoint::fuzz::{decode_checkpoint, decode_manifest};

@@ -1,0 +1,52 @@
+//! How an engine is opened.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::wal::WalOptions;
+
+/// How [`Engine::open`](crate::Engine::open) opens a directory.
+///
+/// ```
+/// use sawmill::EngineOptions;
+/// assert_eq!(EngineOptions::default().checkpoints_kept, 2);
+/// ```
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Options of the log in `DIR/log`.
+    pub log: WalOptions,
+    /// Threads that compute batches. Results never depend on it. Default 0: one for each core;
+    /// maximum 1024.
+    pub threads: usize,
+    /// Checkpoints that are kept; the log keeps what the oldest of them needs. Default 2, so that
+    /// one may rot; minimum 1, maximum 100.
+    pub checkpoints_kept: usize,
+    /// How often a failed task is attempted before the job fails with
+    /// [`ErrorKind::TaskFailed`](crate::ErrorKind::TaskFailed). Default 4, minimum 1, maximum 100.
+    pub task_attempts: u32,
+}
+
+impl Default for EngineOptions {
+    fn default() -> EngineOptions {
+        EngineOptions {
+            log: WalOptions::default(),
+            threads: 0,
+            checkpoints_kept: 2,
+            task_attempts: 4,
+        }
+    }
+}
+
+impl EngineOptions {
+    pub(crate) fn validate(&self) -> Result<()> {
+        let invalid = |message| Err(Error::new(ErrorKind::Invalid, message));
+        if self.threads > 1024 {
+            return invalid("threads is at most 1024");
+        }
+        if !(1..=100).contains(&self.checkpoints_kept) {
+            return invalid("checkpoints_kept is 1 to 100");
+        }
+        if !(1..=100).contains(&self.task_attempts) {
+            return invalid("task_attempts is 1 to 100");
+        }
+        Ok(())
+    }
+}

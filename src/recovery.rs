@@ -1,0 +1,288 @@
+//! Recovery of a job: orders checkpoint, log and batches (ENGINE.md E2). Touches no bytes of the
+//! log; only `wal/recovery` cuts one.
+//!
+//! RECOVERY-1: every planned batch above the checkpoint is executed as planned, never planned anew.
+//! RECOVERY-2: at most the last planned batch is not completed.
+//! RECOVERY-3: a job that is not the recorded one is refused before anything is touched.
+
+use std::collections::VecDeque;
+
+use crate::checkpoint::{CheckpointStore, Loaded};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{BatchId, Generation, Lsn};
+use crate::planted::{Bug, planted};
+use crate::sink::{SinkContext, SinkIdentity};
+use crate::state::OperatorState;
+use crate::stream::{
+    Batch, BatchCompletion, BatchPlan, Board, Boundary, EngineState, Entry, Env, Hooks, JOURNAL,
+    Job, JobDriver, JobShape, Marks, OpenedStream, RunOptions, add_stream,
+};
+use crate::wal::Wal;
+
+/// A planned batch, as the log has it.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) plan: BatchPlan,
+    pub(crate) lsn: Lsn,
+    /// How often its sinks may have been called.
+    pub(crate) attempts: u32,
+    pub(crate) completion: Option<(BatchCompletion, Lsn)>,
+}
+
+/// What checkpoint and log say.
+#[derive(Debug, Default)]
+pub(crate) struct Scan {
+    pub(crate) streams: Vec<OpenedStream>,
+    pub(crate) shape: Option<JobShape>,
+    /// The checkpoint's boundary.
+    pub(crate) boundary: Boundary,
+    /// Batches above the checkpoint, dense and ascending.
+    pub(crate) batches: VecDeque<Found>,
+}
+
+impl Scan {
+    /// Reads what the newest whole checkpoint says, then the engine's records in the log.
+    ///
+    /// # Errors
+    /// `Corrupt` if the two contradict each other, or the log itself; `Unsupported`.
+    pub(crate) fn new(wal: &Wal, checkpoint: Option<&Loaded>) -> Result<Scan> {
+        let mut scan = Scan::default();
+        match checkpoint {
+            Some(loaded) => {
+                if loaded.meta.log_id != wal.log_id() {
+                    let message = "the checkpoints belong to another log than the one beside them";
+                    return Err(Error::new(ErrorKind::Corrupt, message).at_path(wal.path()));
+                }
+                let state = EngineState::decode(&loaded.meta.engine)?;
+                scan.streams = state.streams;
+                scan.shape = Some(state.shape);
+                scan.boundary = state.boundary;
+                scan.check_log_reaches(wal)?;
+            }
+            None if wal.first_lsn() > Lsn::FIRST => {
+                let message = "the log was truncated, and no checkpoint has what it held; restore \
+                               the checkpoints' directory";
+                return Err(Error::new(ErrorKind::Corrupt, message).at_path(wal.path()));
+            }
+            None => {}
+        }
+        let mut replay = wal.replay_all_from(wal.first_lsn())?;
+        while let Some(record) = replay.next() {
+            let record = record?;
+            if record.internal && record.stream == JOURNAL {
+                scan.add(Entry::decode(record.payload, record.lsn)?, record.lsn)?;
+            }
+        }
+        scan.check_order()?;
+        Ok(scan)
+    }
+
+    /// A checkpoint is visible only when its batch's completion is durable (E1): a log that ends
+    /// before, or begins behind what the checkpoint needs, is not the one that it was taken with.
+    fn check_log_reaches(&self, wal: &Wal) -> Result<()> {
+        let completion = self.boundary.completion;
+        if wal.durable_lsn() >= completion {
+            return Ok(());
+        }
+        let message = format!(
+            "the checkpoint of batch {} is newer than the log: record {completion} is missing",
+            self.boundary.batch
+        );
+        let error = Error::new(ErrorKind::Corrupt, message).at_path(wal.path());
+        Err(error.for_lsns(wal.durable_lsn().next(), completion))
+    }
+
+    fn add(&mut self, entry: Entry, lsn: Lsn) -> Result<()> {
+        match entry {
+            Entry::StreamOpened(new) => {
+                let opened = OpenedStream { name: new.name, stream: new.stream, opened: lsn };
+                add_stream(&mut self.streams, opened)?;
+            }
+            Entry::JobStarted(shape) => self.shape = Some(shape),
+            Entry::BatchPlanned(plan) if plan.batch > self.boundary.batch => {
+                let expected =
+                    self.batches.back().map_or(self.boundary.batch, |last| last.plan.batch).next();
+                if plan.batch != expected {
+                    let text = format!("batch {} is planned where {expected} is due", plan.batch);
+                    return Err(disorder(text, lsn));
+                }
+                self.batches.push_back(Found { plan, lsn, attempts: 1, completion: None });
+            }
+            Entry::BatchAttempted(again) if again.batch > self.boundary.batch => {
+                let found = self.find(again.batch, "attempted", lsn)?;
+                found.attempts = found.attempts.max(again.attempt);
+            }
+            Entry::BatchCompleted(done) if done.batch > self.boundary.batch => {
+                let found = self.find(done.batch, "completed", lsn)?;
+                if found.completion.is_some() {
+                    return Err(disorder(format!("batch {} is completed twice", done.batch), lsn));
+                }
+                found.completion = Some((done, lsn));
+            }
+            // The checkpoint has what came of these.
+            Entry::BatchPlanned(_) | Entry::BatchAttempted(_) | Entry::BatchCompleted(_) => {}
+        }
+        Ok(())
+    }
+
+    fn find(&mut self, batch: BatchId, what: &str, lsn: Lsn) -> Result<&mut Found> {
+        let found = self.batches.iter_mut().find(|found| found.plan.batch == batch);
+        found.ok_or_else(|| disorder(format!("batch {batch} is {what}, but was not planned"), lsn))
+    }
+
+    fn check_order(&self) -> Result<()> {
+        let open = self.batches.iter().position(|found| found.completion.is_none());
+        match open {
+            Some(at) if at + 1 < self.batches.len() => {
+                let found = &self.batches[at];
+                let text = format!("batch {} is not completed, but planned over", found.plan.batch);
+                Err(disorder(text, found.lsn))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn disorder(message: String, lsn: Lsn) -> Error {
+    Error::new(ErrorKind::Corrupt, message).for_lsns(lsn, lsn)
+}
+
+/// Brings a job to where the log says that it is, and returns its driver.
+///
+/// # Errors
+/// `JobMismatch`, naming what differs, before anything is touched; `SourceChanged`; `Corrupt`.
+pub(crate) fn recover(
+    env: Env,
+    job: Job,
+    options: RunOptions,
+    hooks: Box<dyn Hooks>,
+    store: CheckpointStore,
+) -> Result<JobDriver> {
+    options.validate()?;
+    let loaded = store.newest()?;
+    let scan = Scan::new(&env.wal, loaded.as_ref())?;
+    let shape = job.shape(Generation::new(1), options.parallelism);
+    match &scan.shape {
+        Some(recorded) => shape.check_against(recorded)?,
+        None => {
+            let entry = Entry::JobStarted(shape.clone());
+            env.wal.append_internal(JOURNAL, &[&entry.encode()])?;
+        }
+    }
+    let mut driver = at_rest(env, job, options, hooks, shape)?;
+    if let Some(loaded) = &loaded {
+        load_states(&driver.env, loaded, &driver.states)?;
+    }
+    driver.store = Some(store);
+    driver.boundary = scan.boundary;
+    driver.marks = Marks::restored(driver.boundary.batch);
+    open_sinks(&driver, &scan.batches)?;
+    replay_batches(&mut driver, scan.batches)?;
+    driver.resume()?;
+    Ok(driver)
+}
+
+/// A driver before the first batch, with empty state.
+fn at_rest(
+    env: Env,
+    job: Job,
+    options: RunOptions,
+    hooks: Box<dyn Hooks>,
+    shape: JobShape,
+) -> Result<JobDriver> {
+    let bind = job.operators.iter().map(|operator| operator.bind(shape.parallelism));
+    let states = bind.collect::<Result<Vec<_>>>()?;
+    Ok(JobDriver {
+        env,
+        job,
+        shape,
+        options,
+        hooks,
+        store: None,
+        states,
+        boundary: Boundary::default(),
+        marks: Marks::default(),
+        unfinished: None,
+        board: Board::default(),
+        last_checkpoint_ns: 0,
+    })
+}
+
+/// Executes every completed batch of a log again, from batch 1, into sinks that are empty. Writes
+/// nothing into the log. Returns how many batches there were.
+#[cfg(feature = "testing")]
+pub(crate) fn reexecute(env: Env, job: Job) -> Result<u64> {
+    if env.wal.first_lsn() > Lsn::FIRST {
+        let message = "the log was truncated: it does not hold batch 1 any more";
+        return Err(Error::new(ErrorKind::Invalid, message).at_path(env.wal.path()));
+    }
+    let scan = Scan::new(&env.wal, None)?;
+    let Some(recorded) = scan.shape else { return Ok(0) };
+    let shape = job.shape(recorded.generation, recorded.parallelism);
+    shape.check_against(&recorded)?;
+    let hooks = Box::new(crate::stream::NoHooks);
+    let mut driver = at_rest(env, job, RunOptions::default(), hooks, shape)?;
+    open_sinks(&driver, &VecDeque::new())?;
+    let mut batches = 0;
+    for found in scan.batches {
+        let Some((done, lsn)) = found.completion else { break };
+        driver.reexecute(Batch::new(found.plan, found.lsn, 1), &done, lsn)?;
+        batches += 1;
+    }
+    Ok(batches)
+}
+
+/// Decodes every extent of the checkpoint, in parallel.
+fn load_states(env: &Env, loaded: &Loaded, states: &[OperatorState]) -> Result<()> {
+    let load = |ordinal: usize| {
+        let extent = &loaded.extents[ordinal];
+        let state = states.iter().find(|state| state.name() == extent.operator);
+        let fitting = state.filter(|state| {
+            state.schema() == extent.schema
+                && usize::try_from(extent.partition).is_ok_and(|at| at < state.partitions())
+        });
+        let Some(state) = fitting else {
+            let message = format!(
+                "the checkpoint has state of operator `{}`, partition {}, that the job has not",
+                extent.operator, extent.partition
+            );
+            return Err(Error::new(ErrorKind::JobMismatch, message));
+        };
+        let bytes = loaded.read_extent(ordinal)?;
+        state.decode_partition(extent.partition, loaded.meta.batch, &bytes)
+    };
+    let outcomes = env.executor.for_each_number(loaded.extents.len(), load);
+    outcomes.into_iter().collect()
+}
+
+/// Opens every sink at the progress of the last completed batch: what is behind it is undone.
+fn open_sinks(driver: &JobDriver, batches: &VecDeque<Found>) -> Result<()> {
+    let completions = batches.iter().rev().filter_map(|found| found.completion.as_ref());
+    let last = completions.map(|(done, _)| &done.sinks).next();
+    let progress = last.unwrap_or(&driver.boundary.sinks);
+    for sink in &driver.job.sinks {
+        let identity = SinkIdentity {
+            log: driver.env.wal.log_id(),
+            job: driver.shape.job.clone(),
+            sink: sink.name().to_owned(),
+        };
+        let recorded = progress.iter().find(|named| named.name == sink.name());
+        let cx = SinkContext { storage: &driver.env.storage };
+        sink.open(cx, &identity, recorded.map(|named| named.bytes.as_slice()))?;
+    }
+    Ok(())
+}
+
+/// Completed batches rebuild state; the one that is not is left for the first step to finish.
+fn replay_batches(driver: &mut JobDriver, batches: VecDeque<Found>) -> Result<()> {
+    for found in batches {
+        let attempt = if found.completion.is_some() { 1 } else { found.attempts + 1 };
+        let batch = Batch::new(found.plan, found.lsn, attempt);
+        match found.completion {
+            Some((done, lsn)) => driver.rebuild(batch, &done, lsn)?,
+            None if planted(Bug::ReplanAfterRestart) => {}
+            None => driver.adopt(batch),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,202 @@
+//! Rows handed to user code, batch by batch (ENGINE.md E20).
+
+use std::any::Any;
+use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::{Output, Sink, SinkContext, SinkIdentity};
+use crate::error::{Error, ErrorKind, Result};
+use crate::exec::{Dataset, Executor, Name, Row, RunContext};
+use crate::ids::BatchId;
+use crate::sync::{Arc, Mutex, lock};
+use crate::versioned;
+
+const VERSION: u8 = 1;
+
+/// One batch of rows, as user code gets it.
+///
+/// At least once: the batch that was in flight when the process died is handed over again, with the
+/// same id, the same rows and a higher attempt. A batch that is completed never is. Who needs
+/// exactly once stores the id with the effect, and does nothing for an id that is stored.
+#[derive(Debug)]
+pub struct BatchOutput<'a, R: Row> {
+    id: BatchId,
+    attempt: u32,
+    batch_time_ns: u64,
+    partitions: &'a [Vec<R::Owned>],
+}
+
+impl<R: Row> BatchOutput<'_, R> {
+    /// The batch's number: the same at every attempt, also after a crash. Never that of other rows.
+    #[must_use]
+    pub fn id(&self) -> BatchId {
+        self.id
+    }
+
+    /// 1 at first; higher if the batch was, or may have been, handed over before.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// The batch's time: the same at every attempt.
+    #[must_use]
+    pub fn batch_time(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_nanos(self.batch_time_ns)
+    }
+
+    /// The rows of each partition, in order.
+    #[must_use]
+    pub fn partitions(&self) -> &[Vec<R::Owned>] {
+        self.partitions
+    }
+
+    /// All rows, in order.
+    pub fn rows(&self) -> impl Iterator<Item = &R::Owned> {
+        self.partitions.iter().flatten()
+    }
+}
+
+/// What user code returns if it fails: any error.
+pub(crate) type UserResult = std::result::Result<(), Box<dyn std::error::Error + Send + Sync>>;
+
+/// The sink that calls `f` with each batch.
+pub(crate) fn for_each_batch<R: Row>(
+    name: Name,
+    rows: Dataset<R>,
+    f: impl for<'a> Fn(&BatchOutput<'a, R>) -> UserResult + Send + Sync + 'static,
+) -> Arc<dyn Sink> {
+    Arc::new(ForEachBatch { name, rows, f, last: Mutex::default() })
+}
+
+struct ForEachBatch<R: Row, F> {
+    name: Name,
+    rows: Dataset<R>,
+    f: F,
+    last: Mutex<BatchId>,
+}
+
+impl<R: Row, F> fmt::Debug for ForEachBatch<R, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ForEachBatch").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// What `compute` gives.
+struct Collected<R: Row> {
+    batch_time_ns: u64,
+    partitions: Vec<Vec<R::Owned>>,
+}
+
+impl<R, F> Sink for ForEachBatch<R, F>
+where
+    R: Row,
+    F: for<'a> Fn(&BatchOutput<'a, R>) -> UserResult + Send + Sync + 'static,
+{
+    fn name(&self) -> &str {
+        self.name.get()
+    }
+
+    fn open(
+        &self,
+        _cx: SinkContext<'_>,
+        _identity: &SinkIdentity,
+        progress: Option<&[u8]>,
+    ) -> Result<()> {
+        let decode = |bytes| versioned::decode("progress of a batch callback", VERSION, bytes);
+        *lock(&self.last) = progress.map_or(Ok(BatchId::default()), decode)?;
+        Ok(())
+    }
+
+    fn compute(&self, executor: &Executor, run: &RunContext) -> Result<Output> {
+        let partitions = executor.for_each_partition(run, &self.rows, |rows| {
+            let mut part = Vec::new();
+            rows.for_each(|view| part.push(R::own(view)))?;
+            Ok(part)
+        })?;
+        let batch_time_ns = run.batch_time_ns().unwrap_or(0);
+        Ok(Box::new(Collected::<R> { batch_time_ns, partitions }))
+    }
+
+    fn publish(
+        &self,
+        batch: BatchId,
+        attempt: u32,
+        output: &(dyn Any + Send + Sync),
+    ) -> Result<Vec<u8>> {
+        let Some(collected) = output.downcast_ref::<Collected<R>>() else {
+            unreachable!("SINK: a sink is given what it computed")
+        };
+        let last = *lock(&self.last);
+        if batch <= last {
+            return Ok(versioned::encode(VERSION, &last));
+        }
+        let Collected { batch_time_ns, partitions } = collected;
+        let output = BatchOutput { id: batch, attempt, batch_time_ns: *batch_time_ns, partitions };
+        let called = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (self.f)(&output)));
+        let text = |how: &str| {
+            format!("the function of `{}` {how} at batch {batch}, attempt {attempt}", self.name)
+        };
+        match called {
+            Ok(Ok(())) => {
+                *lock(&self.last) = batch;
+                Ok(versioned::encode(VERSION, &batch))
+            }
+            Ok(Err(error)) => {
+                Err(Error::new(ErrorKind::SinkFailed, format!("{}: {error}", text("failed"))))
+            }
+            Err(_panic) => Err(Error::new(ErrorKind::SinkFailed, text("panicked"))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::LogId;
+    use crate::sim::SimDisk;
+    use crate::storage::Storage;
+
+    #[test]
+    fn batches_are_handed_over_with_their_id_and_attempt_until_they_succeed() {
+        let storage: Arc<dyn Storage> = Arc::new(SimDisk::new(1));
+        let cx = SinkContext { storage: &storage };
+        let identity =
+            SinkIdentity { log: LogId::from_bytes([1; 16]), job: "j".into(), sink: "s".into() };
+        let calls = Arc::new(Mutex::new(Vec::<(u64, u32, Vec<u64>)>::new()));
+        let seen = Arc::clone(&calls);
+        let rows = Dataset::from_vec(vec![1u64, 2, 3], 2);
+        let sink = for_each_batch(Name::new("callback"), rows, move |batch| {
+            assert_eq!(batch.partitions().len(), 2);
+            assert_eq!(batch.batch_time(), UNIX_EPOCH + Duration::from_secs(5));
+            let rows = batch.rows().copied().collect();
+            lock(&seen).push((batch.id().get(), batch.attempt(), rows));
+            match batch.attempt() {
+                1 => Err("the other side is not there".into()),
+                2 => panic!("oak"),
+                _ => Ok(()),
+            }
+        });
+        sink.open(cx, &identity, None).unwrap();
+        let executor = Executor::new(1, 2).unwrap();
+        let run = executor.context().with_batch(BatchId::new(4), 5_000_000_000);
+        let output = sink.compute(&executor, &run).unwrap();
+        let publish = |attempt| sink.publish(BatchId::new(4), attempt, &*output);
+        let error = publish(1).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::SinkFailed);
+        assert!(error.to_string().contains("is not there"), "{error}");
+        assert!(publish(2).unwrap_err().to_string().contains("panicked at batch 4, attempt 2"));
+        let progress = publish(3).unwrap();
+        assert_eq!(publish(4).unwrap(), progress);
+        let expected = [1, 2, 3].map(|attempt| (4, attempt, vec![1, 2, 3]));
+        assert_eq!(*lock(&calls), expected);
+        // A completed batch is never handed over, also after a restart.
+        sink.open(cx, &identity, Some(&progress)).unwrap();
+        assert_eq!(publish(5).unwrap(), progress);
+        assert_eq!(lock(&calls).len(), 3);
+        assert_eq!(
+            sink.open(cx, &identity, Some(b"?")).unwrap_err().kind(),
+            ErrorKind::Unsupported
+        );
+    }
+}

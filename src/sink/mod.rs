@@ -1,0 +1,101 @@
+//! Where results go. A sink publishes a whole batch at a time, once, by the batch's id.
+//!
+//! SINK-1: what a sink publishes for a batch is a pure function of the rows per partition, in
+//! partition order.
+//! SINK-2: a batch that is already in the progress a sink was opened with, or published since, is
+//! never published again.
+
+#[cfg(test)]
+mod file_tests;
+mod for_each;
+mod json;
+mod json_lines;
+mod line_files;
+mod progress;
+
+use std::any::Any;
+use std::fmt::{self, Debug};
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::exec::{Executor, RunContext};
+use crate::ids::{BatchId, LogId};
+use crate::planted::{Bug, planted};
+use crate::storage::Storage;
+
+pub use for_each::BatchOutput;
+#[allow(unused_imports, reason = "the driver, which uses these, comes next")]
+pub(crate) use for_each::{UserResult, for_each_batch};
+pub use json::JsonRow;
+pub use json_lines::JsonLines;
+
+/// Whose outputs these are (ENGINE.md E5). With a batch's id, the identity of what is published.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SinkIdentity {
+    /// The log that the job's plans are in.
+    pub log: LogId,
+    /// The job's name.
+    pub job: String,
+    /// The sink's name.
+    pub sink: String,
+}
+
+impl fmt::Display for SinkIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "log {} job {}", self.log, self.job)?;
+        if planted(Bug::SinkWithoutName) {
+            return Ok(());
+        }
+        write!(f, " sink {}", self.sink)
+    }
+}
+
+/// What a sink may use of the engine.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SinkContext<'a> {
+    /// Where files are opened.
+    pub(crate) storage: &'a Arc<dyn Storage>,
+}
+
+/// What a sink publishes for one batch: rows or bytes per partition, in partition order.
+pub(crate) type Output = Box<dyn Any + Send + Sync>;
+
+/// One sink of a job, as the driver sees it.
+pub(crate) trait Sink: Debug + Send + Sync {
+    /// The name the job gave it.
+    fn name(&self) -> &str;
+
+    /// Opens the output at the start and after a restart: everything behind `progress` is undone
+    /// (`None`: nothing was ever completed). May be called again at any time.
+    ///
+    /// # Errors
+    /// `SinkFailed` if what `progress` counts is not there any more, naming the file;
+    /// `JobMismatch` if the output belongs to another sink; the operating system's.
+    fn open(
+        &self,
+        cx: SinkContext<'_>,
+        identity: &SinkIdentity,
+        progress: Option<&[u8]>,
+    ) -> Result<()>;
+
+    /// Computes what is to be published for the batch that `run` is of: step 2, seen by nobody.
+    ///
+    /// # Errors
+    /// As [`Executor::for_each_partition`].
+    fn compute(&self, executor: &Executor, run: &RunContext) -> Result<Output>;
+
+    /// Publishes what [`Sink::compute`] gave for this batch, and returns the progress, which counts
+    /// once the batch's completion is durable. Publishing a batch that was published changes
+    /// nothing and returns the same. `attempt` is 1 unless an earlier publication of this batch
+    /// may have been seen outside.
+    ///
+    /// # Errors
+    /// `SinkFailed`, `DiskFull` or the operating system's: nothing is known about the bytes
+    /// of this batch, and publishing it again is allowed.
+    fn publish(
+        &self,
+        batch: BatchId,
+        attempt: u32,
+        output: &(dyn Any + Send + Sync),
+    ) -> Result<Vec<u8>>;
+}

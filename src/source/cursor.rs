@@ -1,0 +1,128 @@
+//! Planning over the log without reading anything twice.
+//!
+//! CURSOR-1: `records` are all records of the stream in `start..scanned`.
+//! CURSOR-2: nothing above the durable LSN is looked at (LOG.md L19): replay sees to it.
+
+use std::fmt;
+
+use super::Planned;
+use super::received_plan::{PlannedRecords, position_behind, weight};
+use super::records::Records;
+use crate::error::Result;
+use crate::ids::{Lsn, StreamId};
+use crate::wal::{Replay, Wal};
+
+/// Where planning stands, with the records that the next input will have. Asked again from the same
+/// position it goes on where it stopped; asked from another one, it starts there.
+pub(super) struct Cursor {
+    wal: Wal,
+    stream: StreamId,
+    /// The position that `records` begin at.
+    start: Lsn,
+    /// Everything before this was looked at.
+    scanned: Lsn,
+    records: Records,
+    /// Of the records.
+    weight: u64,
+    /// Shows what comes from `scanned` on, and the LSN that was durable before it was begun.
+    replay: Option<(Replay, Lsn)>,
+}
+
+impl fmt::Debug for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cursor")
+            .field("stream", &self.stream)
+            .field("start", &self.start)
+            .field("scanned", &self.scanned)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Cursor {
+    pub(super) fn new(wal: &Wal, stream: StreamId) -> Cursor {
+        Cursor {
+            wal: wal.clone(),
+            stream,
+            start: Lsn::FIRST,
+            scanned: Lsn::FIRST,
+            records: Records::default(),
+            weight: 0,
+            replay: None,
+        }
+    }
+
+    fn restart(&mut self, at: Lsn) {
+        let (wal, stream) = (self.wal.clone(), self.stream);
+        *self = Cursor { start: at, scanned: at, ..Cursor::new(&wal, stream) };
+    }
+
+    /// The next input from `from` on, of about `limit` bytes; `None` if nothing came.
+    pub(super) fn plan(&mut self, from: Lsn, limit: u64) -> Result<Option<Planned>> {
+        // More than this limit allows, from an earlier call with another one: cut anew.
+        let overfull = self.records.len() > 1 && self.weight >= limit.max(1);
+        if self.start != from || (overfull && !self.cut_at(limit)) {
+            self.restart(from);
+        }
+        if let Err(error) = self.scan(limit) {
+            // Whatever it was, the next call looks again.
+            self.restart(from);
+            return Err(error);
+        }
+        let Some(planned) = PlannedRecords::of(self.stream, &self.records, limit) else {
+            return Ok(None);
+        };
+        Ok(Some(Planned {
+            input: planned.encode(),
+            next: position_behind(planned.last),
+            bytes: self.records.bytes(),
+            records: Some(planned.records),
+        }))
+    }
+
+    /// Whether the records at hand are those that this limit cuts at.
+    fn cut_at(&self, limit: u64) -> bool {
+        let last = self.records.range(self.records.len() - 1, self.records.len()).next();
+        last.is_some_and(|(_, payload)| self.weight - weight(payload) < limit.max(1))
+    }
+
+    /// Looks at records until there are enough, or no more.
+    fn scan(&mut self, limit: u64) -> Result<()> {
+        while self.weight < limit.max(1) {
+            let (replay, durable) = match &mut self.replay {
+                Some(replay) => replay,
+                None => {
+                    let durable = self.wal.durable_lsn();
+                    if self.scanned > durable {
+                        return Ok(());
+                    }
+                    self.replay.insert((self.wal.replay_from(self.scanned)?, durable))
+                }
+            };
+            let Some(record) = replay.next() else {
+                // It saw all that was durable when it began, the engine's own records among it.
+                self.scanned = self.scanned.max(durable.next());
+                self.replay = None;
+                return Ok(());
+            };
+            let record = record?;
+            self.scanned = record.lsn.next();
+            if record.stream == self.stream {
+                self.weight += weight(record.payload);
+                self.records.push(record.lsn, record.payload);
+            }
+        }
+        Ok(())
+    }
+
+    /// The records of a planned input, if it is the one that was planned here last. The cursor then
+    /// goes on behind them.
+    pub(super) fn take(&mut self, planned: &PlannedRecords) -> Option<Records> {
+        let ends = (self.records.first(), self.records.last());
+        if ends != (Some(planned.first), Some(planned.last)) {
+            return None;
+        }
+        self.start = planned.last.next();
+        self.weight = 0;
+        Some(std::mem::take(&mut self.records))
+    }
+}

@@ -1,0 +1,203 @@
+//! Records that came through the log: the handle that appends them, and the source that reads them.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::attach::sealed::Sealed;
+use super::cursor::Cursor;
+use super::received_plan::{PlannedRecords, ReceivedInput, compare, decode_position};
+use super::{Attached, LastRead, Opened, Planned, Source, SourceContext, StreamSource};
+use crate::error::{Error, ErrorKind, Result};
+use crate::exec::{Bytes, Name};
+use crate::ids::{Lsn, StreamId};
+use crate::sync::{Arc, Mutex, lock};
+use crate::wal::{LsnRange, Pending, Wal};
+
+/// A handle that appends records to one stream of an engine's log. Clones append to the same
+/// stream, from any thread.
+///
+/// A record is processed when it is durable, in the log's order, once. What was acknowledged is
+/// never lost: it waits in the log until a completed batch and a checkpoint cover it.
+#[derive(Clone, Debug)]
+pub struct Ingest {
+    name: Name,
+    wal: Wal,
+    stream: StreamId,
+}
+
+impl Ingest {
+    /// The handle of this stream of the log, under the name that the engine keeps for it.
+    pub(crate) fn new(name: Name, wal: &Wal, stream: StreamId) -> Ingest {
+        Ingest { name, wal: wal.clone(), stream }
+    }
+
+    /// The stream's name.
+    #[must_use]
+    pub fn name(&self) -> Name {
+        self.name
+    }
+
+    /// The stream in the log.
+    #[must_use]
+    pub fn stream(&self) -> StreamId {
+        self.stream
+    }
+
+    /// Appends a record and returns when it is on stable storage. An empty payload is a record,
+    /// too.
+    ///
+    /// # Errors
+    /// As [`Wal::append`].
+    pub fn append(&self, payload: &[u8]) -> Result<Lsn> {
+        self.wal.append_to(self.stream, payload)
+    }
+
+    /// Appends records as one: after a crash all of them are there, or none. Returns when they are
+    /// on stable storage. A batch of the job may still be cut between them.
+    ///
+    /// # Errors
+    /// As [`Wal::append_batch`].
+    pub fn append_batch(&self, payloads: &[impl AsRef<[u8]>]) -> Result<LsnRange> {
+        self.wal.append_batch_to(self.stream, payloads)
+    }
+
+    /// Appends a record without waiting until it is on stable storage: its place in the order is
+    /// fixed. Waits only while the log has more in memory than it may.
+    ///
+    /// # Errors
+    /// As [`Wal::submit`].
+    pub fn submit(&self, payload: &[u8]) -> Result<Pending> {
+        self.wal.submit_to(self.stream, payload)
+    }
+}
+
+/// The records of an [`Ingest`] handle, as a source: a row is a record's bytes.
+///
+/// A batch is cut at the trigger's bytes, to the end of the record; records are split over
+/// partitions by their order and bytes, never by how they were grouped in the log.
+#[derive(Clone, Debug)]
+pub struct Received(Ingest);
+
+impl From<&Ingest> for Received {
+    fn from(ingest: &Ingest) -> Received {
+        Received(ingest.clone())
+    }
+}
+
+impl Sealed for Received {}
+
+impl StreamSource for Received {
+    type Row = Bytes;
+
+    fn attach(self, name: Name) -> Attached<Bytes> {
+        Attached::new(ReceivedSource {
+            name,
+            cursor: Mutex::new(Cursor::new(&self.0.wal, self.0.stream)),
+            wal: self.0.wal,
+            stream: self.0.stream,
+            bytes_read: Arc::default(),
+        })
+    }
+}
+
+/// [`Received`] in a job.
+struct ReceivedSource {
+    name: Name,
+    wal: Wal,
+    stream: StreamId,
+    cursor: Mutex<Cursor>,
+    bytes_read: Arc<AtomicU64>,
+}
+
+impl fmt::Debug for ReceivedSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReceivedSource")
+            .field("name", &self.name)
+            .field("stream", &self.stream)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ReceivedSource {
+    /// The first LSN not planned yet. What is at and behind a recorded position is in the log, if
+    /// retention kept its word (ENGINE.md E3); who never planned anything takes what there is.
+    fn check_position(&self, position: Option<&[u8]>) -> Result<Lsn> {
+        let from = decode_position(position)?;
+        let first = self.wal.first_lsn();
+        if position.is_none() || first <= from {
+            return Ok(from);
+        }
+        let text = format!(
+            "records that the source `{}` has not processed were removed from the log",
+            self.name
+        );
+        let error = Error::new(ErrorKind::Corrupt, text).at_path(self.wal.path());
+        Err(error.for_lsns(from, first.previous()))
+    }
+}
+
+impl Source for ReceivedSource {
+    fn name(&self) -> &str {
+        self.name.get()
+    }
+
+    fn stream(&self) -> Option<StreamId> {
+        Some(self.stream)
+    }
+
+    fn plan(
+        &self,
+        _cx: SourceContext<'_>,
+        position: Option<&[u8]>,
+        limit_bytes: u64,
+    ) -> Result<Option<Planned>> {
+        let from = self.check_position(position)?;
+        lock(&self.cursor).plan(from, limit_bytes)
+    }
+
+    fn open(&self, _cx: SourceContext<'_>, input: &[u8]) -> Result<Arc<Opened>> {
+        let planned = PlannedRecords::decode(input)?;
+        if planned.stream != self.stream {
+            let text = format!(
+                "a planned input is of stream {}, and the source `{}` reads stream {}",
+                planned.stream.get(),
+                self.name,
+                self.stream.get()
+            );
+            return Err(Error::new(ErrorKind::JobMismatch, text));
+        }
+        let taken = lock(&self.cursor).take(&planned);
+        let records = match taken {
+            Some(records) => records,
+            None => planned.replay(&self.wal)?,
+        };
+        self.bytes_read.fetch_add(records.bytes(), Ordering::Relaxed);
+        Ok(Arc::new(Opened::new(ReceivedInput::new(planned, records)?)))
+    }
+
+    fn verify_digest(&self, input: &[u8], recorded: &[u8], actual: &[u8]) -> Result<()> {
+        compare(&PlannedRecords::decode(input)?, recorded, actual)
+    }
+
+    /// Nothing to do: what is durable in the log stays as it is, and replay checks it.
+    fn verify_position(
+        &self,
+        _cx: SourceContext<'_>,
+        position: &[u8],
+        _last: Option<LastRead<'_>>,
+    ) -> Result<()> {
+        self.check_position(Some(position)).map(|_| ())
+    }
+
+    fn retention(&self, position: Option<&[u8]>) -> Result<Option<Lsn>> {
+        decode_position(position).map(Some)
+    }
+
+    fn exhausted(&self, _position: Option<&[u8]>) -> Result<bool> {
+        Ok(false)
+    }
+
+    fn bytes_read(&self) -> u64 {
+        self.bytes_read.load(Ordering::Relaxed)
+    }
+}

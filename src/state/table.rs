@@ -1,0 +1,302 @@
+//! A table keyed by bytes: keys in one arena, rows in first-seen order, an index of slots.
+//!
+//! STATE-1: iteration is in first-seen order; a removed key that comes back is seen first then.
+//! STATE-2: the order does not depend on growth, removal of others, compaction, encoding.
+
+use std::fmt;
+
+use crate::ids::to_usize;
+
+/// Rows are numbered by 32 bits, from 1 in a slot.
+const EMPTY: u64 = 0;
+
+struct Row<S> {
+    hash: u64,
+    /// Where the key begins in the arena.
+    at: u64,
+    length: u32,
+    /// `None`: removed, no slot points here.
+    value: Option<S>,
+}
+
+/// Keyed values of one partition. Keys are canonical bytes; the caller hands in their XXH3 hash,
+/// computed once.
+///
+/// ```
+/// use sawmill::state::{StateTable, hash_key};
+/// let mut table = StateTable::new();
+/// table.insert(hash_key(b"b"), b"b", 1u64);
+/// table.insert(hash_key(b"a"), b"a", 2u64);
+/// let order: Vec<_> = table.iter().map(|(key, value)| (key.to_vec(), *value)).collect();
+/// assert_eq!(order, [(b"b".to_vec(), 1), (b"a".to_vec(), 2)]);
+/// ```
+#[derive(Clone)]
+pub struct StateTable<S> {
+    /// Slots: the hash's high 32 bits, and the row's ordinal plus one; 0 is empty.
+    index: Vec<u64>,
+    rows: Vec<Row<S>>,
+    arena: Vec<u8>,
+    live: usize,
+}
+
+impl<S: Clone> Clone for Row<S> {
+    fn clone(&self) -> Row<S> {
+        Row { hash: self.hash, at: self.at, length: self.length, value: self.value.clone() }
+    }
+}
+
+impl<S> Default for StateTable<S> {
+    fn default() -> StateTable<S> {
+        StateTable::new()
+    }
+}
+
+impl<S> fmt::Debug for StateTable<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StateTable({} keys)", self.live)
+    }
+}
+
+fn slot(hash: u64, row: usize) -> u64 {
+    #[allow(clippy::expect_used, reason = "2^32 rows of 32 bytes and more are beyond any limit")]
+    let ordinal = u32::try_from(row + 1).expect("STATE: a partition has less than 2^32 keys");
+    (hash & !u64::from(u32::MAX)) | u64::from(ordinal)
+}
+
+fn row_of(slot: u64) -> usize {
+    to_usize(slot & u64::from(u32::MAX)) - 1
+}
+
+fn same_tag(slot: u64, hash: u64) -> bool {
+    (slot ^ hash) >> 32 == 0
+}
+
+impl<S> StateTable<S> {
+    /// An empty table. Allocates nothing.
+    #[must_use]
+    pub fn new() -> StateTable<S> {
+        StateTable { index: Vec::new(), rows: Vec::new(), arena: Vec::new(), live: 0 }
+    }
+
+    /// A table with room for `keys` keys of `bytes` bytes together.
+    #[must_use]
+    pub fn with_capacity(keys: usize, bytes: usize) -> StateTable<S> {
+        let mut table = StateTable::new();
+        table.rows.reserve(keys);
+        table.arena.reserve(bytes);
+        if keys > 0 {
+            table.index = vec![EMPTY; slots_for(keys)];
+        }
+        table
+    }
+
+    /// Number of keys.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.live
+    }
+
+    /// Whether there is no key.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.live == 0
+    }
+
+    /// Bytes of memory behind the table, without what the values own.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.index.capacity() * size_of::<u64>()
+            + self.rows.capacity() * size_of::<Row<S>>()
+            + self.arena.capacity()
+    }
+
+    /// About how many bytes the encoded table has.
+    pub(super) fn encoded_hint(&self) -> usize {
+        self.arena.len() + self.live * (2 + size_of::<S>()) + 8
+    }
+
+    fn key(&self, row: &Row<S>) -> &[u8] {
+        let at = to_usize(row.at);
+        &self.arena[at..at + to_usize(u64::from(row.length))]
+    }
+
+    /// The slot that points to the key's row.
+    #[inline]
+    fn find(&self, hash: u64, key: &[u8]) -> Option<(usize, usize)> {
+        if self.index.is_empty() {
+            return None;
+        }
+        let mask = self.index.len() - 1;
+        let mut place = to_usize(hash) & mask;
+        loop {
+            let slot = self.index[place];
+            if slot == EMPTY {
+                return None;
+            }
+            if same_tag(slot, hash) {
+                let ordinal = row_of(slot);
+                let row = &self.rows[ordinal];
+                if row.hash == hash && self.key(row) == key {
+                    return Some((place, ordinal));
+                }
+            }
+            place = (place + 1) & mask;
+        }
+    }
+
+    /// The key's value.
+    #[must_use]
+    #[inline]
+    pub fn get(&self, hash: u64, key: &[u8]) -> Option<&S> {
+        let (_, ordinal) = self.find(hash, key)?;
+        self.rows[ordinal].value.as_ref()
+    }
+
+    /// The key's value, to change it.
+    #[inline]
+    pub fn get_mut(&mut self, hash: u64, key: &[u8]) -> Option<&mut S> {
+        let (_, ordinal) = self.find(hash, key)?;
+        self.rows[ordinal].value.as_mut()
+    }
+
+    /// Whether the table has the key.
+    #[must_use]
+    pub fn contains(&self, hash: u64, key: &[u8]) -> bool {
+        self.find(hash, key).is_some()
+    }
+
+    /// The key's value; if there is none, first what `make` gives.
+    #[inline]
+    #[allow(clippy::missing_panics_doc, reason = "only if an invariant of this type breaks")]
+    pub fn get_or_insert_with(
+        &mut self,
+        hash: u64,
+        key: &[u8],
+        make: impl FnOnce() -> S,
+    ) -> &mut S {
+        let ordinal = match self.find(hash, key) {
+            Some((_, ordinal)) => ordinal,
+            None => self.append(hash, key, make()),
+        };
+        #[allow(clippy::expect_used, reason = "a slot points to rows with a value only")]
+        self.rows[ordinal].value.as_mut().expect("STATE: an indexed row has a value")
+    }
+
+    /// Sets the key's value. Returns the one before. A key that stays keeps its place in the order.
+    #[inline]
+    pub fn insert(&mut self, hash: u64, key: &[u8], value: S) -> Option<S> {
+        if let Some((_, ordinal)) = self.find(hash, key) {
+            return self.rows[ordinal].value.replace(value);
+        }
+        self.append(hash, key, value);
+        None
+    }
+
+    /// Adds a row for a key that is not there.
+    fn append(&mut self, hash: u64, key: &[u8], value: S) -> usize {
+        debug_assert_eq!(hash, super::hash_key(key), "STATE: the hash is the key's XXH3");
+        if (self.live + 1) * 4 > self.index.len() * 3 {
+            self.grow();
+        }
+        #[allow(clippy::expect_used, reason = "keys are parts of records, limited far below")]
+        let length = u32::try_from(key.len()).expect("STATE: a key has less than 4 GiB");
+        let at = crate::ids::to_u64(self.arena.len());
+        self.arena.extend_from_slice(key);
+        let ordinal = self.rows.len();
+        self.rows.push(Row { hash, at, length, value: Some(value) });
+        place_in(&mut self.index, hash, ordinal);
+        self.live += 1;
+        ordinal
+    }
+
+    /// Removes the key. Returns its value.
+    pub fn remove(&mut self, hash: u64, key: &[u8]) -> Option<S> {
+        let (place, ordinal) = self.find(hash, key)?;
+        self.vacate(place);
+        let value = self.rows[ordinal].value.take();
+        self.live -= 1;
+        // Dead rows cost memory and iteration: drop them when they outnumber the living.
+        if self.rows.len() > 2 * self.live + 32 {
+            self.compact();
+        }
+        value
+    }
+
+    /// Empties a slot, and moves back those behind it that it had displaced.
+    fn vacate(&mut self, mut hole: usize) {
+        let mask = self.index.len() - 1;
+        let mut next = (hole + 1) & mask;
+        while self.index[next] != EMPTY {
+            let home = to_usize(self.rows[row_of(self.index[next])].hash) & mask;
+            // The entry may move if its home is not behind the hole, going round.
+            if (next.wrapping_sub(home) & mask) >= (next.wrapping_sub(hole) & mask) {
+                self.index[hole] = self.index[next];
+                hole = next;
+            }
+            next = (next + 1) & mask;
+        }
+        self.index[hole] = EMPTY;
+    }
+
+    fn grow(&mut self) {
+        if self.rows.len() > self.live + self.live / 2 {
+            self.compact();
+        }
+        self.rebuild(slots_for(self.live + 1).max(self.index.len() * 2));
+    }
+
+    fn rebuild(&mut self, slots: usize) {
+        self.index.clear();
+        self.index.resize(slots, EMPTY);
+        for (ordinal, row) in self.rows.iter().enumerate().filter(|(_, row)| row.value.is_some()) {
+            place_in(&mut self.index, row.hash, ordinal);
+        }
+    }
+
+    /// Drops dead rows and their keys; the order stays (STATE-2).
+    fn compact(&mut self) {
+        let mut arena = Vec::with_capacity(self.arena.len() / 2);
+        let old = std::mem::take(&mut self.arena);
+        self.rows.retain_mut(|row| {
+            if row.value.is_none() {
+                return false;
+            }
+            let at = to_usize(row.at);
+            row.at = crate::ids::to_u64(arena.len());
+            arena.extend_from_slice(&old[at..at + to_usize(u64::from(row.length))]);
+            true
+        });
+        self.arena = arena;
+        self.rebuild(self.index.len());
+    }
+
+    /// Keys and values in first-seen order.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &S)> {
+        self.rows.iter().filter_map(|row| row.value.as_ref().map(|value| (self.key(row), value)))
+    }
+
+    /// Hashes, keys and values in first-seen order, by value.
+    pub(super) fn drain_into(self, mut each: impl FnMut(u64, &[u8], S)) {
+        for row in self.rows {
+            let at = to_usize(row.at);
+            let key = &self.arena[at..at + to_usize(u64::from(row.length))];
+            if let Some(value) = row.value {
+                each(row.hash, key, value);
+            }
+        }
+    }
+}
+
+/// Slots for so many keys at three quarters full, a power of two.
+fn slots_for(keys: usize) -> usize {
+    (keys + keys / 3 + 1).next_power_of_two().max(16)
+}
+
+fn place_in(index: &mut [u64], hash: u64, ordinal: usize) {
+    let mask = index.len() - 1;
+    let mut place = to_usize(hash) & mask;
+    while index[place] != EMPTY {
+        place = (place + 1) & mask;
+    }
+    index[place] = slot(hash, ordinal);
+}

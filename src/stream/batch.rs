@@ -1,0 +1,305 @@
+//! One batch: the seven steps of its life (ENGINE.md E1). `docs/execution.md` has the picture.
+
+use super::driver::{JobDriver, Stepped};
+use super::hooks::Step;
+use super::journal::{
+    BatchAttempt, BatchCompletion, BatchPlan, Entry, JOURNAL, Named, PlannedInput,
+};
+use super::marks::Mark;
+use crate::error::Result;
+use crate::exec::RunContext;
+use crate::ids::Lsn;
+use crate::planted::{Bug, planted};
+use crate::sink::Output;
+use crate::source::{Input, Opened, Source, SourceContext};
+use crate::sync::Arc;
+
+/// A batch on its way through the steps.
+pub(crate) struct Batch {
+    pub(crate) plan: BatchPlan,
+    /// Where the plan is in the log.
+    pub(crate) plan_lsn: Lsn,
+    /// From 1: which call of the sinks this is.
+    pub(crate) attempt: u32,
+    /// What was computed, and nobody has seen.
+    pub(crate) computed: Option<Computed>,
+    /// What the sinks returned.
+    pub(crate) published: Vec<Named>,
+}
+
+/// Private results of step 2.
+pub(crate) struct Computed {
+    pub(crate) run: RunContext,
+    pub(crate) digests: Vec<Named>,
+    /// In the order of the job's sinks.
+    pub(crate) outputs: Vec<Output>,
+}
+
+impl Batch {
+    pub(crate) fn new(plan: BatchPlan, plan_lsn: Lsn, attempt: u32) -> Batch {
+        Batch { plan, plan_lsn, attempt, computed: None, published: Vec::new() }
+    }
+
+    fn computed(&self) -> &Computed {
+        #[allow(clippy::expect_used, reason = "`run_batch` calls the steps in order")]
+        self.computed.as_ref().expect("STREAM-5: compute comes before what uses its results")
+    }
+}
+
+/// What a source that has nothing in this batch gives: no rows.
+#[derive(Debug)]
+struct NoInput;
+
+impl Input for NoInput {
+    fn partitions(&self) -> u32 {
+        1
+    }
+
+    fn rows(&self, _partition: u32, _out: &mut dyn FnMut(&[u8])) -> Result<()> {
+        Ok(())
+    }
+
+    fn digest(&self) -> Result<Vec<u8>> {
+        Ok(Vec::new())
+    }
+
+    fn describe(&self, _partition: u32) -> String {
+        "nothing in this batch".to_owned()
+    }
+}
+
+impl JobDriver {
+    /// Takes the next batch through its life, or finds that there is none. STREAM-5: here, and
+    /// only here, stands the order of the steps.
+    pub(crate) fn run_batch(&mut self) -> Result<Stepped> {
+        let Some(mut batch) = self.plan()? else { return Ok(Stepped::Idle) };
+        let id = batch.plan.batch;
+        self.hooks.at(Step::Planned, id)?;
+        self.compute(&mut batch)?;
+        self.hooks.at(Step::Computed, id)?;
+        self.await_plan_durable(&batch)?;
+        self.hooks.at(Step::PlanDurable, id)?;
+        self.prepare(&batch)?;
+        self.hooks.at(Step::Prepared, id)?;
+        self.publish(&mut batch)?;
+        self.hooks.at(Step::Published, id)?;
+        self.complete(batch)?;
+        self.hooks.at(Step::Completed, id)?;
+        self.checkpoint()?;
+        self.hooks.at(Step::Checkpointed, id)?;
+        self.notify();
+        Ok(Stepped::Batch(id))
+    }
+
+    /// Step 1: a planned batch that recovery found, or a new one, whose plan is submitted.
+    fn plan(&mut self) -> Result<Option<Batch>> {
+        if let Some(batch) = self.unfinished.take() {
+            return Ok(Some(batch));
+        }
+        let inputs = self.plan_inputs()?;
+        if inputs.is_empty() {
+            return Ok(None);
+        }
+        let batch = self.boundary.batch.next();
+        let plan = BatchPlan {
+            job: self.shape.job.clone(),
+            batch,
+            generation: self.shape.generation,
+            parallelism: self.shape.parallelism,
+            batch_time_ns: self.env.clock.wall_ns().max(self.boundary.batch_time_ns + 1),
+            inputs,
+        };
+        let entry = Entry::BatchPlanned(plan);
+        let pending = self.env.wal.submit_internal(JOURNAL, &entry.encode())?;
+        let Entry::BatchPlanned(plan) = entry else { unreachable!("made above") };
+        self.marks.reach(Mark::Planned, batch);
+        Ok(Some(Batch::new(plan, pending.lsn(), 1)))
+    }
+
+    /// What every source has, each up to its share of the batch's bytes.
+    fn plan_inputs(&self) -> Result<Vec<PlannedInput>> {
+        let share = self.options.trigger.limit_bytes() / crate::ids::to_u64(self.job.sources.len());
+        let mut inputs = Vec::new();
+        for source in &self.job.sources {
+            let position = self.boundary.position(source.name());
+            if let Some(planned) = source.plan(self.source_context(), position, share.max(1))? {
+                inputs.push(PlannedInput {
+                    source: source.name().to_owned(),
+                    input: planned.input,
+                    next: planned.next,
+                    bytes: planned.bytes,
+                });
+            }
+        }
+        Ok(inputs)
+    }
+
+    /// Step 2: outputs, overlays and digests, all private to this process.
+    pub(crate) fn compute(&mut self, batch: &mut Batch) -> Result<()> {
+        let plan = &batch.plan;
+        let mut run = RunContext::new(plan.parallelism).with_batch(plan.batch, plan.batch_time_ns);
+        let mut opened = Vec::new();
+        for source in &self.job.sources {
+            let planned = plan.inputs.iter().find(|input| input.source == source.name());
+            let input = match planned {
+                Some(planned) => source.open(self.source_context(), &planned.input)?,
+                None => Arc::new(Opened::new(NoInput)),
+            };
+            if planned.is_some() {
+                opened.push((source, Arc::clone(&input)));
+            }
+            run = run.with_input(source.name(), input);
+        }
+        self.hooks.computing(plan.batch, &run);
+        let executor = &self.env.executor;
+        for operator in &self.job.operators {
+            operator.keep_failed(planted(Bug::MergeFailedOverlay));
+        }
+        let mut outputs = Vec::new();
+        for sink in &self.job.sinks {
+            outputs.push(sink.compute(executor, &run)?);
+        }
+        for operator in &self.job.operators {
+            operator.compute(executor, &run)?;
+        }
+        let mut digests = Vec::new();
+        for (source, opened) in opened {
+            digests.push(Named::new(source.name(), opened.input().digest()?));
+        }
+        self.hooks.computed(plan.batch, &run);
+        batch.computed = Some(Computed { run, digests, outputs });
+        Ok(())
+    }
+
+    /// Step 3: from here on the batch may be seen. The completion of the batch before is earlier
+    /// in the log: the same group commit made it durable.
+    fn await_plan_durable(&mut self, batch: &Batch) -> Result<()> {
+        if self.marks.plan_durable == batch.plan.batch {
+            return Ok(()); // recovery found the plan in the log, where all is durable
+        }
+        if !planted(Bug::PlanNotDurable) {
+            self.env.wal.wait_durable(batch.plan_lsn)?;
+            let durable = self.env.wal.durable_lsn();
+            assert!(self.boundary.completion <= durable, "E1: completion k before publish k + 1");
+            assert!(batch.plan_lsn <= durable, "E1: a plan is durable before anything is seen");
+        }
+        self.marks.reach(Mark::PlanDurable, batch.plan.batch);
+        Ok(())
+    }
+
+    /// Step 4: two-phase sinks would prepare here. A repeated attempt is made known to the log
+    /// before the sinks see it.
+    fn prepare(&mut self, batch: &Batch) -> Result<()> {
+        if batch.attempt > 1 {
+            let entry = Entry::BatchAttempted(BatchAttempt {
+                job: self.shape.job.clone(),
+                batch: batch.plan.batch,
+                attempt: batch.attempt,
+            });
+            self.env.wal.append_internal(JOURNAL, &[&entry.encode()])?;
+        }
+        self.marks.reach(Mark::Prepared, batch.plan.batch);
+        Ok(())
+    }
+
+    /// Step 5: every sink, in the job's order.
+    pub(crate) fn publish(&self, batch: &mut Batch) -> Result<()> {
+        let computed = batch.computed();
+        let mut published = Vec::new();
+        for (sink, output) in self.job.sinks.iter().zip(&computed.outputs) {
+            let progress = sink.publish(batch.plan.batch, batch.attempt, &**output)?;
+            published.push(Named::new(sink.name(), progress));
+        }
+        batch.published = published;
+        Ok(())
+    }
+
+    /// Step 6: the completion is submitted, the overlays become the state.
+    fn complete(&mut self, batch: Batch) -> Result<()> {
+        let digests = batch.computed().digests.clone();
+        let entry = Entry::BatchCompleted(BatchCompletion {
+            job: self.shape.job.clone(),
+            batch: batch.plan.batch,
+            attempt: batch.attempt,
+            digests,
+            sinks: batch.published.clone(),
+        });
+        let pending = self.env.wal.submit_internal(JOURNAL, &entry.encode())?;
+        let Entry::BatchCompleted(done) = entry else { unreachable!("made above") };
+        self.merge(&batch);
+        self.boundary.advance(&batch.plan, &done, pending.lsn());
+        self.marks.reach(Mark::Completed, batch.plan.batch);
+        self.report(&batch.plan);
+        Ok(())
+    }
+
+    /// The overlays become the state.
+    pub(crate) fn merge(&self, batch: &Batch) {
+        let run = &batch.computed().run;
+        for (operator, state) in self.job.operators.iter().zip(&self.states) {
+            for partition in 0..batch.plan.parallelism {
+                let overlay = operator.overlay(run, partition);
+                state.merge(partition, batch.plan.batch, overlay);
+            }
+        }
+    }
+
+    pub(crate) fn source_context(&self) -> SourceContext<'_> {
+        SourceContext { storage: &self.env.storage }
+    }
+
+    /// Executes a completed batch again, to have its state: publishes nothing (ENGINE.md E2).
+    pub(crate) fn rebuild(
+        &mut self,
+        mut batch: Batch,
+        done: &BatchCompletion,
+        lsn: Lsn,
+    ) -> Result<()> {
+        self.compute(&mut batch)?;
+        self.verify(&batch, done)?;
+        self.merge(&batch);
+        self.pass(&batch, done, lsn);
+        Ok(())
+    }
+
+    /// As [`rebuild`](JobDriver::rebuild), but publishes: into an empty place, to compare.
+    #[cfg(feature = "testing")]
+    pub(crate) fn reexecute(
+        &mut self,
+        mut batch: Batch,
+        done: &BatchCompletion,
+        lsn: Lsn,
+    ) -> Result<()> {
+        self.compute(&mut batch)?;
+        self.verify(&batch, done)?;
+        self.publish(&mut batch)?;
+        self.merge(&batch);
+        self.pass(&batch, done, lsn);
+        Ok(())
+    }
+
+    /// Compares what the sources gave with what they gave when the batch was completed.
+    fn verify(&self, batch: &Batch, done: &BatchCompletion) -> Result<()> {
+        for read in &batch.computed().digests {
+            let planned = batch.plan.inputs.iter().find(|input| input.source == read.name);
+            let recorded = super::journal::named(&done.digests, &read.name).unwrap_or_default();
+            let (Some(source), Some(planned)) = (self.source(&read.name), planned) else {
+                continue;
+            };
+            source.verify_digest(&planned.input, recorded, &read.bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Moves every mark over a batch that was completed before.
+    fn pass(&mut self, batch: &Batch, done: &BatchCompletion, lsn: Lsn) {
+        self.boundary.advance(&batch.plan, done, lsn);
+        for mark in [Mark::Planned, Mark::PlanDurable, Mark::Prepared, Mark::Completed] {
+            self.marks.reach(mark, batch.plan.batch);
+        }
+    }
+
+    fn source(&self, name: &str) -> Option<&Arc<dyn Source>> {
+        self.job.sources.iter().find(|source| source.name() == name)
+    }
+}

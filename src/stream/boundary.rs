@@ -1,0 +1,97 @@
+//! What a job has behind it at a batch boundary: all that a checkpoint holds beside the state.
+
+use serde::{Deserialize, Serialize};
+
+use super::journal::{BatchCompletion, BatchPlan, JobShape, Named, named};
+use super::streams::OpenedStream;
+use crate::error::Result;
+use crate::ids::{BatchId, Lsn};
+use crate::versioned;
+
+const VERSION: u8 = 1;
+
+/// Where a job stands behind its last completed batch.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Boundary {
+    pub(crate) batch: BatchId,
+    pub(crate) batch_time_ns: u64,
+    /// The record that completed the batch.
+    pub(crate) completion: Lsn,
+    /// Input bytes of all batches so far.
+    pub(crate) input_bytes: u64,
+    /// Per source that had input yet: its next position.
+    pub(crate) positions: Vec<Named>,
+    /// Per source that had input yet: what was read last.
+    pub(crate) reads: Vec<Read>,
+    /// Per sink: its progress.
+    pub(crate) sinks: Vec<Named>,
+}
+
+/// The last planned input of a source, and its digest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Read {
+    pub(crate) source: String,
+    pub(crate) input: Vec<u8>,
+    pub(crate) digest: Vec<u8>,
+}
+
+fn set(list: &mut Vec<Named>, name: &str, bytes: Vec<u8>) {
+    match list.iter_mut().find(|entry| entry.name == name) {
+        Some(entry) => entry.bytes = bytes,
+        None => list.push(Named::new(name, bytes)),
+    }
+}
+
+impl Boundary {
+    /// The next position of a source; `None` if it had no input yet.
+    pub(crate) fn position(&self, source: &str) -> Option<&[u8]> {
+        named(&self.positions, source)
+    }
+
+    /// Moves over a completed batch.
+    ///
+    /// # Panics
+    /// If it is not the next one.
+    pub(crate) fn advance(&mut self, plan: &BatchPlan, done: &BatchCompletion, lsn: Lsn) {
+        assert_eq!(plan.batch, self.batch.next(), "STREAM-2: batches complete in order");
+        assert_eq!(plan.batch, done.batch, "STREAM-2: a completion is of its plan");
+        assert!(self.completion < lsn, "STREAM-2: completions rise in the log");
+        self.batch = plan.batch;
+        self.batch_time_ns = plan.batch_time_ns;
+        self.completion = lsn;
+        for input in &plan.inputs {
+            self.input_bytes = self.input_bytes.saturating_add(input.bytes);
+            set(&mut self.positions, &input.source, input.next.clone());
+            let digest = named(&done.digests, &input.source).unwrap_or_default().to_vec();
+            self.reads.retain(|read| read.source != input.source);
+            let (source, input) = (input.source.clone(), input.input.clone());
+            self.reads.push(Read { source, input, digest });
+        }
+        for sink in &done.sinks {
+            set(&mut self.sinks, &sink.name, sink.bytes.clone());
+        }
+    }
+}
+
+/// What the engine keeps in a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct EngineState {
+    pub(crate) shape: JobShape,
+    pub(crate) boundary: Boundary,
+    pub(crate) streams: Vec<OpenedStream>,
+}
+
+impl EngineState {
+    /// The bytes for a checkpoint.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        versioned::encode(VERSION, self)
+    }
+
+    /// What a checkpoint's bytes say.
+    ///
+    /// # Errors
+    /// `Unsupported` for another version, `Corrupt` for anything else.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<EngineState> {
+        versioned::decode("engine's part of a checkpoint", VERSION, bytes)
+    }
+}

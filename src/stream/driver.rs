@@ -1,0 +1,180 @@
+//! The driver of a job: one thread's work, one step at a time.
+
+use std::fmt;
+
+use super::batch::Batch;
+use super::boundary::Boundary;
+use super::hooks::{Hooks, Step};
+use super::job::Job;
+use super::journal::{BatchPlan, JobShape};
+use super::marks::{Mark, Marks};
+use super::options::RunOptions;
+use super::progress::Board;
+use super::streams::StreamTable;
+use crate::checkpoint::CheckpointStore;
+use crate::clock::Clock;
+use crate::error::Result;
+use crate::exec::Executor;
+use crate::ids::BatchId;
+use crate::source::LastRead;
+use crate::state::OperatorState;
+use crate::storage::Storage;
+use crate::sync::Arc;
+use crate::wal::Wal;
+
+/// What a driver has of its engine.
+#[derive(Debug)]
+pub(crate) struct Env {
+    pub(crate) wal: Wal,
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) executor: Executor,
+    pub(crate) streams: Arc<StreamTable>,
+}
+
+/// What a step of a driver did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stepped {
+    /// A batch went through its whole life.
+    Batch(BatchId),
+    /// There is nothing new at the moment; everything so far is durable.
+    Idle,
+    /// The job is at its end. Everything is durable, and in a checkpoint unless that failed.
+    Ended,
+}
+
+/// Drives one job. Made by recovery, at the last completed batch that the log knows.
+pub(crate) struct JobDriver {
+    pub(crate) env: Env,
+    pub(crate) job: Job,
+    pub(crate) shape: JobShape,
+    pub(crate) options: RunOptions,
+    pub(crate) hooks: Box<dyn Hooks>,
+    /// `None`: this driver takes no checkpoints.
+    pub(crate) store: Option<CheckpointStore>,
+    /// In the order of the job's operators.
+    pub(crate) states: Vec<OperatorState>,
+    pub(crate) boundary: Boundary,
+    pub(crate) marks: Marks,
+    /// A batch that was planned and not completed when the process before this one ended.
+    pub(crate) unfinished: Option<Batch>,
+    pub(crate) board: Board,
+    pub(crate) last_checkpoint_ns: u64,
+}
+
+impl fmt::Debug for JobDriver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JobDriver")
+            .field("job", &self.job.name)
+            .field("marks", &self.marks)
+            .finish_non_exhaustive()
+    }
+}
+
+impl JobDriver {
+    /// The last part of recovery: what was read before must still be there.
+    ///
+    /// # Errors
+    /// `SourceChanged`, naming the file; what a hook returns.
+    pub(crate) fn resume(&mut self) -> Result<()> {
+        for source in &self.job.sources {
+            let Some(position) = self.boundary.position(source.name()) else { continue };
+            let read = self.boundary.reads.iter().find(|read| read.source == source.name());
+            let last = read.map(|read| LastRead { input: &read.input, digest: &read.digest });
+            source.verify_position(self.source_context(), position, last)?;
+        }
+        let recovered = (self.boundary.batch > BatchId::default()).then_some(self.boundary.batch);
+        let (marks, boundary, bytes_read) = (self.marks, &self.boundary, self.bytes_read());
+        self.board.update(|progress| {
+            progress.batch = boundary.batch;
+            progress.input_bytes = boundary.input_bytes;
+            progress.batch_time_ns = boundary.batch_time_ns;
+            progress.recovered_batch = recovered;
+            progress.checkpoint = marks.checkpointed;
+            progress.bytes_read = bytes_read;
+            progress.marks = marks;
+        });
+        self.last_checkpoint_ns = self.env.clock.monotonic_ns();
+        // What had to be rebuilt goes into a checkpoint at once: else a process that is killed
+        // again and again, each time before the interval has passed, would rebuild more and more.
+        if marks.checkpointed < marks.completed {
+            self.take_checkpoint()?;
+        }
+        self.hooks.at(Step::Recovered, self.boundary.batch)
+    }
+
+    /// Takes over a batch that was planned and not completed: the next step finishes it.
+    pub(crate) fn adopt(&mut self, batch: Batch) {
+        self.marks.reach(Mark::Planned, batch.plan.batch);
+        self.marks.reach(Mark::PlanDurable, batch.plan.batch);
+        self.unfinished = Some(batch);
+    }
+
+    /// Does one thing: a batch, or what is to be done when there is none.
+    pub(crate) fn step(&mut self) -> Result<Stepped> {
+        let done = self.run_batch()?;
+        if done != Stepped::Idle {
+            return Ok(done);
+        }
+        // The last completion waits for no later batch.
+        self.await_completion()?;
+        if self.options.trigger.ends_when_idle() || self.is_exhausted()? {
+            self.finish()?;
+            return Ok(Stepped::Ended);
+        }
+        self.checkpoint()?;
+        Ok(Stepped::Idle)
+    }
+
+    fn is_exhausted(&self) -> Result<bool> {
+        for source in &self.job.sources {
+            if !source.exhausted(self.boundary.position(source.name()))? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Ends the job behind the last completed batch: all durable, with a checkpoint.
+    pub(crate) fn finish(&mut self) -> Result<()> {
+        self.await_completion()?;
+        if self.marks.checkpointed < self.marks.completed {
+            self.take_checkpoint()?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the last completion is durable.
+    pub(crate) fn await_completion(&self) -> Result<()> {
+        if self.boundary.completion > self.env.wal.durable_lsn() {
+            self.env.wal.wait_durable(self.boundary.completion)?;
+        }
+        Ok(())
+    }
+
+    /// Shows a completed batch in the progress.
+    pub(crate) fn report(&self, plan: &BatchPlan) {
+        let bytes = plan.inputs.iter().map(|input| input.bytes).sum();
+        self.board.update(|progress| {
+            progress.batch = plan.batch;
+            progress.batches += 1;
+            progress.batch_bytes = bytes;
+            progress.batch_time_ns = plan.batch_time_ns;
+            progress.input_bytes = self.boundary.input_bytes;
+            progress.bytes_read = self.bytes_read();
+            progress.marks = self.marks;
+        });
+    }
+
+    /// Calls the listener, if there is one.
+    pub(crate) fn notify(&self) {
+        if let Some(listener) = self.options.listener() {
+            listener(&self.board.read());
+        }
+    }
+
+    /// Bytes that all sources have read for computing, in this process.
+    pub(crate) fn bytes_read(&self) -> u64 {
+        self.job.sources.iter().map(|source| source.bytes_read()).sum()
+    }
+}

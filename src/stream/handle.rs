@@ -1,0 +1,120 @@
+//! Completed state, for readers outside of the job.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::exec::{Key, Name, partition_of};
+use crate::ids::BatchId;
+use crate::state::{KeyedState, OperatorState, State, hash_key};
+use crate::sync::{Arc, OnceLock};
+
+/// An operator's state: there from the start of the job on.
+pub(crate) struct StateCell<S> {
+    name: Name,
+    state: OnceLock<Arc<KeyedState<S>>>,
+}
+
+impl<S: State> StateCell<S> {
+    pub(crate) fn new(name: Name) -> StateCell<S> {
+        StateCell { name, state: OnceLock::new() }
+    }
+
+    pub(crate) fn name(&self) -> Name {
+        self.name
+    }
+
+    pub(crate) fn state(&self) -> Option<&KeyedState<S>> {
+        self.state.get().map(|state| &**state)
+    }
+
+    pub(crate) fn bind(&self, state: &OperatorState) -> Result<()> {
+        let twice = || {
+            let message = format!("operator `{}` was started twice: build a new job", self.name);
+            Error::new(ErrorKind::Invalid, message)
+        };
+        let typed = state.typed::<S>().ok_or_else(twice)?;
+        self.state.set(typed).map_err(|_| twice())
+    }
+}
+
+/// The state of a stateful operator, as of its last completed batch. Cheap to clone; stays
+/// readable after the job has ended.
+///
+/// Each call sees whole batches of a partition only; two calls may see different batches.
+pub struct StateHandle<K, S> {
+    cell: Arc<StateCell<S>>,
+    key: PhantomData<fn() -> K>,
+}
+
+impl<K, S> Clone for StateHandle<K, S> {
+    fn clone(&self) -> StateHandle<K, S> {
+        StateHandle { cell: Arc::clone(&self.cell), key: PhantomData }
+    }
+}
+
+impl<K, S> fmt::Debug for StateHandle<K, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StateHandle({})", self.cell.name)
+    }
+}
+
+impl<K: Key, S: State> StateHandle<K, S> {
+    pub(crate) fn new(cell: Arc<StateCell<S>>) -> StateHandle<K, S> {
+        StateHandle { cell, key: PhantomData }
+    }
+
+    /// The completed value of a key; `None` if it has none, or the job was not started yet.
+    #[must_use]
+    pub fn get(&self, key: K::View<'_>) -> Option<S> {
+        self.get_labelled(key).1
+    }
+
+    /// As [`get`](StateHandle::get), with the batch that the answer is of.
+    #[must_use]
+    pub fn get_labelled(&self, key: K::View<'_>) -> (BatchId, Option<S>) {
+        let Some(state) = self.cell.state() else { return (BatchId::default(), None) };
+        let mut scratch = Vec::new();
+        let bytes = K::bytes(&key, &mut scratch);
+        state.get(partition_of(hash_key(bytes), count(state)), bytes)
+    }
+
+    /// Calls `each` for every key and its completed value: by partition, there in first-seen
+    /// order. A partition does not complete a batch while `each` is called with its keys.
+    ///
+    /// # Errors
+    /// `Corrupt` if the key's codec does not read what it wrote.
+    pub fn for_each(&self, mut each: impl FnMut(K::View<'_>, &S)) -> Result<()> {
+        let Some(state) = self.cell.state() else { return Ok(()) };
+        for partition in 0..count(state) {
+            state.read(partition, |_, table| -> Result<()> {
+                for (key, value) in table.iter() {
+                    let view = K::view(key).map_err(|cause| {
+                        let text = "a key of the state is not of its type";
+                        Error::new(ErrorKind::Corrupt, text).caused_by(cause)
+                    })?;
+                    each(view, value);
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Number of keys.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        let Some(state) = self.cell.state() else { return 0 };
+        (0..count(state)).map(|partition| state.read(partition, |_, table| table.len())).sum()
+    }
+
+    /// Whether there is no key.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+fn count<S: State>(state: &KeyedState<S>) -> u32 {
+    u32::try_from(state.partitions()).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,238 @@
+//! The engine's own records in the log: what was decided, so that it is decided once.
+//!
+//! They are internal records of [`JOURNAL`]: one version byte, then a postcard-encoded [`Entry`].
+//! New kinds of entry get new tags, behind the ones below; old ones keep theirs for ever. Decoding
+//! takes any bytes and returns or refuses; it allocates no more than the bytes could hold.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::ids::{BatchId, Generation, Lsn, StreamId};
+use crate::versioned;
+
+/// The stream of the engine's own records.
+pub(crate) const JOURNAL: StreamId = StreamId::new(u16::MAX);
+const VERSION: u8 = 1;
+
+/// One record of the journal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Entry {
+    /// An ingest stream got its number.
+    StreamOpened(StreamEntry),
+    /// A generation of a job begins.
+    JobStarted(JobShape),
+    /// Step 1 of a batch (ENGINE.md E1).
+    BatchPlanned(BatchPlan),
+    /// The sinks of a planned batch are about to be called again (ENGINE.md E20).
+    BatchAttempted(BatchAttempt),
+    /// Step 6 of a batch.
+    BatchCompleted(BatchCompletion),
+}
+
+/// An ingest stream's number.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StreamEntry {
+    pub(crate) name: String,
+    pub(crate) stream: StreamId,
+}
+
+/// What of a job must not change under its state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct JobShape {
+    pub(crate) job: String,
+    pub(crate) generation: Generation,
+    pub(crate) parallelism: u32,
+    pub(crate) operators: Vec<OperatorShape>,
+    /// Names and, for received sources, streams; in the job's order.
+    pub(crate) sources: Vec<SourceShape>,
+    /// Names, in the job's order.
+    pub(crate) sinks: Vec<String>,
+}
+
+/// A stateful operator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct OperatorShape {
+    pub(crate) name: String,
+    pub(crate) schema: u64,
+}
+
+/// A source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SourceShape {
+    pub(crate) name: String,
+    /// The ingest stream that it reads; `None` for a direct source.
+    pub(crate) stream: Option<StreamId>,
+}
+
+/// Everything about a batch that does not follow from its records (ENGINE.md E4).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BatchPlan {
+    pub(crate) job: String,
+    pub(crate) batch: BatchId,
+    pub(crate) generation: Generation,
+    pub(crate) parallelism: u32,
+    pub(crate) batch_time_ns: u64,
+    /// In the order of the job's sources; one with nothing new is left out.
+    pub(crate) inputs: Vec<PlannedInput>,
+}
+
+/// What a batch reads of one source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PlannedInput {
+    pub(crate) source: String,
+    /// The source's own description of what to read.
+    pub(crate) input: Vec<u8>,
+    /// Where the source stands afterwards.
+    pub(crate) next: Vec<u8>,
+    pub(crate) bytes: u64,
+}
+
+/// A repeated call of the sinks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BatchAttempt {
+    pub(crate) job: String,
+    pub(crate) batch: BatchId,
+    /// From 2: the first attempt needs no record.
+    pub(crate) attempt: u32,
+}
+
+/// A batch whose sinks have published it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BatchCompletion {
+    pub(crate) job: String,
+    pub(crate) batch: BatchId,
+    pub(crate) attempt: u32,
+    /// Digest of what each planned source really read.
+    pub(crate) digests: Vec<Named>,
+    /// What each sink needs to go on from here.
+    pub(crate) sinks: Vec<Named>,
+}
+
+/// Bytes that belong to a source or sink.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Named {
+    pub(crate) name: String,
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Named {
+    pub(crate) fn new(name: &str, bytes: Vec<u8>) -> Named {
+        Named { name: name.to_owned(), bytes }
+    }
+}
+
+/// The bytes of this name.
+pub(crate) fn named<'a>(list: &'a [Named], name: &str) -> Option<&'a [u8]> {
+    list.iter().find(|entry| entry.name == name).map(|entry| entry.bytes.as_slice())
+}
+
+impl Entry {
+    /// The record's payload.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        versioned::encode(VERSION, self)
+    }
+
+    /// The entry in a payload.
+    ///
+    /// # Errors
+    /// `Unsupported` for a version that this code does not know, `Corrupt` for bytes that are no
+    /// entry; with the LSN.
+    pub(crate) fn decode(payload: &[u8], lsn: Lsn) -> Result<Entry> {
+        versioned::decode("record of the engine", VERSION, payload)
+            .map_err(|error| error.for_lsns(lsn, lsn))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::error::ErrorKind;
+
+    fn entries() -> Vec<Entry> {
+        let job = || "words".to_owned();
+        let batch = BatchId::new(7);
+        vec![
+            Entry::StreamOpened(StreamEntry { name: "in".into(), stream: StreamId::new(1) }),
+            Entry::JobStarted(JobShape {
+                job: job(),
+                generation: Generation::new(1),
+                parallelism: 4,
+                operators: vec![OperatorShape { name: "counts".into(), schema: u64::MAX }],
+                sources: vec![SourceShape { name: "in".into(), stream: Some(StreamId::new(1)) }],
+                sinks: vec!["out".into()],
+            }),
+            Entry::BatchPlanned(BatchPlan {
+                job: job(),
+                batch,
+                generation: Generation::new(1),
+                parallelism: 4,
+                batch_time_ns: 99,
+                inputs: vec![PlannedInput {
+                    source: "in".into(),
+                    input: vec![1, 2],
+                    next: vec![3],
+                    bytes: 500,
+                }],
+            }),
+            Entry::BatchAttempted(BatchAttempt { job: job(), batch, attempt: 2 }),
+            Entry::BatchCompleted(BatchCompletion {
+                job: job(),
+                batch,
+                attempt: 2,
+                digests: vec![Named::new("in", vec![9; 8])],
+                sinks: vec![Named::new("out", vec![])],
+            }),
+        ]
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_nothing_shorter_or_longer_is() {
+        for entry in entries() {
+            let mut bytes = entry.encode();
+            assert_eq!(Entry::decode(&bytes, Lsn::FIRST).unwrap(), entry);
+            for cut in 0..bytes.len() {
+                assert!(
+                    Entry::decode(&bytes[..cut], Lsn::FIRST).is_err(),
+                    "{entry:?} cut at {cut}"
+                );
+            }
+            bytes.push(0);
+            let error = Entry::decode(&bytes, Lsn::new(12)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt);
+            assert_eq!(error.lsns(), Some((Lsn::new(12), Lsn::new(12))));
+        }
+    }
+
+    #[test]
+    fn a_newer_version_and_a_newer_kind_are_refused_not_skipped() {
+        let mut bytes = entries()[0].encode();
+        bytes[0] = 2;
+        let error = Entry::decode(&bytes, Lsn::FIRST).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        bytes[0] = 1;
+        bytes[1] = 200;
+        assert_eq!(Entry::decode(&bytes, Lsn::FIRST).unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_bytes_are_refused_or_mean_one_thing(
+            pick in 0usize..5,
+            flips in proptest::collection::vec((any::<usize>(), any::<u8>()), 0..6),
+            tail in proptest::collection::vec(any::<u8>(), 0..8),
+        ) {
+            let mut bytes = entries()[pick].encode();
+            for (at, byte) in flips {
+                let at = at % bytes.len();
+                bytes[at] = byte;
+            }
+            bytes.extend(tail);
+            if let Ok(entry) = Entry::decode(&bytes, Lsn::FIRST) {
+                let again = Entry::decode(&entry.encode(), Lsn::FIRST).unwrap();
+                prop_assert_eq!(again, entry);
+            }
+        }
+    }
+}

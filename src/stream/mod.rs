@@ -1,0 +1,41 @@
+//! Micro-batches over the log: jobs, their driver, what it writes in the log.
+//!
+//! `docs/execution.md` describes the life of a batch and what a crash leaves of it.
+
+mod batch;
+mod boundary;
+mod checkpointing;
+mod driver;
+mod handle;
+mod hooks;
+mod job;
+mod journal;
+mod marks;
+mod options;
+mod outputs;
+mod progress;
+mod run;
+mod stateful;
+mod streams;
+mod trigger;
+
+#[cfg(feature = "testing")]
+pub use driver::Stepped;
+pub use handle::StateHandle;
+#[cfg(feature = "testing")]
+pub use hooks::Step;
+pub use hooks::{Hooks, NoHooks};
+pub use job::{Job, JobBuilder, Stream};
+pub use marks::Marks;
+pub use options::RunOptions;
+pub use progress::Progress;
+pub use run::StreamRun;
+pub use stateful::Stateful;
+pub use trigger::Trigger;
+
+pub(crate) use batch::Batch;
+pub(crate) use boundary::{Boundary, EngineState};
+pub(crate) use driver::{Env, JobDriver};
+pub(crate) use journal::{BatchCompletion, BatchPlan, Entry, JOURNAL, JobShape};
+pub(crate) use progress::Board;
+pub(crate) use streams::{OpenedStream, StreamTable, add as add_stream};

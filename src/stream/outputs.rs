@@ -1,0 +1,32 @@
+//! The sinks that a stream can be given to.
+
+use std::error::Error as StdError;
+
+use super::job::Stream;
+use crate::exec::{Name, Row};
+use crate::sink::{self, BatchOutput, JsonLines, JsonRow};
+
+impl<R: JsonRow> Stream<R> {
+    /// Writes every row as a line of JSON into files of a directory, exactly once as far as the
+    /// output's manifest is followed (ENGINE.md E19). `name` is part of the output's identity.
+    pub fn write_json_lines(&self, name: Name, output: impl Into<JsonLines>) {
+        self.registry().add_sink(output.into().attach(name, self.dataset().clone()));
+    }
+}
+
+impl<R: Row> Stream<R> {
+    /// Calls `f` with every batch, in order: never before its plan is durable, at least once for
+    /// the batch in flight at a crash, never again for a completed one (ENGINE.md E20). An `Err`
+    /// or a panic ends the job with [`SinkFailed`](crate::ErrorKind::SinkFailed); started again,
+    /// the job calls `f` with the same batch.
+    pub fn for_each_batch(
+        &self,
+        name: Name,
+        f: impl for<'a> Fn(&BatchOutput<'a, R>) -> Result<(), Box<dyn StdError + Send + Sync>>
+        + Send
+        + Sync
+        + 'static,
+    ) {
+        self.registry().add_sink(sink::for_each_batch(name, self.dataset().clone(), f));
+    }
+}

@@ -1,0 +1,60 @@
+//! What a job tells about itself while it runs.
+
+use std::fmt;
+
+use super::marks::Marks;
+use crate::ids::BatchId;
+use crate::sync::{Arc, Mutex, lock};
+
+/// How far a job is. Only completed batches are in it.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Progress {
+    /// The last completed batch; zero before the first.
+    pub batch: BatchId,
+    /// Batches completed by this run, those not counted that only rebuilt state.
+    pub batches: u64,
+    /// Input bytes of the last batch.
+    pub batch_bytes: u64,
+    /// Input bytes of all batches since the job was first started.
+    pub input_bytes: u64,
+    /// Bytes that sources have read in this run, what was read again after a restart included.
+    pub bytes_read: u64,
+    /// Time of the last batch in nanoseconds since the Unix epoch, as its plan has it.
+    pub batch_time_ns: u64,
+    /// The last batch that a checkpoint holds; zero if there is none.
+    pub checkpoint: BatchId,
+    /// The last batch that an earlier run had completed, if there was one: this run goes on
+    /// behind it.
+    pub recovered_batch: Option<BatchId>,
+    /// Why the last checkpoint failed, until one succeeds. The job goes on meanwhile; what
+    /// recovery has to do, and what the log keeps, grows.
+    pub checkpoint_alarm: Option<String>,
+    /// All marks.
+    pub marks: Marks,
+}
+
+/// Called after every completed batch and after a failed checkpoint, on the driver's thread.
+pub(crate) type Listener = Arc<dyn Fn(&Progress) + Send + Sync>;
+
+/// The progress, as others see it.
+#[derive(Clone, Default)]
+pub(crate) struct Board(Arc<Mutex<Progress>>);
+
+impl Board {
+    pub(crate) fn read(&self) -> Progress {
+        lock(&self.0).clone()
+    }
+
+    pub(crate) fn update(&self, change: impl FnOnce(&mut Progress)) -> Progress {
+        let mut progress = lock(&self.0);
+        change(&mut progress);
+        progress.clone()
+    }
+}
+
+impl fmt::Debug for Board {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Board({:?})", self.read())
+    }
+}

@@ -1,0 +1,296 @@
+//! `map_with_state`: keyed state across batches.
+//!
+//! STREAM-4: a batch reads completed state only, and changes only its own overlay; every attempt
+//! at a partition starts with an empty one (ENGINE.md E10).
+
+use std::any::Any;
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::handle::{StateCell, StateHandle};
+use super::job::Stream;
+use crate::error::{Error, ErrorKind, Result};
+use crate::exec::{
+    ByteTable, Compute, Data, Dataset, Dependency, Executor, Held, Hold, Key, KeyedInput, Kv, Meta,
+    Name, Node, OperatorId, Role, RunContext, Task, Value,
+};
+use crate::state::{KeyedState, OperatorState, Overlay, State};
+use crate::sync::{Arc, Mutex, lock};
+
+/// What a stateful operator gives: its output, and its state to be queried.
+pub struct Stateful<K: Key, S: State, U: Data> {
+    /// What the function returned, by partition, there in the order in which the batch first saw
+    /// the keys.
+    pub out: Stream<U>,
+    /// The completed state.
+    pub state: StateHandle<K, S>,
+}
+
+impl<K: Key, S: State, U: Data> fmt::Debug for Stateful<K, S, U> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Stateful({:?})", self.state)
+    }
+}
+
+impl<K: Key, V: Value> Stream<Kv<K, V>> {
+    /// Calls `f` once per batch for every key that the batch has, with its values in order and
+    /// with its state, which `f` may set, change or remove (`None`). What `f` returns goes on.
+    ///
+    /// The state outlives batches, checkpoints and restarts, under `name`. It becomes visible
+    /// outside when the batch completes. A shuffle comes first, unless the stream is distributed
+    /// by this key already (behind [`reduce_by_key`](Stream::reduce_by_key)).
+    ///
+    /// `f` must be pure but for the state: it runs again after a crash or a panic, on the state as
+    /// it was.
+    #[must_use]
+    pub fn map_with_state<S: State, U: Data>(
+        &self,
+        name: Name,
+        f: impl for<'a> Fn(K::View<'a>, &mut dyn Iterator<Item = V>, &mut Option<S>) -> Option<U>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Stateful<K, S, U> {
+        let cell = Arc::new(StateCell::new(name));
+        let kept = Arc::new(Kept::default());
+        let node = MapWithState {
+            meta: Meta::first(name.get()),
+            input: self.dataset().keyed_input(),
+            cell: Arc::clone(&cell),
+            kept: Arc::clone(&kept),
+            f,
+            row: PhantomData,
+        };
+        let dataset = Dataset::from_node(node);
+        let operator = Operator { dataset: dataset.clone(), cell: Arc::clone(&cell), kept };
+        self.registry().add_operator(Arc::new(operator));
+        Stateful { out: self.derive(dataset), state: StateHandle::new(cell) }
+    }
+}
+
+/// A stateful operator, as the driver sees it.
+pub(crate) trait StatefulOperator: fmt::Debug + Send + Sync {
+    fn name(&self) -> Name;
+
+    fn id(&self) -> OperatorId;
+
+    fn schema(&self) -> u64;
+
+    /// Makes the operator's state, empty, with so many partitions.
+    fn bind(&self, parallelism: u32) -> Result<OperatorState>;
+
+    /// Makes sure that every partition of the run is computed.
+    fn compute(&self, executor: &Executor, run: &RunContext) -> Result<()>;
+
+    /// Takes what the run changed in a partition; the run must have computed it.
+    fn overlay(&self, run: &RunContext, partition: u32) -> Box<dyn Any + Send>;
+
+    /// Planted bug: whether attempts go on with what failed ones left.
+    fn keep_failed(&self, keep: bool);
+}
+
+/// For the planted bug only: overlays that failed attempts left behind.
+struct Kept<S> {
+    on: AtomicBool,
+    overlays: Mutex<Vec<(u32, Overlay<S>)>>,
+}
+
+impl<S> Default for Kept<S> {
+    fn default() -> Kept<S> {
+        Kept { on: AtomicBool::new(false), overlays: Mutex::default() }
+    }
+}
+
+impl<S: State> Kept<S> {
+    fn start(&self, partition: u32) -> Overlay<S> {
+        if !self.on.load(Ordering::Relaxed) {
+            return Overlay::new();
+        }
+        let mut overlays = lock(&self.overlays);
+        let found = overlays.iter().position(|(of, _)| *of == partition);
+        found.map_or_else(Overlay::new, |at| overlays.swap_remove(at).1)
+    }
+
+    fn end(&self, partition: u32, overlay: &Overlay<S>) {
+        if self.on.load(Ordering::Relaxed) {
+            lock(&self.overlays).push((partition, overlay.clone()));
+        }
+    }
+}
+
+struct Operator<S: State, U: Data> {
+    dataset: Dataset<U>,
+    cell: Arc<StateCell<S>>,
+    kept: Arc<Kept<S>>,
+}
+
+impl<S: State, U: Data> fmt::Debug for Operator<S, U> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Operator({})", self.cell.name())
+    }
+}
+
+impl<S: State, U: Data> StatefulOperator for Operator<S, U> {
+    fn name(&self) -> Name {
+        self.cell.name()
+    }
+
+    fn id(&self) -> OperatorId {
+        self.dataset.operator()
+    }
+
+    fn schema(&self) -> u64 {
+        crate::state::schema_id::<S>()
+    }
+
+    fn bind(&self, parallelism: u32) -> Result<OperatorState> {
+        let state = OperatorState::new::<S>(self.cell.name().get(), parallelism);
+        self.cell.bind(&state)?;
+        Ok(state)
+    }
+
+    fn compute(&self, executor: &Executor, run: &RunContext) -> Result<()> {
+        executor.run(run, &self.dataset.node(), &|_| Ok(())).map(drop)
+    }
+
+    fn overlay(&self, run: &RunContext, partition: u32) -> Box<dyn Any + Send> {
+        let part = run.held::<Part<S, U>>(self.id(), partition);
+        let overlay = part.and_then(|part| lock(&part.overlay).take());
+        assert!(overlay.is_some(), "STREAM-4: an overlay is taken once, after it was computed");
+        lock(&self.kept.overlays).clear();
+        Box::new(overlay.unwrap_or_default())
+    }
+
+    fn keep_failed(&self, keep: bool) {
+        self.kept.on.store(keep, Ordering::Relaxed);
+    }
+}
+
+/// What a run holds of one partition.
+struct Part<S, U> {
+    overlay: Mutex<Option<Overlay<S>>>,
+    rows: Vec<U>,
+}
+
+struct MapWithState<K: Key, V: Value, S: State, U: Data, F> {
+    meta: Meta,
+    input: KeyedInput<K, V>,
+    cell: Arc<StateCell<S>>,
+    kept: Arc<Kept<S>>,
+    f: F,
+    row: PhantomData<fn() -> U>,
+}
+
+impl<K, V, S, U, F> MapWithState<K, V, S, U, F>
+where
+    K: Key,
+    V: Value,
+    S: State,
+    U: Data,
+    F: for<'a> Fn(K::View<'a>, &mut dyn Iterator<Item = V>, &mut Option<S>) -> Option<U>
+        + Send
+        + Sync
+        + 'static,
+{
+    /// The partition's rows by key, in first-seen order. The first value of a key needs no
+    /// allocation: behind `reduce_by_key` it is the only one.
+    fn group(&self, task: &Task<'_>) -> Result<ByteTable<(V, Vec<V>)>> {
+        let mut groups = ByteTable::with_capacity(0);
+        self.input.for_each(task, &mut |hash, key, value| {
+            let fold = |mut group: (V, Vec<V>), (value, _): (V, Vec<V>)| {
+                group.1.push(value);
+                group
+            };
+            groups.upsert(hash, key, (value, Vec::new()), fold);
+        })?;
+        Ok(groups)
+    }
+
+    fn update(&self, task: &Task<'_>, state: &KeyedState<S>) -> Result<Part<S, U>> {
+        let partition = task.partition();
+        let groups = self.group(task)?;
+        let mut overlay = self.kept.start(partition);
+        let mut rows = Vec::new();
+        state.read(partition, |_, table| -> Result<()> {
+            for (hash, key, (first, rest)) in groups.iter() {
+                let view = K::view(key).map_err(|error| {
+                    let text = "a key does not read the canonical bytes it wrote";
+                    Error::new(ErrorKind::TaskFailed, text).caused_by(error)
+                })?;
+                let value = overlay.state(table, hash, key);
+                let mut values = std::iter::once(first).chain(rest).cloned();
+                rows.extend(task.call(&self.meta, || (self.f)(view, &mut values, value)));
+            }
+            Ok(())
+        })?;
+        self.kept.end(partition, &overlay);
+        Ok(Part { overlay: Mutex::new(Some(overlay)), rows })
+    }
+}
+
+impl<K, V, S, U, F> Node for MapWithState<K, V, S, U, F>
+where
+    K: Key,
+    V: Value,
+    S: State,
+    U: Data,
+    F: for<'a> Fn(K::View<'a>, &mut dyn Iterator<Item = V>, &mut Option<S>) -> Option<U>
+        + Send
+        + Sync
+        + 'static,
+{
+    fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    fn dependencies(&self) -> Vec<Dependency> {
+        vec![self.input.dependency()]
+    }
+
+    fn partitions(&self, run: &RunContext, _parents: &[u32]) -> Result<u32> {
+        Ok(run.parallelism())
+    }
+
+    fn role(&self) -> Role<'_> {
+        Role::Held(self)
+    }
+}
+
+impl<K, V, S, U, F> Hold for MapWithState<K, V, S, U, F>
+where
+    K: Key,
+    V: Value,
+    S: State,
+    U: Data,
+    F: for<'a> Fn(K::View<'a>, &mut dyn Iterator<Item = V>, &mut Option<S>) -> Option<U>
+        + Send
+        + Sync
+        + 'static,
+{
+    fn hold(&self, task: &Task<'_>) -> Result<Held> {
+        let state = self.cell.state().ok_or_else(|| {
+            let message = format!("operator `{}` runs only in a started job", self.meta.name);
+            Error::new(ErrorKind::Invalid, message)
+        })?;
+        Ok(Arc::new(self.update(task, state)?))
+    }
+}
+
+impl<K, V, S, U, F> Compute<U> for MapWithState<K, V, S, U, F>
+where
+    K: Key,
+    V: Value,
+    S: State,
+    U: Data,
+    F: for<'a> Fn(K::View<'a>, &mut dyn Iterator<Item = V>, &mut Option<S>) -> Option<U>
+        + Send
+        + Sync
+        + 'static,
+{
+    fn run(&self, task: &Task<'_>, out: &mut dyn FnMut(U)) -> Result<()> {
+        let part = task.held::<Part<S, U>>(self.meta.id, task.partition())?;
+        part.rows.iter().for_each(|row| out(row.clone()));
+        Ok(())
+    }
+}

@@ -1,0 +1,91 @@
+//! What users need to test their own jobs (feature `testing`).
+//!
+//! A [`Harness`] drives a job by hand, one step at a time, on the caller's thread: with the
+//! simulated disk ([`sim`](crate::sim)), a [`ManualClock`](crate::clock::ManualClock) and a log
+//! without threads every run is the same. [`reexecute`] runs a log's batches again, to compare.
+
+use crate::engine::{Engine, Running};
+use crate::error::Result;
+pub use crate::stream::{Hooks, NoHooks, Step, Stepped};
+use crate::stream::{Job, JobDriver, Progress, RunOptions};
+
+/// A job that is driven by hand.
+///
+/// ```
+/// use sawmill::testing::{Harness, NoHooks, Stepped};
+/// use sawmill::{Engine, EngineOptions, Job, Received, RunOptions, name};
+/// # let place = tempfile::tempdir()?;
+/// let engine = Engine::open(place.path(), EngineOptions::default())?;
+/// let events = engine.ingest(name!("events"))?;
+/// let (job, sums) = Job::build(name!("sums"), |job| {
+///     let numbers = job.source(name!("in"), Received::from(&events));
+///     let lengths = numbers.map_to_pair(|bytes| ("bytes".to_owned(), bytes.len() as u64));
+///     lengths.map_with_state::<u64, ()>(name!("sums"), |_, values, sum| {
+///         *sum = Some(sum.unwrap_or(0) + values.sum::<u64>());
+///         None
+///     }).state
+/// })?;
+/// let mut harness = Harness::new(&engine, job, RunOptions::default(), Box::new(NoHooks))?;
+/// assert_eq!(harness.step()?, Stepped::Idle);
+/// events.append(b"four")?;
+/// assert!(matches!(harness.step()?, Stepped::Batch(_)));
+/// assert_eq!(sums.get("bytes".to_owned()), Some(4));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Harness {
+    driver: JobDriver,
+    _running: Running,
+}
+
+impl Harness {
+    /// Recovers the job; runs nothing yet.
+    ///
+    /// # Errors
+    /// As [`Engine::start`]; what `hooks` return at [`Step::Recovered`].
+    pub fn new(
+        engine: &Engine,
+        job: Job,
+        options: RunOptions,
+        hooks: Box<dyn Hooks>,
+    ) -> Result<Harness> {
+        let (driver, running) = engine.driver(job, options, hooks)?;
+        Ok(Harness { driver, _running: running })
+    }
+
+    /// Does one thing: a whole batch, or what is to be done when there is none.
+    ///
+    /// # Errors
+    /// What would end the job; do not step on after it.
+    pub fn step(&mut self) -> Result<Stepped> {
+        self.driver.step()
+    }
+
+    /// Ends the job behind the last batch: all durable, with a checkpoint.
+    ///
+    /// # Errors
+    /// The log's.
+    pub fn finish(&mut self) -> Result<()> {
+        self.driver.finish()
+    }
+
+    /// How far the job is.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        self.driver.board.read()
+    }
+}
+
+/// Executes every completed batch in the engine's log again, from batch 1, exactly as planned, with
+/// `threads` threads; publishes into the job's sinks, which must be empty: give it the same job,
+/// with other directories. Whatever the number of threads, the outputs are the same bytes as the
+/// first time.
+///
+/// Nothing is written into the log, no state or checkpoint is kept. Returns the number of batches.
+///
+/// # Errors
+/// `Invalid` if the log does not hold batch 1 any more, or if a job runs; else as
+/// [`Engine::start`].
+pub fn reexecute(engine: &Engine, job: Job, threads: usize) -> Result<u64> {
+    engine.reexecute(job, threads)
+}
