@@ -81,7 +81,7 @@ fn main() {
         let mut payload = vec![b'x'; size];
         let begun = Instant::now();
         for record in 0..BYTES / size {
-            payload[0] = record as u8;
+            payload[0] = record.to_le_bytes()[0];
             wal.submit(&payload).unwrap();
         }
         wal.sync().unwrap();

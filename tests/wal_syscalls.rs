@@ -1,5 +1,7 @@
 //! A lone append is one durable write and nothing else: counted by `strace`, as the difference
 //! between a process that appends a few records more and one that does not.
+#![allow(clippy::unwrap_used, reason = "a test stops at what fails")]
+#![allow(clippy::print_stdout, reason = "what is skipped is said")]
 #![cfg(target_os = "linux")]
 
 use std::collections::BTreeMap;
