@@ -15,6 +15,8 @@ use crate::wal::transfer;
 
 /// Its name.
 pub(crate) const LOG_NAME: &str = "LOG";
+/// Its name until it is durable.
+pub(crate) const LOG_UNFINISHED: &str = "LOG.tmp";
 /// Its length.
 pub(crate) const LOG_LENGTH: usize = 2 * BLOCK;
 const MAGIC: [u8; 8] = *b"SAWMLOG1";
@@ -183,8 +185,9 @@ pub(crate) struct LogFile {
 }
 
 impl LogFile {
-    /// Makes the file with both slots, and makes it and its name durable. The caller has removed
-    /// an older one.
+    /// Makes the file with both slots, and makes it and its name durable. It gets its name when its
+    /// bytes are durable: a crash in between leaves no `LOG`, never one with stale bytes. The
+    /// caller has removed older ones.
     ///
     /// # Errors
     /// The operating system's.
@@ -193,13 +196,15 @@ impl LogFile {
         state: LogState,
         channel: &mut dyn Channel,
     ) -> Result<LogFile, IoFailure> {
-        let file = directory.open(LOG_NAME, OpenMode::CreateDirect)?;
+        let file = directory.open(LOG_UNFINISHED, OpenMode::CreateDirect)?;
         let mut buffer = AlignedBuf::zeroed(LOG_LENGTH);
         state.encode(0, &mut buffer);
         state.encode(1, &mut buffer[BLOCK..]);
         transfer::write_all(channel, &file, 0, buffer, true)?;
         file.sync()?;
+        directory.rename(LOG_UNFINISHED, LOG_NAME)?;
         directory.sync()?;
+        let file = directory.open(LOG_NAME, OpenMode::WriteDirect)?;
         Ok(LogFile { file, state, sequence: 1 })
     }
 

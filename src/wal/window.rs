@@ -69,8 +69,13 @@ impl Window {
             && self.start <= offset
             && offset + wanted <= self.start + loaded;
         if !covered {
-            let length = wanted.max(self.step).min(room).next_multiple_of(to_u64(BLOCK));
-            self.read(channel, segment, offset, length)?;
+            let whole = |length: u64| length.min(room).next_multiple_of(to_u64(BLOCK));
+            let (least, most) = (whole(wanted), whole(wanted.max(self.step)));
+            match self.read(channel, segment, offset, most) {
+                // What is wanted may be readable, and its neighbour not.
+                Err(_) if least < most => self.read(channel, segment, offset, least)?,
+                other => other?,
+            }
         }
         let skip = to_usize(offset - self.start);
         Ok(self.buffer.as_ref().map_or(&[], |buffer| &buffer[skip..]))

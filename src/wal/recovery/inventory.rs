@@ -11,7 +11,9 @@ use crate::planted::{Bug, planted};
 use crate::storage::{AlignedBuf, BLOCK, Channel, Directory, File, Lock, LockKind, OpenMode};
 use crate::storage::{IoFailure, Storage};
 use crate::sync::Arc;
-use crate::wal::log_file::{self, LOG_LENGTH, LOG_NAME, LogFile, LogState, LogVerdict};
+use crate::wal::log_file::{
+    self, LOG_LENGTH, LOG_NAME, LOG_UNFINISHED, LogFile, LogState, LogVerdict,
+};
 use crate::wal::scan;
 use crate::wal::segment::{
     FIRST_FRAME, HeaderFault, Segment, SegmentHeader, file_name, parse_name,
@@ -142,8 +144,9 @@ impl Inventory {
         for (name, _) in segments {
             directory.unlink(name)?;
         }
-        if names.iter().any(|name| name == LOG_NAME) {
-            directory.unlink(LOG_NAME)?;
+        for name in names.iter().filter(|name| [LOG_NAME, LOG_UNFINISHED].contains(&name.as_str()))
+        {
+            directory.unlink(name)?;
         }
         let log = LogId::from_bytes(storage.random());
         let state = LogState::new(log, options.segment_size);

@@ -1,0 +1,190 @@
+//! Rows of the table that are about files: missing, foreign, short, unfinished.
+
+use super::*;
+use crate::wal::segment::{HeaderFault, SEGMENT_SIZE_MIN, SegmentHeader};
+
+/// Forty records over four segments, closed or not.
+fn four_segments(disk: &SimDisk, closed: bool) {
+    let mut writer = Writer::open(disk).unwrap();
+    for _ in 0..50 {
+        writer.append(b"x").unwrap();
+    }
+    assert_eq!(writer.tail().position.segment, SegmentNumber::new(4));
+    if closed {
+        writer.close().unwrap();
+    }
+}
+
+fn remove(disk: &SimDisk, number: u64) {
+    use crate::storage::Storage;
+    let directory = disk.directory(Path::new(PLACE), false).unwrap();
+    directory.unlink(&file_name(SegmentNumber::new(number))).unwrap();
+    directory.sync().unwrap();
+}
+
+#[test]
+fn a_missing_segment_is_corruption_if_anything_names_it() {
+    for (number, closed) in [(1, false), (2, false), (3, false), (3, true), (4, true)] {
+        let disk = disk(20);
+        four_segments(&disk, closed);
+        remove(&disk, number);
+        let error = refused(&disk, ErrorKind::Corrupt);
+        assert!(error.path().is_some_and(|at| at == path(number)), "{number}: {error}");
+        assert!(error.to_string().contains("is missing"), "{error}");
+    }
+}
+
+#[test]
+fn foreign_swapped_short_and_headless_segments_are_corruption() {
+    let changes: [(&str, fn(&SimDisk)); 5] = [
+        ("belongs to another log", |disk| {
+            let other = super::disk(99);
+            four_segments(&other, false);
+            disk.write_file(path(2), &other.read_file(path(2)).unwrap());
+        }),
+        ("is another segment's file", |disk| {
+            let (two, three) = (disk.read_file(path(2)), disk.read_file(path(3)));
+            disk.write_file(path(2), &three.unwrap());
+            disk.write_file(path(3), &two.unwrap());
+        }),
+        ("is shorter or longer", |disk| edit(disk, &path(3), |bytes| bytes.truncate(20000))),
+        ("has a damaged header", |disk| edit(disk, &path(2), |bytes| bytes[..BLOCK].fill(0))),
+        ("has a damaged header", |disk| edit(disk, &path(4), |bytes| bytes[17] ^= 1)),
+    ];
+    for (what, change) in changes {
+        for closed in [false, true] {
+            let disk = disk(21);
+            four_segments(&disk, closed);
+            change(&disk);
+            let error = refused(&disk, ErrorKind::Corrupt);
+            assert!(error.to_string().contains(what), "{error}");
+        }
+    }
+}
+
+#[test]
+fn trailing_segments_without_a_frame_are_spares_and_unfinished_ones_are_removed() {
+    let disk = disk(22);
+    let mut writer = Writer::open(&disk).unwrap();
+    writer.append(b"one").unwrap();
+    let header = |number: u64| {
+        let mut bytes = vec![0; usize::try_from(SEGMENT_SIZE_MIN).unwrap()];
+        let (log, number) = (writer.opened.log, SegmentNumber::new(number));
+        SegmentHeader { log, number, size: SEGMENT_SIZE_MIN }.encode(&mut bytes);
+        bytes
+    };
+    let (two, three) = (header(2), header(3));
+    drop(writer);
+    disk.write_file(path(2), &two);
+    let unfinished = [vec![], vec![0; 5000], vec![0; three.len()], three[..BLOCK].to_vec()];
+    for bytes in unfinished {
+        disk.write_file(path(3), &bytes);
+        disk.write_file(path(4), &vec![0; 4096]);
+        let writer = Writer::open(&disk).unwrap();
+        let spares: Vec<_> = writer.opened.spares.iter().map(|spare| spare.number()).collect();
+        assert_eq!((lsns(&writer), spares), (vec![1], vec![SegmentNumber::new(2)]));
+        assert_eq!(disk.read_file(path(3)), None);
+        assert_eq!(disk.read_file(path(4)), None);
+    }
+}
+
+#[test]
+fn without_a_slot_the_segments_decide() {
+    // With records: LOG is lost. Without: the creation never finished.
+    let disk = disk(23);
+    four_segments(&disk, false);
+    let log = disk.read_file(log_path()).unwrap();
+    edit(&disk, &log_path(), |bytes| {
+        bytes[100] ^= 1;
+        bytes[BLOCK + 100] ^= 1;
+    });
+    let error = refused(&disk, ErrorKind::Corrupt);
+    assert!(error.to_string().contains("LOG is lost"), "{error}");
+    edit(&disk, &log_path(), |bytes| bytes.fill(0));
+    refused(&disk, ErrorKind::Corrupt);
+    // One slot is enough, whichever it is.
+    for slot in [0, BLOCK] {
+        disk.write_file(log_path(), &log);
+        edit(&disk, &log_path(), |bytes| bytes[slot + 100] ^= 1);
+        assert_eq!(lsns(&Writer::open(&disk).unwrap()).len(), 50);
+    }
+    for torn in [vec![], vec![0; 512], log[..512].to_vec(), vec![0; 2 * BLOCK]] {
+        let disk = super::disk(24);
+        disk.write_file(log_path(), &torn);
+        assert!(Writer::open(&disk).unwrap().report().created);
+    }
+}
+
+#[test]
+fn another_programs_directory_is_left_alone() {
+    let disk = disk(25);
+    disk.write_file(log_path(), b"2026/11/21-01:30:00.000000 7f00 RocksDB version: 9.1.0\n");
+    refused(&disk, ErrorKind::Unsupported);
+}
+
+#[test]
+fn newer_versions_are_named() {
+    use crate::wal::segment::seal_block;
+    let newer = |bytes: &mut Vec<u8>| {
+        bytes[8] = 2;
+        seal_block(&mut bytes[..BLOCK]);
+    };
+    for file in [path(2), log_path()] {
+        let disk = disk(26);
+        four_segments(&disk, false);
+        edit(&disk, &file, newer);
+        let error = refused(&disk, ErrorKind::Unsupported);
+        assert!(error.to_string().contains("version 2"), "{error}");
+    }
+    assert_eq!(SegmentHeader::decode(&[0; BLOCK]), Err(HeaderFault::Damaged));
+}
+
+#[test]
+fn segments_below_the_start_are_removed_and_never_read() {
+    let disk = disk(27);
+    four_segments(&disk, false);
+    let (one, two) = (disk.read_file(path(1)).unwrap(), disk.read_file(path(2)).unwrap());
+    let mut writer = Writer::open(&disk).unwrap();
+    let start = truncate(&mut writer, 30);
+    assert_eq!(disk.read_file(path(1)), None);
+    assert_eq!(lsns(&writer).first(), Some(&start));
+    drop(writer);
+    // As if the unlinks had not reached the disk, and the bytes had rotted meanwhile.
+    disk.write_file(path(1), &one[..5000]);
+    disk.write_file(path(2), &two);
+    disk.fail_reads_at(path(2), 0).unwrap();
+    let writer = Writer::open(&disk).unwrap();
+    assert_eq!(lsns(&writer), (start..=50).collect::<Vec<_>>());
+    assert_eq!((disk.read_file(path(1)), disk.read_file(path(2))), (None, None));
+}
+
+pub(super) fn truncate(writer: &mut Writer, lsn: u64) -> u64 {
+    let (index, directory) = (&writer.index, &*writer.directory);
+    let (log_file, channel) = (&mut writer.opened.log_file, &mut *writer.channel);
+    crate::wal::truncate::truncate_before(
+        Lsn::new(lsn),
+        writer.durable,
+        index,
+        directory,
+        log_file,
+        channel,
+    )
+    .unwrap()
+    .get()
+}
+
+#[test]
+fn rot_in_a_sealed_segment_is_named_when_it_is_opened_or_read() {
+    let disk = disk(28);
+    four_segments(&disk, true);
+    disk.flip_byte(path(2), 4096 + 5, 1).unwrap();
+    let error = refused(&disk, ErrorKind::Corrupt);
+    assert_eq!(error.position().map(|at| (at.segment.get(), at.offset)), Some((2, 4096)));
+    disk.flip_byte(path(2), 4096 + 5, 1).unwrap();
+    disk.flip_byte(path(2), 8192 + 5, 1).unwrap();
+    // Recovery reads from the last durable segment on; the rest is verified when it is read.
+    let writer = Writer::open(&disk).unwrap();
+    let error = writer.read(0).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert_eq!(error.position().map(|at| (at.segment.get(), at.offset)), Some((2, 8192)));
+}
