@@ -1,7 +1,8 @@
 //! Counts the words of files, each exactly once, through any number of kills.
 //!
 //! ```text
-//! cargo run --release --example word_count -- [--data DIR] [--threads N] [--rate RECORDS_PER_S] FILE...
+//! cargo run --release --example word_count -- \
+//!     [--data DIR] [--threads N] [--rate RECORDS_PER_S] FILE...
 //! ```
 //!
 //! prints `count<TAB>word`, highest count first, ties by the bytes of the word. Kill it at any

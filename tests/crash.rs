@@ -1,7 +1,7 @@
 //! Kills a real process that counts words, over and over, and compares what it prints in the end
 //! with a count that was never disturbed.
 //!
-//! `SAWMILL_CRASH=long` runs it over 1 GiB with 20 kills in a release build (`just kill-long`).
+//! The ignored test does it over 1 GiB with 20 kills: for release builds (`just kill-long`).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,8 +12,8 @@ use std::sync::OnceLock;
 use std::thread::sleep;
 use std::time::Duration;
 
-/// The example. `cargo test` builds it; if only this test was asked for, it may be missing, or be an
-/// old one: then it is built here.
+/// The example. `cargo test` builds it; if only this test was asked for, it may be missing, or be
+/// an old one: then it is built here.
 fn word_count() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
