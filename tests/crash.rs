@@ -314,7 +314,7 @@ fn kill_and_finish(job: &Job, options: &[&str], kills: u32, lives: (u64, u64)) -
 fn killed_again_and_again_it_counts_each_word_once() {
     let words = text(5, 2_000_000);
     let job = job(&[&words[..900_000], &words[900_000..]]);
-    let (_, output) = kill_and_finish(&job, &["--rate", "60000"], 6, (150, 900));
+    let (_, output) = kill_and_finish(&job, &["--rate", "25000"], 6, (150, 900));
     assert_eq!(output.stdout, expected(&[&words[..900_000], &words[900_000..]]));
 }
 
