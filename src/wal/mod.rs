@@ -5,7 +5,6 @@ pub(crate) mod barrier;
 mod commit;
 mod core;
 pub(crate) mod frame;
-#[cfg(any(test, feature = "testing"))]
 pub(crate) mod fuzz;
 mod group;
 pub(crate) mod index;
