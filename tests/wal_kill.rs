@@ -3,6 +3,8 @@
 //!
 //! `SAWMILL_KILLS` sets how many kills (8 by default, 200 before a release), `SAWMILL_SEED` the
 //! moments; the seed is printed first.
+#![allow(clippy::unwrap_used, reason = "a test stops at what fails")]
+#![allow(clippy::print_stdout, clippy::cast_possible_truncation, reason = "a seed is printed")]
 #![allow(clippy::disallowed_methods, reason = "the test is about real time")]
 
 use std::collections::BTreeMap;

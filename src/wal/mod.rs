@@ -24,6 +24,8 @@ mod slot;
 mod staging;
 #[cfg(test)]
 pub(crate) mod test_writer;
+#[cfg(test)]
+mod tests;
 pub(crate) mod transfer;
 pub(crate) mod truncate;
 #[allow(clippy::module_inception, reason = "the file is named by what it holds")]

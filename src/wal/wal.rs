@@ -23,10 +23,13 @@ use crate::sync::Arc;
 ///
 /// | Call | When it returns `Ok` |
 /// |---|---|
-/// | [`append`](Wal::append), [`append_batch`](Wal::append_batch) | the record, and every one before it, survives process kill and power cut |
-/// | [`submit`](Wal::submit) | the record has its place in the log's order, in memory: a kill may lose it |
-/// | [`sync`](Wal::sync), [`wait_durable`](Wal::wait_durable), [`Pending::wait`] | what was appended before survives power cut |
-/// | [`close`](Wal::close) | as `sync`, and the next opening can tell that nothing is missing |
+/// | [`append`](Wal::append), [`append_batch`] | it and all before survive kill and power cut |
+/// | [`submit`](Wal::submit) | it has its place in the order, in memory: a kill may lose it |
+/// | [`sync`](Wal::sync), [`wait_durable`], [`Pending::wait`] | what was before survives them |
+/// | [`close`](Wal::close) | as `sync`, and the next opening sees if something is missing |
+///
+/// [`append_batch`]: Wal::append_batch
+/// [`wait_durable`]: Wal::wait_durable
 ///
 /// An append that fails with [`Poisoned`](crate::ErrorKind::Poisoned) is *indeterminate*: after
 /// opening the log again its record is there whole, or not at all. One that fails with any other
@@ -259,6 +262,20 @@ impl Wal {
     #[must_use]
     pub fn appended_lsn(&self) -> Lsn {
         self.core().progress.appended()
+    }
+
+    /// Bytes of all staging buffers.
+    #[cfg(test)]
+    pub(crate) fn staged_bytes(&self) -> usize {
+        crate::sync::lock(&self.core().open).staging.allocated()
+    }
+
+    /// Raises the written mark above what will be written: a bug, for the test of panics.
+    #[cfg(test)]
+    pub(crate) fn break_marks(&self) {
+        let progress = &self.core().progress;
+        progress.set_appended(progress.appended().advance(5));
+        progress.set_written(progress.appended());
     }
 
     /// How bytes reach the medium, as found when the log was opened.

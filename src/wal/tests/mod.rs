@@ -1,0 +1,62 @@
+//! The write side on the simulated disk: every fault, every crash, disk full, waiting threads.
+
+mod crashes;
+mod faults;
+mod space;
+mod waiting;
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use crate::clock::ManualClock;
+use crate::error::Result;
+use crate::ids::Lsn;
+use crate::sim::{Device, SimDisk, SimOptions};
+use crate::sync::{Arc, spawn};
+use crate::wal::{Background, Wal, WalOptions};
+
+const PLACE: &str = "/log";
+
+fn disk(seed: u64, device: Device) -> SimDisk {
+    SimDisk::with_options(seed, SimOptions { device, sector: 4096, ..SimOptions::default() })
+}
+
+fn options(background: Background) -> WalOptions {
+    WalOptions {
+        segment_size: 64 << 10,
+        memory: 1 << 20,
+        lock_wait: Duration::ZERO,
+        background,
+        ..WalOptions::default()
+    }
+}
+
+fn open(disk: &SimDisk, background: Background) -> Result<Wal> {
+    let clock = Arc::new(ManualClock::default());
+    Wal::open_with(Arc::new(disk.clone()), clock, PLACE, options(background))
+}
+
+/// Every user record, in order.
+fn contents(wal: &Wal) -> Result<Vec<(Lsn, Vec<u8>)>> {
+    let mut replay = wal.replay()?;
+    let mut found = Vec::new();
+    while let Some(record) = replay.next() {
+        let record = record?;
+        found.push((record.lsn, record.payload.to_vec()));
+    }
+    Ok(found)
+}
+
+/// Runs `body` on a thread of its own and fails if it is not done after 10 s: an append that stays
+/// unresolved is a bug.
+fn watched<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, watch) = mpsc::channel();
+    let thread = spawn("watched", move || drop(done.send(body()))).unwrap();
+    match watch.recv_timeout(Duration::from_secs(10)) {
+        Ok(result) => result,
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("somebody still waits for the log"),
+        Err(mpsc::RecvTimeoutError::Disconnected) => {
+            std::panic::resume_unwind(thread.join().unwrap_err())
+        }
+    }
+}
