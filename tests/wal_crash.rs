@@ -5,6 +5,13 @@
 //! A life is a sequence of up to three [`Step`]s. Crash points of a sequence's beginning belong to
 //! the shorter sequence, so that each state is looked at once. `SAWMILL_SIM=long` looks at all
 //! sequences of three; otherwise a fixed share of them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::print_stdout,
+    clippy::let_underscore_must_use,
+    reason = "helpers of tests, whose numbers are small"
+)]
 
 use std::path::Path;
 use std::sync::Arc;
