@@ -154,7 +154,7 @@ fn step(
         Step::SubmitAndSync => {
             for name in [7, 8] {
                 model.attempt(&open, &[payload(name, 3000)]);
-                let _ = open.submit(&payload(name, 3000))?;
+                drop(open.submit(&payload(name, 3000))?);
             }
             model.acknowledge(open.sync()?);
         }
@@ -272,7 +272,7 @@ impl Gate {
                     };
                     openings(&ending.of(&disk), model.clone()).map_err(context)?;
                     self.states += 1;
-                    if self.states % self.nested_every == 0 {
+                    if self.states.is_multiple_of(self.nested_every) {
                         let nested = nested(&disk, ending, &model).map_err(context)?;
                         self.states += nested;
                     }
