@@ -270,6 +270,14 @@ impl Wal {
         crate::sync::lock(&self.core().open).staging.allocated()
     }
 
+    /// Raises the written mark above what will be written: a bug, for the test of panics.
+    #[cfg(test)]
+    pub(crate) fn break_marks(&self) {
+        let progress = &self.core().progress;
+        progress.set_appended(progress.appended().advance(5));
+        progress.set_written(progress.appended());
+    }
+
     /// How bytes reach the medium, as found when the log was opened.
     #[must_use]
     pub fn backend(&self) -> Backend {
