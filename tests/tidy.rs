@@ -9,8 +9,7 @@ const COLUMNS: usize = 100;
 const LINES: usize = 600;
 
 /// Leaf modules: may be used by everybody, use nobody but each other.
-const LEAVES: &[&str] =
-    &["checksum", "clock", "error", "ids", "planted", "sync", "versioned"];
+const LEAVES: &[&str] = &["checksum", "clock", "error", "ids", "planted", "sync", "versioned"];
 
 /// Which top-level modules a top-level module may use, beside the leaves (docs/architecture.md).
 const ARROWS: &[(&str, &[&str])] = &[

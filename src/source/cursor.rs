@@ -102,7 +102,8 @@ impl Cursor {
                 // It saw all that was durable when it began, the engine's own records among it.
                 self.scanned = self.scanned.max(durable.next());
                 self.replay = None;
-                return Ok(());
+                // That may have been a while ago: what came since is new now.
+                continue;
             };
             let record = record?;
             self.scanned = record.lsn.next();

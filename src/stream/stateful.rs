@@ -151,7 +151,7 @@ impl<S: State, U: Data> StatefulOperator for Operator<S, U> {
     }
 
     fn compute(&self, executor: &Executor, run: &RunContext) -> Result<()> {
-        executor.run(run, &self.dataset.node(), &|_| Ok(())).map(drop)
+        executor.hold(run, &self.dataset.node())
     }
 
     fn overlay(&self, run: &RunContext, partition: u32) -> Box<dyn Any + Send> {

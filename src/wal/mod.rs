@@ -5,6 +5,8 @@ pub(crate) mod barrier;
 mod commit;
 mod core;
 pub(crate) mod frame;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) mod fuzz;
 mod group;
 pub(crate) mod index;
 pub(crate) mod log_file;

@@ -1,0 +1,236 @@
+//! A small job on the simulated disk, the world outside of it, and the model that never crashed.
+#![allow(unreachable_pub, reason = "shared by several test files")]
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use sawmill::clock::ManualClock;
+use sawmill::sim::SimDisk;
+use sawmill::testing::{Harness, Hooks, Step, Stepped};
+use sawmill::{
+    Background, BatchId, Bytes, Engine, EngineOptions, Error, Ingest, Job, Received, Result,
+    RunContext, RunOptions, StateHandle, TextFiles, Trigger, WalOptions, name,
+};
+
+pub const TEXT: &[(&str, &str)] =
+    &[("a.txt", "oak ash oak\nelm\n\nash elm fir oak\n"), ("b.txt", "fir fir\noak yew ash")];
+/// Records appended by a whole life.
+pub const RECORDS: u64 = 8;
+
+type Row = (String, u64);
+
+/// What has been seen outside of the engine. A crash takes nothing of it.
+#[derive(Clone, Debug, Default)]
+pub struct Outside {
+    /// Records that an append was tried with.
+    pub tried: u64,
+    pub acknowledged: BTreeSet<u64>,
+    /// What the callback was given: per batch its attempts and rows.
+    pub batches: BTreeMap<BatchId, (Vec<u32>, Vec<Row>)>,
+    pub complaints: Vec<String>,
+}
+
+/// The disk, the time, and everybody else.
+#[derive(Clone, Debug)]
+pub struct World {
+    pub disk: SimDisk,
+    pub clock: Arc<ManualClock>,
+    pub outside: Arc<Mutex<Outside>>,
+}
+
+impl World {
+    pub fn new(seed: u64) -> World {
+        let disk = SimDisk::new(seed);
+        for (file, text) in TEXT {
+            disk.write_file(Path::new("/in").join(file), text.as_bytes());
+        }
+        let clock = Arc::new(ManualClock::default());
+        World { disk, clock, outside: Arc::default() }
+    }
+
+    /// The same outside and time, with the disk that a crash left.
+    pub fn with_disk(&self, disk: SimDisk) -> World {
+        let outside = self.outside.lock().unwrap().clone();
+        let clock = Arc::clone(&self.clock);
+        World { disk, clock, outside: Arc::new(Mutex::new(outside)) }
+    }
+
+    pub fn engine(&self) -> Result<Engine> {
+        let log = WalOptions {
+            segment_size: 64 << 10,
+            lock_wait: Duration::ZERO,
+            background: Background::Inline,
+            ..WalOptions::default()
+        };
+        let options = EngineOptions { log, threads: 1, ..EngineOptions::default() };
+        let disk = Arc::new(self.disk.clone());
+        Engine::open_with(disk, Arc::clone(&self.clock) as Arc<_>, "/data", options)
+    }
+
+    /// Words of the files and of the received records, counted together.
+    pub fn job(&self, events: &Ingest) -> Result<(Job, StateHandle<Bytes, u64>)> {
+        let outside = Arc::clone(&self.outside);
+        Job::build(name!("words"), |job| {
+            let paths = TEXT.iter().map(|(file, _)| Path::new("/in").join(file));
+            let lines = job.source(name!("files"), TextFiles::new(paths));
+            let received = job.source(name!("received"), Received::from(events));
+            let words = lines.union(&received).flat_map_rows::<Bytes>(|line, out| {
+                line.split(|byte| *byte == b' ').filter(|w| !w.is_empty()).for_each(|w| out.push(w))
+            });
+            let counted = words.pair_with(|_| 1u64).reduce_by_key(|a, b| a + b);
+            let counts = counted.map_with_state::<u64, Row>(name!("counts"), |word, new, count| {
+                let sum = count.unwrap_or(0) + new.sum::<u64>();
+                *count = Some(sum);
+                Some((String::from_utf8_lossy(word).into_owned(), sum))
+            });
+            counts.out.write_json_lines(name!("out"), "/out");
+            counts.out.for_each_batch(name!("callback"), move |batch| {
+                let rows: Vec<Row> = batch.rows().cloned().collect();
+                outside.lock().unwrap().see(batch.id(), batch.attempt(), rows);
+                Ok(())
+            });
+            counts.state
+        })
+    }
+}
+
+impl Outside {
+    /// E20: one id, one set of rows; attempts rise.
+    fn see(&mut self, id: BatchId, attempt: u32, rows: Vec<Row>) {
+        let (attempts, seen) = self.batches.entry(id).or_insert_with(|| (vec![], rows.clone()));
+        if *seen != rows {
+            let text = format!("batch {id}: {seen:?} at first, {rows:?} at attempt {attempt}");
+            self.complaints.push(text);
+        }
+        if attempts.last().is_some_and(|last| *last >= attempt) {
+            let text = format!("batch {id}: attempts {attempts:?}, then {attempt}");
+            self.complaints.push(text);
+        }
+        attempts.push(attempt);
+    }
+}
+
+/// Ends the driver at the n-th time a step is passed.
+#[derive(Debug)]
+pub struct CrashAt(pub Step, pub u32);
+
+impl Hooks for CrashAt {
+    fn at(&mut self, step: Step, _batch: BatchId) -> Result<()> {
+        if step == self.0 {
+            if self.1 == 0 {
+                return Err(stop());
+            }
+            self.1 -= 1;
+        }
+        Ok(())
+    }
+
+    fn computing(&mut self, _batch: BatchId, _run: &RunContext) {}
+}
+
+/// Any error will do: nobody looks at it.
+fn stop() -> Error {
+    Job::build(name!("none"), |_| ()).unwrap_err()
+}
+
+pub fn options() -> RunOptions {
+    RunOptions {
+        trigger: Trigger::Bytes(24),
+        checkpoint_interval: Duration::from_millis(10),
+        parallelism: 2,
+        on_progress: None,
+    }
+}
+
+/// What a finished life leaves.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Finished {
+    pub counts: BTreeMap<String, u64>,
+    pub output: String,
+    pub truncated: bool,
+}
+
+/// Opens, recovers, and works until all of the input and [`RECORDS`] records are processed. An
+/// `Err` is a crash: whatever happened, the world outside knows no more than before.
+pub fn life(world: &World, hooks: Box<dyn Hooks>) -> Result<Finished> {
+    let engine = world.engine()?;
+    let events = engine.ingest(name!("events"))?;
+    let (job, counts) = world.job(&events)?;
+    let mut harness = Harness::new(&engine, job, options(), hooks)?;
+    loop {
+        let open = append(world, &events)?;
+        let stepped = harness.step()?;
+        world.clock.advance(Duration::from_millis(6));
+        if stepped == Stepped::Idle && !open {
+            break;
+        }
+    }
+    harness.finish()?;
+    let mut all = BTreeMap::new();
+    counts.for_each(|word, count| {
+        all.insert(String::from_utf8_lossy(word).into_owned(), *count);
+    })?;
+    let truncated = engine.log().first_lsn().get() > 1;
+    drop(harness);
+    engine.close()?;
+    Ok(Finished { counts: all, output: output(&world.disk), truncated })
+}
+
+/// Appends one record, unlike any other; `false` if there are enough.
+fn append(world: &World, events: &Ingest) -> Result<bool> {
+    let next = {
+        let mut outside = world.outside.lock().unwrap();
+        if outside.acknowledged.len() as u64 >= RECORDS {
+            return Ok(false);
+        }
+        outside.tried += 1;
+        outside.tried
+    };
+    events.append(format!("r{next} oak").as_bytes())?;
+    world.outside.lock().unwrap().acknowledged.insert(next);
+    Ok(true)
+}
+
+/// The sink's files, one after the other.
+pub fn output(disk: &SimDisk) -> String {
+    let files = disk.files().into_iter().filter(|path| path.starts_with("/out"));
+    let data = files.filter(|path| path.extension().is_some_and(|end| end == "jsonl"));
+    data.map(|path| String::from_utf8(disk.read_file(path).unwrap()).unwrap()).collect()
+}
+
+/// Compares what a finished life left with the model.
+pub fn check(world: &World, finished: &Finished) -> Result<(), String> {
+    let outside = world.outside.lock().unwrap().clone();
+    if let Some(complaint) = outside.complaints.first() {
+        return Err(complaint.clone());
+    }
+    let mut model: BTreeMap<String, u64> = BTreeMap::new();
+    for (_, text) in TEXT {
+        text.split_whitespace().for_each(|word| *model.entry(word.to_owned()).or_default() += 1);
+    }
+    for record in 1..=outside.tried {
+        let word = format!("r{record}");
+        let counted = finished.counts.get(&word).copied().unwrap_or(0);
+        // One that was tried and not acknowledged may be there, once.
+        let right = counted == 1 || (counted == 0 && !outside.acknowledged.contains(&record));
+        if !right {
+            return Err(format!("record {record} is counted {counted} times"));
+        }
+        if counted == 1 {
+            model.insert(word, 1);
+            *model.entry("oak".to_owned()).or_default() += 1;
+        }
+    }
+    if finished.counts != model {
+        return Err(format!("state {:?}, model {model:?}", finished.counts));
+    }
+    let rows = outside.batches.values().flat_map(|(_, rows)| rows);
+    let expected: String = rows.map(|(word, count)| format!("[\"{word}\",{count}]\n")).collect();
+    if finished.output != expected {
+        return Err(format!("sink has\n{}callback was given\n{expected}", finished.output));
+    }
+    Ok(())
+}

@@ -1,0 +1,164 @@
+//! The crash gate of the engine: a job of two sources, state and two sinks is struck at every disk
+//! operation and between every two steps of its batches; what it leaves in the end is what it
+//! leaves when nobody strikes it.
+
+mod engine_common;
+
+use engine_common::*;
+use sawmill::sim::{CrashManner, CrashOutcome};
+use sawmill::testing::{NoHooks, Step};
+
+const MANNERS: [CrashManner; 3] = [CrashManner::Before, CrashManner::Torn, CrashManner::After];
+const OUTCOMES: [CrashOutcome; 3] =
+    [CrashOutcome::LoseAll, CrashOutcome::KeepAll, CrashOutcome::Seeded(7)];
+
+/// Lives on after a crash, to the end, and compares.
+fn live_on(world: &World, story: &str) -> Result<(), String> {
+    let finished = life(world, Box::new(NoHooks));
+    let finished = finished.map_err(|e| format!("{story}: {e}\n{}", world.disk.trace()))?;
+    check(world, &finished).map_err(|e| format!("{story}: {e}\n{}", world.disk.trace()))
+}
+
+fn undisturbed() -> (World, u64, Finished) {
+    let world = World::new(1);
+    let finished = life(&world, Box::new(NoHooks)).unwrap();
+    check(&world, &finished).unwrap();
+    let ops = world.disk.ops();
+    (world, ops, finished)
+}
+
+/// Strikes one operation; the disks that may be found afterwards.
+fn strike(op: u64, manner: CrashManner) -> World {
+    let world = World::new(1);
+    world.disk.crash_at(op, manner);
+    let ended = life(&world, Box::new(NoHooks));
+    assert!(ended.is_err() || world.disk.is_off() || manner == CrashManner::After);
+    world
+}
+
+fn crash_at_operations(step: usize) -> Result<u64, String> {
+    let (_, ops, _) = undisturbed();
+    let mut states = 0;
+    for op in (1..=ops).step_by(step) {
+        for manner in MANNERS {
+            let struck = strike(op, manner);
+            for outcome in OUTCOMES {
+                let world = struck.with_disk(struck.disk.power_cycle(outcome));
+                live_on(&world, &format!("operation {op} {manner:?}, {outcome:?}"))?;
+                states += 1;
+            }
+        }
+    }
+    Ok(states)
+}
+
+fn crash_at_steps() -> Result<u64, String> {
+    let mut states = 0;
+    for step in Step::ALL {
+        for number in 0..100 {
+            let world = World::new(1);
+            let hooks = Box::new(CrashAt(step, number));
+            if life(&world, hooks).is_ok() {
+                assert!(number > 0, "{step:?} is passed");
+                break;
+            }
+            world.disk.power_off();
+            for outcome in OUTCOMES {
+                let world = world.with_disk(world.disk.power_cycle(outcome));
+                live_on(&world, &format!("{step:?} number {number}, {outcome:?}"))?;
+                states += 1;
+            }
+            // A kill leaves the page cache.
+            let world = world.with_disk(world.disk.kill());
+            live_on(&world, &format!("{step:?} number {number}, killed"))?;
+            states += 1;
+        }
+    }
+    Ok(states)
+}
+
+/// Rows R0 to R7b of `docs/execution.md`.
+#[test]
+fn crash_at_every_step() {
+    let states = crash_at_steps().unwrap();
+    println!("{states} states after crashes between steps");
+    assert!(states > 200, "{states}");
+}
+
+/// Every row, and R7a and R8 at each of their operations.
+#[test]
+fn crash_at_every_operation() {
+    let (_, ops, finished) = undisturbed();
+    assert!(finished.truncated, "the small job is long enough to truncate its log");
+    let states = crash_at_operations(1).unwrap();
+    println!("{states} states after crashes at {ops} operations");
+    assert!(states >= ops * 9);
+}
+
+/// Row R9: a crash while recovering from a crash, at a sample of both.
+#[test]
+fn crash_during_recovery() {
+    let (_, ops, _) = undisturbed();
+    let mut states = 0;
+    for op in (5..=ops).step_by(23) {
+        let struck = strike(op, CrashManner::Torn);
+        for outcome in [CrashOutcome::LoseAll, CrashOutcome::Seeded(op)] {
+            for second in (1..80).step_by(9) {
+                let world = struck.with_disk(struck.disk.power_cycle(outcome));
+                world.disk.crash_at(second, CrashManner::Torn);
+                if life(&world, Box::new(NoHooks)).is_ok() && !world.disk.is_off() {
+                    break;
+                }
+                let again = world.with_disk(world.disk.power_cycle(CrashOutcome::Seeded(second)));
+                live_on(&again, &format!("operation {op}, {outcome:?}, then {second}")).unwrap();
+                states += 1;
+            }
+        }
+    }
+    println!("{states} states after two crashes");
+    assert!(states > 100, "{states}");
+}
+
+#[test]
+fn the_same_run_is_the_same_run() {
+    let (first, ops, finished) = undisturbed();
+    let (second, ops_again, finished_again) = undisturbed();
+    assert_eq!((ops, finished), (ops_again, finished_again));
+    assert_eq!(first.disk.digest(), second.disk.digest());
+}
+
+#[cfg(feature = "planted")]
+mod planted {
+    use sawmill::planted::{Bug, with_planted};
+
+    use super::*;
+
+    fn is_caught(bug: Bug) {
+        let found = with_planted(bug, || {
+            std::panic::catch_unwind(|| {
+                crash_at_steps()?;
+                crash_at_operations(1)
+            })
+        });
+        match found {
+            Ok(Ok(states)) => panic!("{} passed {states} states", bug.name()),
+            Ok(Err(story)) => println!("{} caught: {story}", bug.name()),
+            Err(_) => println!("{} caught by an assertion", bug.name()),
+        }
+    }
+
+    #[test]
+    fn checkpoint_before_completion_is_caught() {
+        is_caught(Bug::CheckpointBeforeCompletion);
+    }
+
+    #[test]
+    fn plan_not_durable_is_caught() {
+        is_caught(Bug::PlanNotDurable);
+    }
+
+    #[test]
+    fn replan_after_restart_is_caught() {
+        is_caught(Bug::ReplanAfterRestart);
+    }
+}
