@@ -5,6 +5,13 @@
 //! A life is a sequence of up to three [`Step`]s. Crash points of a sequence's beginning belong to
 //! the shorter sequence, so that each state is looked at once. `SAWMILL_SIM=long` looks at all
 //! sequences of three; otherwise a fixed share of them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::print_stdout,
+    clippy::let_underscore_must_use,
+    reason = "helpers of tests, whose numbers are small"
+)]
 
 use std::path::Path;
 use std::sync::Arc;
@@ -147,7 +154,7 @@ fn step(
         Step::SubmitAndSync => {
             for name in [7, 8] {
                 model.attempt(&open, &[payload(name, 3000)]);
-                let _ = open.submit(&payload(name, 3000))?;
+                drop(open.submit(&payload(name, 3000))?);
             }
             model.acknowledge(open.sync()?);
         }
@@ -265,7 +272,7 @@ impl Gate {
                     };
                     openings(&ending.of(&disk), model.clone()).map_err(context)?;
                     self.states += 1;
-                    if self.states % self.nested_every == 0 {
+                    if self.states.is_multiple_of(self.nested_every) {
                         let nested = nested(&disk, ending, &model).map_err(context)?;
                         self.states += nested;
                     }

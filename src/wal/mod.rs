@@ -5,7 +5,6 @@ pub(crate) mod barrier;
 mod commit;
 mod core;
 pub(crate) mod frame;
-#[cfg(any(test, feature = "testing"))]
 pub(crate) mod fuzz;
 mod group;
 pub(crate) mod index;
@@ -24,14 +23,14 @@ pub(crate) mod segment;
 mod slot;
 mod staging;
 #[cfg(test)]
-pub(crate) mod test_writer;
-#[cfg(test)]
 mod tests;
 pub(crate) mod transfer;
 pub(crate) mod truncate;
 #[allow(clippy::module_inception, reason = "the file is named by what it holds")]
 mod wal;
 pub(crate) mod window;
+#[cfg(test)]
+pub(crate) mod writer_tests;
 
 pub use options::{Background, WalOptions};
 pub use pending::Pending;
