@@ -3,6 +3,14 @@
 //!
 //! The ignored test does it over 1 GiB with 20 kills: for release builds (`just kill-long`).
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test of another process, which says what it did to it"
+)]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
