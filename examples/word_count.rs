@@ -4,6 +4,8 @@
 //! FILE...` prints `count<TAB>word`, highest count first. With `--data` a killed run goes on where
 //! it was when it is started again; without, the state is in a temporary directory.
 
+#![allow(clippy::disallowed_methods, reason = "a program of its own, with its own clock")]
+
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

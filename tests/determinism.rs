@@ -1,4 +1,5 @@
 //! One input, any number of threads, also executed again: the same bytes in the file sink.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking")]
 
 use std::path::Path;
 

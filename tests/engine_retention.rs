@@ -1,6 +1,7 @@
 //! E3: what the log keeps. Ingest runs ahead of processing by far more than ten times, checkpoints
 //! truncate the log behind what is processed, the power goes: every acknowledged record is counted
 //! once.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking")]
 
 mod engine_common;
 

@@ -28,7 +28,7 @@ pub use hooks::{Hooks, NoHooks};
 pub use job::{Job, JobBuilder, Stream};
 pub use marks::Marks;
 pub use options::RunOptions;
-pub use progress::Progress;
+pub use progress::{Listener, Progress};
 pub use run::StreamRun;
 pub use stateful::Stateful;
 pub use trigger::Trigger;
