@@ -205,6 +205,7 @@ fn at_rest(
         unfinished: None,
         board: Board::default(),
         last_checkpoint_ns: 0,
+        available: Lsn::ZERO,
     })
 }
 

@@ -47,7 +47,7 @@ fn a_job_is_built_whole_or_refused() {
     assert_eq!(kind(Job::build(name!("none"), |_| ())), ErrorKind::Invalid);
     let twice = Job::build(name!("twice"), |job| {
         let lines = job.source(name!("in"), TextFiles::new(["a"]));
-        (count(&lines), count(&lines));
+        drop((count(&lines), count(&lines)));
     });
     assert!(twice.as_ref().unwrap_err().to_string().contains("`counts`"));
     let sources = Job::build(name!("sources"), |job| {
@@ -135,10 +135,10 @@ fn another_job_is_refused_and_named() {
 
 fn retype<S: State + Default>(words: &Stream<Bytes>) {
     let pairs = words.pair_with(|_| 1u64);
-    pairs.map_with_state::<S, ()>(name!("counts"), |_, _, state| {
+    drop(pairs.map_with_state::<S, ()>(name!("counts"), |_, _, state| {
         *state = Some(S::default());
         None
-    });
+    }));
 }
 
 /// E20: a stable id, rising attempts that survive the process; `Err` ends the job.
@@ -183,7 +183,7 @@ fn a_failed_checkpoint_is_an_alarm_and_not_the_end() {
     // The batch writes plan and sink, then the checkpoint: its file cannot be made.
     let before = world.disk.ops();
     let create = first_checkpoint_operation(&world);
-    world.disk.fail_op(before + create, 5, FaultKind::Before);
+    world.disk.fail_op(before + create, 5, FaultKind::NotExecuted);
     assert!(matches!(harness.step().unwrap(), Stepped::Batch(_)));
     let progress = harness.progress();
     assert!(progress.checkpoint_alarm.is_some(), "{progress:?}\n{}", world.disk.trace());
@@ -238,4 +238,28 @@ fn a_file_that_changed_under_a_stopped_job_is_refused_by_name() {
     let error = start().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SourceChanged);
     assert_eq!(error.path(), Some(file.as_path()));
+}
+
+/// Who appends without end does not keep an available-now job from ending.
+#[test]
+fn available_now_ends_at_what_was_there() {
+    let place = tempfile::tempdir().unwrap();
+    let engine = open(place.path()).unwrap();
+    let events = engine.ingest(name!("events")).unwrap();
+    for _ in 0..5 {
+        events.append(b"oak").unwrap();
+    }
+    let more = events.clone();
+    let (job, counts) = Job::build(name!("endless"), |job| {
+        let words = job.source(name!("in"), Received::from(&events));
+        words.for_each_batch(name!("more"), move |_| Ok(more.append(b"ash").map(drop)?));
+        count(&words)
+    })
+    .unwrap();
+    let trigger = Trigger::AvailableNow { bytes: 1 };
+    let run = engine.start(job, RunOptions { trigger, ..RunOptions::default() }).unwrap();
+    let progress = run.await_termination().unwrap();
+    assert_eq!(counts.get(b"oak"), Some(5));
+    // The records before the job's own first one, and at most one batch over that.
+    assert!(progress.batches <= 6, "{progress:?}");
 }
