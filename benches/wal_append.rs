@@ -5,7 +5,7 @@
 //! checksums of headers, rotation or recovery. Rounds of both alternate; what is printed is the
 //! median of the rounds' ratios. `cargo bench --bench wal_append [-- ROUNDS [MILLISECONDS]]`.
 #![allow(clippy::disallowed_methods, reason = "a bench measures wall time")]
-#![allow(clippy::print_stdout, reason = "a bench prints what it found")]
+#![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a bench stops at what fails")]
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

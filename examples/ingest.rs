@@ -1,53 +1,58 @@
-//! The embedded use: threads append durable records, a running aggregate is computed and queried.
+//! The embedded use: threads append durable readings, a job keeps the running mean of each sensor.
 //!
-//! `cargo run --release --example ingest [DIR]`. Killed and started again with the same DIR it goes
-//! on: no acknowledged record is lost, each is counted once.
-
-use std::io::{self, Write};
+//! `cargo run --release --example ingest -- DIR`, again and again: a reading that was acknowledged
+//! counts once, whenever the program was killed.
+#![allow(clippy::print_stdout, reason = "a program prints")]
 
 use sawmill::{Engine, EngineOptions, Job, Received, RunOptions, name};
 
-/// `oslo 7` as a city, one event, and its degrees.
-fn parse(line: &[u8]) -> (String, (u64, i64)) {
-    let text = String::from_utf8_lossy(line);
-    let (city, degrees) = text.split_once(' ').unwrap_or((&text, "0"));
-    (city.to_owned(), (1, degrees.parse().unwrap_or(0)))
-}
+const SENSORS: [&str; 4] = ["attic", "cellar", "garden", "kitchen"];
+const READINGS: u64 = 500;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let given = std::env::args_os().nth(1).map(std::path::PathBuf::from);
-    let fresh = std::env::temp_dir().join(format!("sawmill-ingest-{}", std::process::id()));
-    let engine = Engine::open(given.as_ref().unwrap_or(&fresh), EngineOptions::default())?;
-    let events = engine.ingest(name!("events"))?;
-    let (job, totals) = Job::build(name!("weather"), |job| {
-        let lines = job.source(name!("in"), Received::from(&events));
-        let add = |a: (u64, i64), b: (u64, i64)| (a.0 + b.0, a.1 + b.1);
-        let totals = lines.map_to_pair(parse).reduce_by_key(add).map_with_state::<_, ()>(
-            name!("totals"),
-            move |_city, new, total| {
-                *total = Some(new.fold(total.unwrap_or((0, 0)), add));
+    let directory = std::env::args_os().nth(1).ok_or("ingest DIR: which directory?")?;
+    let engine = Engine::open(directory, EngineOptions::default())?;
+    let readings = engine.ingest(name!("readings"))?;
+
+    let (job, sums) = Job::build(name!("means"), |job| {
+        let records = job.source(name!("readings"), Received::from(&readings));
+        let values = records.map_to_pair(|record| {
+            let text = String::from_utf8_lossy(record);
+            let (sensor, value) = text.split_once(' ').unwrap_or((&text, ""));
+            (sensor.to_owned(), value.parse::<u64>().unwrap_or(0))
+        });
+        let sums =
+            values.map_with_state::<(u64, u64), ()>(name!("sums"), |_sensor, values, sum| {
+                let (count, total) = sum.unwrap_or_default();
+                *sum =
+                    Some(values.fold((count, total), |(count, total), v| (count + 1, total + v)));
                 None
-            },
-        );
-        totals.state
+            });
+        sums.state
     })?;
     let run = engine.start(job, RunOptions::default())?;
-    std::thread::scope(|threads| {
-        let append = |city| {
-            (0..1000)
-                .try_for_each(|n| events.append(format!("{city} {}", n % 30).as_bytes()).map(drop))
-        };
-        for city in ["oslo", "rome", "lima", "pune"] {
-            threads.spawn(move || append(city));
-        }
-    });
-    let oslo = totals.get("oslo".to_owned()).map_or(0, |(events, _)| events);
-    writeln!(io::stdout(), "all is durable; {oslo} events from oslo are counted so far")?;
+    let count = || SENSORS.iter().filter_map(|s| sums.get((*s).into())).map(|sum| sum.0).sum();
+    let before: u64 = count();
 
-    run.stop()?; // finishes the batch in work, takes a checkpoint
-    engine.close()?;
-    if given.is_none() {
-        std::fs::remove_dir_all(&fresh)?;
+    std::thread::scope(|scope| {
+        let append = |sensor| {
+            // Each is on stable storage when `append` returns; the threads share its syncs.
+            (1..=READINGS)
+                .try_for_each(|n| readings.append(format!("{sensor} {n}").as_bytes()).map(drop))
+        };
+        let threads = SENSORS.map(|sensor| scope.spawn(move || append(sensor)));
+        threads.into_iter().try_for_each(|thread| thread.join().expect("appending panics never"))
+    })?;
+
+    // The job is at most some milliseconds behind.
+    while count() < before + READINGS * SENSORS.len() as u64 && !run.is_ended() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
     }
+    for sensor in SENSORS {
+        let (count, total) = sums.get(sensor.into()).unwrap_or_default();
+        println!("{sensor}: {count} readings, mean {:.1}", total as f64 / count as f64);
+    }
+    run.stop()?;
+    engine.close()?;
     Ok(())
 }

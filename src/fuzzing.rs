@@ -2,3 +2,10 @@
 //! of the public interface.
 
 pub use crate::checkpoint::fuzz::{decode_checkpoint, decode_manifest};
+pub use crate::wal::fuzz::decode_wal;
+#[cfg(any(test, feature = "testing"))]
+pub use image::recover_image;
+
+/// Images of a log's directory.
+#[cfg(any(test, feature = "testing"))]
+mod image;

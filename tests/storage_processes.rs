@@ -13,6 +13,7 @@ use sawmill::storage::{
     AlignedBuf, BLOCK, BackendChoice, BackendKind, Channel, ForkWord, Op, OpenMode, Storage,
     SystemStorage,
 };
+use sawmill::{ErrorKind, Wal, WalOptions};
 
 /// Runs `body` in a forked child, which exits with what it returns.
 fn in_child(body: impl FnOnce() -> i32) -> i32 {
@@ -107,4 +108,39 @@ fn the_variable_decides_where_the_option_is_auto_and_nowhere_else() {
     let wrong = child("nonsense");
     assert!(wrong.contains("auto Err(Invalid)"), "{wrong}");
     assert!(wrong.contains("pwrite Ok(Pwrite)"), "{wrong}");
+}
+
+#[test]
+fn a_forked_child_is_refused_by_the_log_and_writes_nothing_for_its_parent() {
+    let place = tempfile::tempdir().unwrap();
+    let lock_wait = std::time::Duration::ZERO;
+    let options = WalOptions { segment_size: 64 << 10, lock_wait, ..WalOptions::default() };
+    let wal = Wal::open(place.path(), options.clone()).unwrap();
+    wal.append(b"parent").unwrap();
+    let mut handle = Some(wal.clone());
+    let refused = in_child(|| {
+        let log = handle.take().unwrap();
+        let kinds = [
+            log.append(b"child").unwrap_err().kind(),
+            log.submit(b"child").unwrap_err().kind(),
+            log.append_batch(&["child"]).unwrap_err().kind(),
+            log.sync().unwrap_err().kind(),
+            log.replay().unwrap_err().kind(),
+            log.truncate_before(log.first_lsn()).unwrap_err().kind(),
+            log.clone().close().unwrap_err().kind(),
+        ];
+        drop(log);
+        i32::from(kinds.iter().all(|kind| *kind == ErrorKind::Forked))
+    });
+    assert_eq!(refused, 1);
+    wal.append(b"parent again").unwrap();
+    drop(handle);
+    wal.close().unwrap();
+    let wal = Wal::open(place.path(), options).unwrap();
+    let mut replay = wal.replay().unwrap();
+    let mut payloads = Vec::new();
+    while let Some(record) = replay.next() {
+        payloads.push(record.unwrap().payload.to_vec());
+    }
+    assert_eq!(payloads, [b"parent".to_vec(), b"parent again".to_vec()]);
 }

@@ -1,5 +1,7 @@
 //! The log through its public face, on the operating system's files: on whichever backend
 //! `SAWMILL_BACKEND` names.
+#![allow(clippy::unwrap_used, reason = "a test stops at what fails")]
+#![allow(clippy::print_stderr, clippy::disallowed_methods, reason = "the watchdog shouts")]
 
 use std::collections::BTreeMap;
 use std::path::Path;

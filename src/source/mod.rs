@@ -28,6 +28,7 @@ mod text_tests;
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::Result;
 use crate::ids::{Lsn, StreamId};
@@ -94,6 +95,36 @@ pub(crate) trait Input: Debug + Send + Sync {
 
     /// Where the rows of a partition come from, for people.
     fn describe(&self, partition: u32) -> String;
+}
+
+/// How much was read. What was read again counts again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Amount {
+    /// Payload bytes.
+    pub(crate) bytes: u64,
+    /// Records that were passed on.
+    pub(crate) records: u64,
+}
+
+/// Adds up an [`Amount`], on any number of threads.
+#[derive(Debug, Default)]
+struct Meter {
+    bytes: AtomicU64,
+    records: AtomicU64,
+}
+
+impl Meter {
+    fn add(&self, amount: Amount) {
+        self.bytes.fetch_add(amount.bytes, Ordering::Relaxed);
+        self.records.fetch_add(amount.records, Ordering::Relaxed);
+    }
+
+    fn total(&self) -> Amount {
+        Amount {
+            bytes: self.bytes.load(Ordering::Relaxed),
+            records: self.records.load(Ordering::Relaxed),
+        }
+    }
 }
 
 /// The last planned input of a source and the digest its completion recorded.
@@ -164,6 +195,7 @@ pub(crate) trait Source: Debug + Send + Sync {
     /// `Corrupt` if this is no position.
     fn exhausted(&self, position: Option<&[u8]>) -> Result<bool>;
 
-    /// Bytes that this process read for computing (not for planning or verifying).
-    fn bytes_read(&self) -> u64;
+    /// What this process read: to compute, and to verify after a restart; not what it only looked
+    /// at to plan.
+    fn amount_read(&self) -> Amount;
 }

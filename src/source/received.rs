@@ -1,12 +1,13 @@
 //! Records that came through the log: the handle that appends them, and the source that reads them.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::attach::sealed::Sealed;
 use super::cursor::Cursor;
 use super::received_plan::{PlannedRecords, ReceivedInput, compare, decode_position};
-use super::{Attached, LastRead, Opened, Planned, Source, SourceContext, StreamSource};
+use super::{
+    Amount, Attached, LastRead, Meter, Opened, Planned, Source, SourceContext, StreamSource,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{Bytes, Name};
 use crate::ids::{Lsn, StreamId};
@@ -95,7 +96,7 @@ impl StreamSource for Received {
             cursor: Mutex::new(Cursor::new(&self.0.wal, self.0.stream)),
             wal: self.0.wal,
             stream: self.0.stream,
-            bytes_read: Arc::default(),
+            read: Meter::default(),
         })
     }
 }
@@ -106,7 +107,7 @@ struct ReceivedSource {
     wal: Wal,
     stream: StreamId,
     cursor: Mutex<Cursor>,
-    bytes_read: Arc<AtomicU64>,
+    read: Meter,
 }
 
 impl fmt::Debug for ReceivedSource {
@@ -171,7 +172,8 @@ impl Source for ReceivedSource {
             Some(records) => records,
             None => planned.replay(&self.wal)?,
         };
-        self.bytes_read.fetch_add(records.bytes(), Ordering::Relaxed);
+        let records_read = crate::ids::to_u64(records.len());
+        self.read.add(Amount { bytes: records.bytes(), records: records_read });
         Ok(Arc::new(Opened::new(ReceivedInput::new(planned, records)?)))
     }
 
@@ -197,7 +199,7 @@ impl Source for ReceivedSource {
         Ok(false)
     }
 
-    fn bytes_read(&self) -> u64 {
-        self.bytes_read.load(Ordering::Relaxed)
+    fn amount_read(&self) -> Amount {
+        self.read.total()
     }
 }

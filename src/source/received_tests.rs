@@ -190,7 +190,7 @@ fn what_is_not_durable_is_not_planned() {
     assert_eq!(source.retention(Some(&first.next)).unwrap(), Some(pending.lsn().next()));
     assert!(batch(&disk, &*source, Some(&first.next), 100).unwrap().is_none());
     assert!(!source.exhausted(Some(&first.next)).unwrap());
-    assert_eq!((source.stream(), source.bytes_read()), (Some(MINE), 4));
+    assert_eq!((source.stream(), source.amount_read().bytes), (Some(MINE), 4));
 }
 
 #[test]

@@ -2,13 +2,14 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::attach::sealed::Sealed;
 use super::files::{Files, not_opened_again};
 use super::text_plan::{PlannedText, Position, check_given, cut, partition_bytes};
 use super::text_read::{TextInput, compare, verify_again};
-use super::{Attached, LastRead, Opened, Planned, Source, SourceContext, StreamSource};
+use super::{
+    Amount, Attached, LastRead, Meter, Opened, Planned, Source, SourceContext, StreamSource,
+};
 use crate::error::Result;
 use crate::exec::{Bytes, Name};
 use crate::ids::{Lsn, StreamId};
@@ -57,7 +58,7 @@ impl TextFiles {
             name: name.to_owned(),
             paths: self.paths,
             files: Mutex::default(),
-            bytes_read: Arc::default(),
+            read: Arc::default(),
         }
     }
 }
@@ -77,7 +78,7 @@ pub(super) struct TextSource {
     name: String,
     paths: Vec<PathBuf>,
     files: Mutex<Option<Arc<Files>>>,
-    bytes_read: Arc<AtomicU64>,
+    read: Arc<Meter>,
 }
 
 impl fmt::Debug for TextSource {
@@ -138,8 +139,7 @@ impl Source for TextSource {
 
     fn open(&self, cx: SourceContext<'_>, input: &[u8]) -> Result<Arc<Opened>> {
         let planned = PlannedText::decode(input)?;
-        let bytes_read = Arc::clone(&self.bytes_read);
-        let input = TextInput::new(self.files(cx.storage), planned, bytes_read);
+        let input = TextInput::new(self.files(cx.storage), planned, Arc::clone(&self.read));
         Ok(Arc::new(Opened::new(input)))
     }
 
@@ -162,7 +162,7 @@ impl Source for TextSource {
         }
         match last {
             Some(last) if !position.exhausted() => {
-                verify_again(&files, &PlannedText::decode(last.input)?, last.digest)
+                verify_again(&files, &PlannedText::decode(last.input)?, last.digest, &self.read)
             }
             _ => Ok(()),
         }
@@ -179,7 +179,7 @@ impl Source for TextSource {
         }
     }
 
-    fn bytes_read(&self) -> u64 {
-        self.bytes_read.load(Ordering::Relaxed)
+    fn amount_read(&self) -> Amount {
+        self.read.total()
     }
 }

@@ -2,14 +2,13 @@
 
 use std::path::Path;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use super::Input;
 use super::files::{Files, OpenFile, changed, not_opened_again, not_read};
 use super::lines::Lines;
 use super::text_plan::{Declared, Piece, PlannedText};
+use super::{Amount, Input, Meter};
 use crate::checksum::Xxh3;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::to_usize;
@@ -57,8 +56,14 @@ fn read_piece(
     files: &Files,
     declared: &Declared,
     piece: Piece,
+    meter: &Meter,
     out: &mut dyn FnMut(&[u8]),
 ) -> Result<PieceDigest> {
+    let mut records = 0;
+    let out = &mut |line: &[u8]| {
+        records += 1;
+        out(line);
+    };
     let path = declared.path();
     let mut file = files.open(path).map_err(|failure| not_opened_again(path, failure))?;
     check_stamp(&file, declared)?;
@@ -73,7 +78,9 @@ fn read_piece(
     lines.end(out);
     // Once more: what was changed while it was read may never be read like this again.
     check_stamp(&file, declared)?;
-    Ok(PieceDigest { length: piece.end - piece.start, xxh3: xxh3.digest() })
+    let length = piece.end - piece.start;
+    meter.add(Amount { bytes: length, records });
+    Ok(PieceDigest { length, xxh3: xxh3.digest() })
 }
 
 /// An opened input of text files.
@@ -83,18 +90,14 @@ pub(super) struct TextInput {
     planned: PlannedText,
     /// What the first reading found, by partition and piece.
     digests: Vec<Vec<OnceLock<PieceDigest>>>,
-    bytes_read: Arc<AtomicU64>,
+    read: Arc<Meter>,
 }
 
 impl TextInput {
-    pub(super) fn new(
-        files: Arc<Files>,
-        planned: PlannedText,
-        bytes_read: Arc<AtomicU64>,
-    ) -> TextInput {
+    pub(super) fn new(files: Arc<Files>, planned: PlannedText, read: Arc<Meter>) -> TextInput {
         let unread = |pieces: &Vec<Piece>| pieces.iter().map(|_| OnceLock::new()).collect();
         let digests = planned.partitions.iter().map(unread).collect();
-        TextInput { files, planned, digests, bytes_read }
+        TextInput { files, planned, digests, read }
     }
 
     fn piece(
@@ -104,8 +107,7 @@ impl TextInput {
         out: &mut dyn FnMut(&[u8]),
     ) -> Result<PieceDigest> {
         let declared = self.planned.file(piece)?;
-        let found = read_piece(&self.files, declared, piece, out)?;
-        self.bytes_read.fetch_add(found.length, Ordering::Relaxed);
+        let found = read_piece(&self.files, declared, piece, &self.read, out)?;
         let first = *known.get_or_init(|| found);
         if first == found || planted(Bug::NoDigestCheck) {
             return Ok(found);
@@ -177,9 +179,14 @@ pub(super) fn compare(planned: &PlannedText, recorded: &[u8], actual: &[u8]) -> 
     }
 }
 
-/// Reads a whole input again, without counting it as read for computing, and compares.
-pub(super) fn verify_again(files: &Files, planned: &PlannedText, recorded: &[u8]) -> Result<()> {
-    let read = |piece: &Piece| read_piece(files, planned.file(*piece)?, *piece, &mut |_| ());
+/// Reads a whole input again, only to compare.
+pub(super) fn verify_again(
+    files: &Files,
+    planned: &PlannedText,
+    recorded: &[u8],
+    meter: &Meter,
+) -> Result<()> {
+    let read = |piece: &Piece| read_piece(files, planned.file(*piece)?, *piece, meter, &mut |_| ());
     let digests = planned.pieces().map(read).collect::<Result<Vec<PieceDigest>>>()?;
     compare(planned, recorded, &versioned::encode(VERSION, &InputDigest(digests)))
 }

@@ -87,14 +87,14 @@ impl JobDriver {
             source.verify_position(self.source_context(), position, last)?;
         }
         let recovered = (self.boundary.batch > BatchId::default()).then_some(self.boundary.batch);
-        let (marks, boundary, bytes_read) = (self.marks, &self.boundary, self.bytes_read());
+        let (marks, boundary, read) = (self.marks, &self.boundary, self.amount_read());
         self.board.update(|progress| {
             progress.batch = boundary.batch;
             progress.input_bytes = boundary.input_bytes;
             progress.batch_time_ns = boundary.batch_time_ns;
             progress.recovered_batch = recovered;
             progress.checkpoint = marks.checkpointed;
-            progress.bytes_read = bytes_read;
+            (progress.bytes_read, progress.records_read) = read;
             progress.marks = marks;
         });
         self.available = self.env.wal.durable_lsn();
@@ -165,7 +165,7 @@ impl JobDriver {
             progress.batch_bytes = bytes;
             progress.batch_time_ns = plan.batch_time_ns;
             progress.input_bytes = self.boundary.input_bytes;
-            progress.bytes_read = self.bytes_read();
+            (progress.bytes_read, progress.records_read) = self.amount_read();
             progress.marks = self.marks;
         });
     }
@@ -177,8 +177,9 @@ impl JobDriver {
         }
     }
 
-    /// Bytes that all sources have read for computing, in this process.
-    pub(crate) fn bytes_read(&self) -> u64 {
-        self.job.sources.iter().map(|source| source.bytes_read()).sum()
+    /// Bytes and records that all sources have read, in this process.
+    pub(crate) fn amount_read(&self) -> (u64, u64) {
+        let amounts = self.job.sources.iter().map(|source| source.amount_read());
+        amounts.fold((0, 0), |sum, read| (sum.0 + read.bytes, sum.1 + read.records))
     }
 }

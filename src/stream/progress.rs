@@ -18,8 +18,11 @@ pub struct Progress {
     pub batch_bytes: u64,
     /// Input bytes of all batches since the job was first started.
     pub input_bytes: u64,
-    /// Bytes that sources have read in this run, what was read again after a restart included.
+    /// Bytes that sources have read in this run, what was read again after a restart included:
+    /// to rebuild state, and to see that it is still the same.
     pub bytes_read: u64,
+    /// Records that sources have passed on in this run, counted like `bytes_read`.
+    pub records_read: u64,
     /// Time of the last batch in nanoseconds since the Unix epoch, as its plan has it.
     pub batch_time_ns: u64,
     /// The last batch that a checkpoint holds; zero if there is none.

@@ -3,8 +3,7 @@
 use std::task::Waker;
 
 use super::commit::Until;
-use super::core::Phase;
-use super::core::{Core, Open, SyncRequest, closed};
+use super::core::{Core, Open, Panics, Phase, SyncRequest, closed};
 use super::group::{Call, Ticket, Waiting};
 use super::options::Background;
 use super::range::LsnRange;
@@ -22,6 +21,7 @@ impl Core {
     pub(crate) fn append(&self, want: Want, payloads: &[&[u8]]) -> Result<LsnRange> {
         self.check_fork()?;
         let bytes = self.measure(payloads)?;
+        let _panics = Panics::poison(self);
         let mut open = lock(&self.open);
         let lsns = loop {
             open.check()?;

@@ -1,6 +1,6 @@
 //! The payload of a barrier. Layout: `docs/format.md`, "Barrier".
 
-use crate::ids::{Epoch, Lsn, Position, SegmentNumber, to_u64, to_usize};
+use crate::ids::{Epoch, Lsn, Position, SegmentNumber, to_usize};
 use crate::wal::segment::{half, word};
 
 /// How many (epoch, first LSN) pairs a barrier carries at most.
@@ -84,11 +84,6 @@ impl Barrier {
         let below = pairs.windows(2).take_while(|two| two[1].1 <= start).count();
         let surplus = pairs.len().saturating_sub(PAIRS_MAX);
         pairs.split_off(below.max(surplus))
-    }
-
-    /// Bytes of the longest payload.
-    pub(crate) const fn length_max() -> u64 {
-        to_u64(FIXED + PAIR * PAIRS_MAX)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Leading: whoever holds the write slot writes one frame, publishes what became of it, wakes who
 //! waited for it, and hands the slot on. The protocol is in the module's documentation.
 
-use super::core::{Core, Flight, Open, Place};
+use super::core::{Core, Flight, Open, Panics, Place};
 use super::group::{Group, Resolved};
 use super::index::SegmentEntry;
 use super::options::Background;
@@ -37,18 +37,6 @@ struct Landed {
     rotated: bool,
 }
 
-/// Poisons the log if a leader panics: who waits for it must not wait for ever.
-struct Leading<'a>(&'a Core);
-
-impl Drop for Leading<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let message = "a bug in the log: its leader panicked";
-            self.0.poison(Error::new(ErrorKind::Poisoned, message));
-        }
-    }
-}
-
 impl Open {
     /// Whether something can be written.
     pub(super) fn has_work(&self) -> bool {
@@ -81,11 +69,13 @@ impl Core {
     /// Leads with the slot until `until`, then hands it on.
     pub(super) fn lead<'a>(
         &'a self,
-        mut open: MutexGuard<'a, Open>,
+        open: MutexGuard<'a, Open>,
         mut slot: Box<Slot>,
         until: Until<'_>,
     ) {
-        let _leading = Leading(self);
+        let _panics = Panics::poison(self);
+        // Behind the guard above, so that a panic unlocks before it poisons.
+        let mut open = open;
         let mut resolved = Vec::new();
         while let Some(work) = open.pick(self) {
             drop(open);

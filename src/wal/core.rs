@@ -145,6 +145,30 @@ impl Open {
     }
 }
 
+/// Poisons the log if its holder panics: who waits must not wait for ever. Declared before any
+/// guard of the log's mutex, which is then released first.
+#[derive(Debug)]
+pub(super) struct Panics<'a> {
+    core: &'a Core,
+    /// Whether the thread was unwinding before: a destructor may append.
+    before: bool,
+}
+
+impl<'a> Panics<'a> {
+    pub(super) fn poison(core: &'a Core) -> Panics<'a> {
+        Panics { core, before: std::thread::panicking() }
+    }
+}
+
+impl Drop for Panics<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() && !self.before {
+            let message = "a bug in the log: a thread panicked within it";
+            self.core.poison(Error::new(ErrorKind::Poisoned, message));
+        }
+    }
+}
+
 /// The error of a handle that was closed.
 pub(crate) fn closed() -> Error {
     Error::new(ErrorKind::Closed, "the log was closed; open it again")

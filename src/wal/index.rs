@@ -67,12 +67,8 @@ impl SegmentIndex {
         entries.get(holder_of(&entries, lsn)).map(|entry| entry.segment.number())
     }
 
-    /// The first entry.
-    pub(crate) fn first(&self) -> Option<SegmentEntry> {
-        lock(&self.entries).first().cloned()
-    }
-
     /// The active segment's entry.
+    #[cfg(test)]
     pub(crate) fn active(&self) -> Option<SegmentEntry> {
         lock(&self.entries).last().cloned()
     }

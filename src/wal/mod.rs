@@ -5,6 +5,7 @@ pub(crate) mod barrier;
 mod commit;
 mod core;
 pub(crate) mod frame;
+pub(crate) mod fuzz;
 mod group;
 pub(crate) mod index;
 pub(crate) mod log_file;
@@ -22,14 +23,14 @@ pub(crate) mod segment;
 mod slot;
 mod staging;
 #[cfg(test)]
-pub(crate) mod test_writer;
-#[cfg(test)]
 mod tests;
 pub(crate) mod transfer;
 pub(crate) mod truncate;
 #[allow(clippy::module_inception, reason = "the file is named by what it holds")]
 mod wal;
 pub(crate) mod window;
+#[cfg(test)]
+pub(crate) mod writer_tests;
 
 pub use options::{Background, WalOptions};
 pub use pending::Pending;

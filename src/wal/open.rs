@@ -121,6 +121,7 @@ impl Handle {
     pub(crate) fn close(&self) -> Result<()> {
         self.core.check_fork()?;
         if !self.core.begin_closing() {
+            self.core.await_closed();
             return Ok(());
         }
         let written = self.core.write_closing();
@@ -145,7 +146,8 @@ impl Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // A forked child does no I/O for its parent (LOG.md L11).
+        // A forked child does no I/O for its parent (LOG.md L11). Nobody else can be closing: that
+        // takes a clone.
         if self.core.fork.is_forked() || !self.core.begin_closing() {
             return;
         }
@@ -174,8 +176,7 @@ impl Open {
 }
 
 impl Core {
-    /// Refuses appends from now on. `false` if somebody else did; then it waits until that one is
-    /// done.
+    /// Refuses appends from now on. `false` if that was done before.
     fn begin_closing(&self) -> bool {
         let mut open = lock(&self.open);
         if open.phase == Phase::Open {
@@ -183,10 +184,15 @@ impl Core {
             self.room.notify_all();
             return true;
         }
+        false
+    }
+
+    /// Waits until another caller has closed the log.
+    fn await_closed(&self) {
+        let mut open = lock(&self.open);
         while open.phase != Phase::Closed {
             open = self.await_room(open);
         }
-        false
     }
 
     /// Makes everything durable and writes the closing frame behind it.

@@ -16,7 +16,7 @@ const FRAME_TARGET: u64 = MIB;
 
 /// How a log is opened. Every field has a default; limits are checked by
 /// [`Wal::open`](crate::Wal::open), which refuses what is out of range with
-/// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid).
+/// [`ErrorKind::Invalid`].
 ///
 /// ```
 /// use sawmill::WalOptions;
@@ -36,7 +36,7 @@ pub struct WalOptions {
     /// further. Default 16 MiB, minimum 1, maximum 1 GiB.
     pub max_record: u64,
     /// How long opening waits for another writer to go before it fails with
-    /// [`ErrorKind::Locked`](crate::ErrorKind::Locked). Default 5 s, minimum 0, maximum 1 h.
+    /// [`ErrorKind::Locked`]. Default 5 s, minimum 0, maximum 1 h.
     pub lock_wait: Duration,
     /// Who carries the file operations. Default [`BackendChoice::Auto`]: what works best; the
     /// environment variable `SAWMILL_BACKEND` then overrides it.

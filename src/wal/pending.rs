@@ -23,7 +23,7 @@ use crate::sync::Arc;
 /// let lsn = pending.lsn();
 /// assert_eq!(pending.wait()?, lsn);
 /// assert!(wal.durable_lsn() >= lsn);
-/// # Ok::<(), sawmill::Error>(())
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Pending {
     core: Arc<Core>,

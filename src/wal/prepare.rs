@@ -4,7 +4,7 @@
 //! PREPARE-1: one thread at a time writes `LOG` (LOG.md L2). PREPARE-2: nothing is written after
 //! the log was poisoned (LOG.md L12).
 
-use super::core::{Core, Open, closed};
+use super::core::{Core, Open, Panics, closed};
 use super::log_file::{LogFile, LogState};
 use super::options::Background;
 use super::segment::Segment;
@@ -87,6 +87,7 @@ impl Core {
 
     /// Prepares what is missing and writes `LOG` if it is stale.
     pub(super) fn prepare(&self) {
+        let _panics = Panics::poison(self);
         let mut preparer = lock(&self.preparer);
         let Some(preparer) = preparer.as_mut() else { return };
         while let Some(step) = self.next_step() {

@@ -10,7 +10,7 @@ use crate::ids::Lsn;
 /// let wal = sawmill::Wal::open(place.path(), options)?;
 /// let range = wal.append_batch(&["one", "two"])?;
 /// assert_eq!((range.len(), range.last()), (2, range.first().next()));
-/// # Ok::<(), sawmill::Error>(())
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LsnRange {

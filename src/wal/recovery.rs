@@ -72,6 +72,7 @@ pub(crate) struct Opened {
     pub(crate) spares: VecDeque<Arc<Segment>>,
     pub(crate) log_file: LogFile,
     pub(crate) lock: Box<dyn Lock>,
+    #[allow(dead_code, reason = "tests read it; the command line will show it")]
     pub(crate) report: RecoveryReport,
 }
 
@@ -88,8 +89,9 @@ pub(crate) struct RecoveryReport {
     pub(crate) bytes_read: u64,
 }
 
-/// Opens the log in `directory` for writing: creates it if there is none, otherwise takes the locks,
-/// finds where it ends, and seals that place with a barrier. `channel` has nothing in flight.
+/// Opens the log in `directory` for writing: creates it if there is none, otherwise takes the
+/// locks, finds where it ends, and seals that place with a barrier. `channel` has nothing in
+/// flight.
 ///
 /// A crash at any place leaves a directory that opens to the same records, or to the same error.
 ///
@@ -210,7 +212,8 @@ fn sealed_entries(
                 entries.push(SegmentEntry { segment, first_lsn: header.first_lsn });
             }
             None => {
-                let message = "the first frame of a sealed segment is damaged: restore the                                segment from a copy; nothing was changed";
+                let message = "the first frame of a sealed segment is damaged: restore the \
+                               segment from a copy; nothing was changed";
                 return Err(Error::new(ErrorKind::Corrupt, message)
                     .at_path(segment.file().path())
                     .at_position(expected.position)
@@ -273,7 +276,8 @@ fn previous_barrier(
     let place = Expected::start_of(state.log, position.segment, size);
     let found = walk::frame_at(device, segments, &Expected { position, ..place })?;
     let Some((header, Some(barrier))) = found else {
-        let message = "the barrier that LOG names is damaged: restore the segment from a copy;                        nothing was changed";
+        let message = "the barrier that LOG names is damaged: restore the segment from a \
+                       copy; nothing was changed";
         return Err(Error::new(ErrorKind::Corrupt, message)
             .at_path(log_file.file().path().with_file_name(file_name(position.segment)))
             .at_position(position));

@@ -149,3 +149,47 @@ pub(crate) fn log_named_by(bytes: &[u8], position: Position) -> Option<LogId> {
 pub(crate) fn length_in(header: &FrameHeader, bytes: &[u8]) -> usize {
     to_usize(header.length_on_disk()).min(bytes.len()).max(FRAME_HEADER)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A header that stands at the start of segment 1 and claims almost 4 GiB of payload.
+    fn lying() -> (Vec<u8>, Expected) {
+        let log = LogId::from_bytes([0x11; 16]);
+        let expected = Expected::start_of(log, SegmentNumber::new(1), 65536);
+        let header = FrameHeader {
+            log,
+            position: expected.position,
+            epoch: Epoch::new(1),
+            nonce: 7,
+            first_lsn: Lsn::FIRST,
+            durable_lsn: Lsn::ZERO,
+            seal_time_ns: 0,
+            records: 1,
+            payload_length: u32::MAX - 4096,
+            payload_crc: 0,
+            chain: 0,
+            kind: FrameKind::Records,
+        };
+        let mut bytes = vec![0; BLOCK];
+        header.encode(&mut bytes);
+        (bytes, expected)
+    }
+
+    #[test]
+    fn a_length_beyond_the_segment_is_never_used() {
+        let (bytes, expected) = lying();
+        assert_eq!(judge(&bytes, &expected), Verdict::Not(Fault::Length));
+        assert_eq!(judge(&[0; BLOCK], &expected), Verdict::Not(Fault::Blank));
+        assert_eq!(judge(&[7; 100], &expected), Verdict::Not(Fault::NoHeader));
+    }
+
+    #[test]
+    #[cfg(feature = "planted")]
+    fn planted_trust_length_is_seen() {
+        let (bytes, expected) = lying();
+        let verdict = crate::planted::with_planted(Bug::TrustLength, || judge(&bytes, &expected));
+        assert!(matches!(verdict, Verdict::More(wanted) if wanted > expected.segment_size));
+    }
+}

@@ -322,6 +322,7 @@ impl Staging {
     }
 
     /// Bytes of all buffers.
+    #[cfg(test)]
     pub(crate) fn allocated(&self) -> usize {
         self.allocated
     }

@@ -23,10 +23,13 @@ use crate::sync::Arc;
 ///
 /// | Call | When it returns `Ok` |
 /// |---|---|
-/// | [`append`](Wal::append), [`append_batch`](Wal::append_batch) | the record, and every one before it, survives process kill and power cut |
-/// | [`submit`](Wal::submit) | the record has its place in the log's order, in memory: a kill may lose it |
-/// | [`sync`](Wal::sync), [`wait_durable`](Wal::wait_durable), [`Pending::wait`] | what was appended before survives power cut |
-/// | [`close`](Wal::close) | as `sync`, and the next opening can tell that nothing is missing |
+/// | [`append`](Wal::append), [`append_batch`] | it and all before survive kill and power cut |
+/// | [`submit`](Wal::submit) | it has its place in the order, in memory: a kill may lose it |
+/// | [`sync`](Wal::sync), [`wait_durable`], [`Pending::wait`] | what was before survives them |
+/// | [`close`](Wal::close) | as `sync`, and the next opening sees if something is missing |
+///
+/// [`append_batch`]: Wal::append_batch
+/// [`wait_durable`]: Wal::wait_durable
 ///
 /// An append that fails with [`Poisoned`](crate::ErrorKind::Poisoned) is *indeterminate*: after
 /// opening the log again its record is there whole, or not at all. One that fails with any other
@@ -47,7 +50,7 @@ use crate::sync::Arc;
 /// let record = replay.next().expect("two records")?;
 /// assert_eq!((record.lsn, record.payload), (lsn, b"one line of log".as_slice()));
 /// wal.close()?;
-/// # Ok::<(), sawmill::Error>(())
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]
 pub struct Wal {
@@ -117,7 +120,7 @@ impl Wal {
     /// let wal = sawmill::Wal::open(place.path(), options)?;
     /// let lsns = wal.append_batch(&["debit", "credit"])?;
     /// assert_eq!(wal.durable_lsn(), lsns.last());
-    /// # Ok::<(), sawmill::Error>(())
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn append_batch(&self, payloads: &[impl AsRef<[u8]>]) -> Result<LsnRange> {
         self.append_batch_to(StreamId::DEFAULT, payloads)
@@ -151,7 +154,7 @@ impl Wal {
     /// let first = wal.submit(b"first")?;
     /// let second = wal.submit(b"second")?;
     /// assert_eq!(second.wait()?, first.lsn().next()); // now both are durable
-    /// # Ok::<(), sawmill::Error>(())
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn submit(&self, payload: &[u8]) -> Result<Pending> {
         self.submit_to(StreamId::DEFAULT, payload)
@@ -265,6 +268,14 @@ impl Wal {
     #[cfg(test)]
     pub(crate) fn staged_bytes(&self) -> usize {
         crate::sync::lock(&self.core().open).staging.allocated()
+    }
+
+    /// Raises the written mark above what will be written: a bug, for the test of panics.
+    #[cfg(test)]
+    pub(crate) fn break_marks(&self) {
+        let progress = &self.core().progress;
+        progress.set_appended(progress.appended().advance(5));
+        progress.set_written(progress.appended());
     }
 
     /// How bytes reach the medium, as found when the log was opened.

@@ -13,7 +13,7 @@ use crate::wal::frame::{FrameHeader, FrameKind};
 use crate::wal::log_file::LOG_NAME;
 use crate::wal::record::RecordKind;
 use crate::wal::segment::file_name;
-use crate::wal::test_writer::{PLACE, Writer, disk, one_record};
+use crate::wal::writer_tests::{PLACE, Writer, disk, one_record};
 
 fn path(number: u64) -> PathBuf {
     Path::new(PLACE).join(file_name(SegmentNumber::new(number)))

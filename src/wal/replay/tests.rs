@@ -8,7 +8,7 @@ use crate::sim::SimDisk;
 use crate::wal::frame::FrameKind;
 use crate::wal::record::RecordKind;
 use crate::wal::segment::file_name;
-use crate::wal::test_writer::{PLACE, Writer, disk, one_record};
+use crate::wal::writer_tests::{PLACE, Writer, disk, one_record};
 
 /// A log of several segments: `count` frames of one record, each with its LSN in it.
 fn written(disk: &SimDisk, count: u64, length: usize) -> Writer {

@@ -129,3 +129,24 @@ fn closing_while_others_append_loses_nothing_that_was_acknowledged() {
         });
     }
 }
+
+#[test]
+fn a_panic_within_the_log_poisons_it_and_wakes_who_waits() {
+    let kind = watched(|| {
+        let disk = disk(30, Device::Fua);
+        let wal = open(&disk, Background::Threads).unwrap();
+        wal.append(b"good").unwrap();
+        let breaking = wal.clone();
+        // A mark that is ahead of what is written breaks WAL-1 in the next leader's hands.
+        let broken = spawn("breaking", move || {
+            breaking.break_marks();
+            breaking.append(b"x").map(|_| ())
+        });
+        assert!(broken.unwrap().join().is_err(), "an assertion failed");
+        let (first, second) = (wal.append(b"y").unwrap_err(), wal.sync().unwrap_err());
+        assert_eq!(first.kind(), second.kind());
+        assert_eq!(wal.clone().close().unwrap_err().kind(), ErrorKind::Poisoned);
+        first.kind()
+    });
+    assert_eq!(kind, ErrorKind::Poisoned);
+}

@@ -1,8 +1,6 @@
 //! The power goes at every operation of a small log's life, openings included; whatever survives,
 //! the next opening finds what was acknowledged, and nothing that was never there.
 
-use std::collections::BTreeSet;
-
 use super::*;
 use crate::sim::{CrashManner, CrashOutcome, Device, SimOptions};
 
@@ -195,6 +193,8 @@ fn crash_at_every_operation_keeps_what_was_acknowledged() {
 #[test]
 #[cfg(feature = "planted")]
 fn planted_bugs_are_seen_by_the_crash_gate() {
+    use std::collections::BTreeSet;
+
     use crate::planted::{Bug, with_planted};
     let mut missed = BTreeSet::new();
     for bug in [

@@ -1,0 +1,37 @@
+//! Arbitrary bytes through every decoder of the log, for fuzzing.
+
+use crate::ids::{LogId, Position, SegmentNumber, to_u64};
+use crate::storage::BLOCK;
+use crate::wal::barrier::Barrier;
+use crate::wal::log_file;
+use crate::wal::record;
+use crate::wal::scan::{self, Expected, Verdict};
+use crate::wal::segment::{FIRST_FRAME, SegmentHeader};
+
+/// Every decoder of the log over `bytes`: each returns or refuses.
+///
+/// # Panics
+/// If one accepts what its invariants exclude: that is the finding.
+pub fn decode_wal(bytes: &[u8]) {
+    std::hint::black_box(log_file::judge(bytes));
+    std::hint::black_box(SegmentHeader::decode(bytes).is_ok());
+    std::hint::black_box(Barrier::decode(bytes).is_some());
+    walk_records(bytes);
+    let place = Position { segment: SegmentNumber::new(1), offset: FIRST_FRAME };
+    let log = scan::log_named_by(bytes, place).unwrap_or(LogId::from_bytes([0; 16]));
+    for (header, _) in scan::headers(bytes, log, place) {
+        assert!(header.first_lsn.get() < u64::MAX / 2, "SCAN-1: counters are in range");
+    }
+    let size = FIRST_FRAME + to_u64(bytes.len()).next_multiple_of(to_u64(BLOCK));
+    let mut expected = Expected::start_of(log, place.segment, size);
+    let mut rest = bytes;
+    while let Verdict::Frame { header, crc, payload } = scan::judge(rest, &expected) {
+        walk_records(payload);
+        expected = expected.after(&header, crc);
+        rest = rest.get(scan::length_in(&header, rest)..).unwrap_or_default();
+    }
+}
+
+fn walk_records(mut payload: &[u8]) {
+    while !payload.is_empty() && record::decode(&mut payload).is_some() {}
+}

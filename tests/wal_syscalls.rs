@@ -1,0 +1,78 @@
+//! A lone append is one durable write and nothing else: counted by `strace`, as the difference
+//! between a process that appends a few records more and one that does not.
+#![allow(clippy::unwrap_used, reason = "a test stops at what fails")]
+#![allow(clippy::print_stdout, reason = "what is skipped is said")]
+#![cfg(target_os = "linux")]
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_sawmill");
+/// Appends that the second process does more.
+const MORE: u64 = 50;
+
+/// Calls by name of a process that appends `records` lines with one thread, or `None` if `strace`
+/// is not there or may not trace.
+fn calls(backend: &str, records: u64) -> Option<BTreeMap<String, u64>> {
+    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let counts = place.path().join("counts");
+    let mut child = Command::new("strace")
+        .args(["-f", "-c", "-o"])
+        .arg(&counts)
+        .args([PROGRAM, "wal", "append", "--segment-size", "4194304"])
+        .arg(place.path().join("log"))
+        .env("SAWMILL_BACKEND", backend)
+        .stdin(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .ok()?;
+    let mut stdin = child.stdin.take()?;
+    for number in 0..records {
+        // A failure shows in the exit code.
+        writeln!(stdin, "record {number}").ok()?;
+    }
+    drop(stdin);
+    child.wait().unwrap().success().then_some(())?;
+    Some(parse(&counts))
+}
+
+/// The table of `strace -c`: the fourth column counts, the last one names.
+fn parse(path: &Path) -> BTreeMap<String, u64> {
+    let text = std::fs::read_to_string(path).unwrap();
+    let rows = text.lines().filter_map(|line| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let count = words.get(3)?.parse().ok()?;
+        Some((words.last()?.to_string(), count))
+    });
+    rows.filter(|(name, _)| name != "total").collect()
+}
+
+fn check(backend: &str, write: &str) {
+    let (Some(few), Some(many)) = (calls(backend, 10), calls(backend, 10 + MORE)) else {
+        println!(
+            "SKIPPED: strace is not installed, may not trace, or {backend} does not work here"
+        );
+        return;
+    };
+    let more = |name: &str| {
+        let count = |calls: &BTreeMap<String, u64>| calls.get(name).copied().unwrap_or(0);
+        count(&many).saturating_sub(count(&few))
+    };
+    println!("{MORE} appends more with {backend}: {} {write}", more(write));
+    assert_eq!(more(write), MORE, "one durable write for each append: {many:?}");
+    for sync in ["fsync", "fdatasync", "sync_file_range", "msync"] {
+        assert_eq!(more(sync), 0, "{sync} on the commit path: {many:?}");
+    }
+}
+
+#[test]
+fn a_lone_append_is_one_pwritev2_and_no_sync() {
+    check("pwrite", "pwritev2");
+}
+
+#[test]
+fn a_lone_append_is_one_io_uring_enter_and_no_sync() {
+    check("uring", "io_uring_enter");
+}
