@@ -57,7 +57,7 @@ impl Scan {
                 scan.streams = state.streams;
                 scan.shape = Some(state.shape);
                 scan.boundary = state.boundary;
-                scan.check_log_reaches(wal)?;
+                scan.check_log_covers(wal, loaded.meta.floor)?;
             }
             None if wal.first_lsn() > Lsn::FIRST => {
                 let message = "the log was truncated, and no checkpoint has what it held; restore \
@@ -79,8 +79,16 @@ impl Scan {
 
     /// A checkpoint is visible only when its batch's completion is durable (E1): a log that ends
     /// before, or begins behind what the checkpoint needs, is not the one that it was taken with.
-    fn check_log_reaches(&self, wal: &Wal) -> Result<()> {
-        let completion = self.boundary.completion;
+    fn check_log_covers(&self, wal: &Wal, floor: Lsn) -> Result<()> {
+        let (first, completion) = (wal.first_lsn(), self.boundary.completion);
+        if first > floor {
+            let message = format!(
+                "the log was truncated behind what the checkpoint of batch {} needs",
+                self.boundary.batch
+            );
+            let error = Error::new(ErrorKind::Corrupt, message).at_path(wal.path());
+            return Err(error.for_lsns(floor, first.previous()));
+        }
         if wal.durable_lsn() >= completion {
             return Ok(());
         }
