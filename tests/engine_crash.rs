@@ -163,4 +163,19 @@ mod planted {
     fn replan_after_restart_is_caught() {
         is_caught(Bug::ReplanAfterRestart);
     }
+
+    #[test]
+    fn no_sink_cut_is_caught() {
+        is_caught(Bug::NoSinkCut);
+    }
+
+    #[test]
+    fn manifest_before_data_is_caught() {
+        is_caught(Bug::ManifestBeforeData);
+    }
+
+    #[test]
+    fn skipped_durable_flag_is_caught() {
+        is_caught(Bug::SkipDurableFlag);
+    }
 }

@@ -41,6 +41,8 @@ pub(crate) use boundary::{Boundary, EngineState};
 pub(crate) use driver::{Env, JobDriver};
 #[cfg(not(feature = "testing"))]
 pub(crate) use hooks::{Hooks, NoHooks};
+#[cfg(test)]
+pub(crate) use journal::{BatchAttempt, StreamEntry};
 pub(crate) use journal::{BatchCompletion, BatchPlan, Entry, JOURNAL, JobShape};
 pub(crate) use progress::Board;
 pub(crate) use streams::{OpenedStream, StreamTable, add as add_stream};
