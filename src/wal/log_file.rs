@@ -4,6 +4,7 @@
 //! LOG-1: a slot is never written over the only valid one: sequence `s` goes to slot `s % 2`.
 //! LOG-2: start and durable LSN never fall from one slot to the next.
 
+use crate::checksum::is_zero;
 use crate::error::Result;
 use crate::ids::{Epoch, LogId, Lsn, Position, SegmentNumber, to_u64};
 use crate::storage::{AlignedBuf, BLOCK, Channel, Directory, File, IoFailure, OpenMode};
@@ -96,7 +97,7 @@ impl LogState {
     /// What is wrong with it.
     pub(crate) fn decode(bytes: &[u8], slot: u64) -> Result<(LogState, u64), HeaderFault> {
         let block = open_block(bytes, MAGIC, VERSION)?;
-        let zeros = block[92..96].iter().chain(&block[END..BLOCK - 4]).all(|byte| *byte == 0);
+        let zeros = is_zero(&block[92..96]) && is_zero(&block[END..BLOCK - 4]);
         let mut log = [0; 16];
         log.copy_from_slice(&block[16..32]);
         let sequence = word(block, 32);
@@ -171,7 +172,7 @@ pub(crate) fn judge(bytes: &[u8]) -> LogVerdict {
     let ours = bytes.len() <= LOG_LENGTH
         && bytes.chunks(BLOCK).all(|slot| {
             let start = &slot[..slot.len().min(MAGIC.len())];
-            MAGIC.starts_with(start) || start.iter().all(|byte| *byte == 0)
+            MAGIC.starts_with(start) || is_zero(start)
         });
     if ours { LogVerdict::NoSlot } else { LogVerdict::Foreign }
 }
