@@ -124,12 +124,16 @@ impl LogState {
             state.durable_lsn.get(),
             state.durable_segment.get(),
         ];
+        // Before the first barrier nothing was durable, and nothing can have been given up.
+        let fresh = state == LogState::new(state.log, state.segment_size);
         let sane = counters.iter().all(|counter| *counter < u64::MAX / 2)
             && state.start_lsn >= Lsn::FIRST
             && state.durable_lsn.next() >= state.start_lsn
             && state.start_segment.get() >= 1
             && state.durable_segment >= state.start_segment
             && is_valid_size(state.segment_size)
+            && state.barrier.offset.is_multiple_of(to_u64(BLOCK))
+            && if state.highest_epoch.get() == 0 { fresh } else { state.barrier.offset > 0 }
             && matches!(half(block, 88), 1 | 2);
         if !zeros || !sane || sequence % 2 != slot {
             return Err(HeaderFault::Damaged);
@@ -274,6 +278,8 @@ mod tests {
     fn example(durable: u64) -> LogState {
         let mut state = LogState::new(LogId::from_bytes([0x11; 16]), 65536);
         state.durable_lsn = Lsn::new(durable);
+        state.highest_epoch = Epoch::new(1);
+        state.barrier = Position { segment: SegmentNumber::new(1), offset: 4096 };
         state
     }
 
@@ -319,6 +325,24 @@ mod tests {
         assert_eq!(judge(&file(0)[..512]), LogVerdict::NoSlot);
         assert_eq!(judge(b"2026/11/21-01:00 7f RocksDB version: 9"), LogVerdict::Foreign);
         assert_eq!(judge(&[0; LOG_LENGTH + 1]), LogVerdict::Foreign);
+    }
+
+    /// A slot whose checksum holds and that no writer wrote: before the first barrier nothing can
+    /// have been durable in segment 2^62. Recovery counted down from there, one segment at a time.
+    #[test]
+    fn a_slot_that_contradicts_itself_is_damaged() {
+        let fresh = LogState::new(LogId::from_bytes([0x11; 16]), 65536);
+        let mut wrong = [fresh, fresh, fresh, fresh, example(1)];
+        wrong[0].durable_segment = SegmentNumber::new(1 << 62);
+        wrong[1].durable_lsn = Lsn::new(1);
+        wrong[2].barrier.segment = SegmentNumber::new(1);
+        wrong[3].highest_epoch = Epoch::new(1);
+        wrong[4].barrier.offset += 1;
+        for state in wrong {
+            let mut bytes = vec![0; LOG_LENGTH];
+            state.encode(0, &mut bytes);
+            assert_eq!(judge(&bytes), LogVerdict::NoSlot, "{state:?}");
+        }
     }
 
     #[test]
