@@ -181,7 +181,8 @@ impl Resolved {
     /// the write slot and every lock have been given away before (GROUP-3). It may panic, too:
     /// that is its task's affair, and the next ones are still woken.
     fn wake_tasks(self) {
-        for waker in std::mem::take(&mut *lock(&self.0.group.wakers)) {
+        let wakers = std::mem::take(&mut *lock(&self.0.group.wakers));
+        for waker in wakers {
             catch_unwind(AssertUnwindSafe(|| waker.wake())).ok();
         }
     }
