@@ -123,7 +123,7 @@ mod tests {
                 if !block.starts_with(b"SAWM") && !block.starts_with(b"FRAM") {
                     continue;
                 }
-                for at in (start + 8..start + 128) {
+                for at in start + 8..start + 128 {
                     let [low, high, ..] = at.to_le_bytes();
                     let file = u8::try_from(index).unwrap();
                     for value in [bytes[at] ^ 1, 0x3f, 0xff] {

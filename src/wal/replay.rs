@@ -45,7 +45,8 @@ pub struct Record<'a> {
 ///
 /// Only user records are shown: LSNs rise, but some may be skipped. A replay keeps the segments it
 /// started with: truncation meanwhile takes nothing from it. To see what was appended since, take
-/// another one from the next LSN.
+/// another one from the next LSN. It also keeps the lock of the segment that was active: drop it
+/// before the log is opened again, or that fails with [`ErrorKind::Locked`].
 pub struct Replay {
     index: Arc<SegmentIndex>,
     directory: Arc<dyn Directory>,
