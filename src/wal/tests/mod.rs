@@ -4,6 +4,7 @@ mod crashes;
 mod faults;
 mod space;
 mod waiting;
+mod wakers;
 
 use std::sync::mpsc;
 use std::time::Duration;
