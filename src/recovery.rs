@@ -4,6 +4,7 @@
 //! RECOVERY-1: every planned batch above the checkpoint is executed as planned, never planned anew.
 //! RECOVERY-2: at most the last planned batch is not completed.
 //! RECOVERY-3: a job that is not the recorded one is refused before anything is touched.
+//! RECOVERY-4: what this process appended before is durable, and seen, before anything is decided.
 
 use std::collections::VecDeque;
 
@@ -66,6 +67,9 @@ impl Scan {
             }
             None => {}
         }
+        // Another run of this process may have left its last completion behind, on its way to the
+        // disk: a batch that is completed must not be taken for one in flight (RECOVERY-4).
+        wal.sync()?;
         let mut replay = wal.replay_all_from(wal.first_lsn())?;
         while let Some(record) = replay.next() {
             let record = record?;
