@@ -18,6 +18,7 @@ use crate::stream::{
     Batch, BatchCompletion, BatchPlan, Board, Boundary, EngineState, Entry, Env, Hooks, JOURNAL,
     Job, JobDriver, JobShape, Marks, OpenedStream, RunOptions, add_stream,
 };
+use crate::sync::Arc;
 use crate::wal::Wal;
 
 /// A planned batch, as the log has it.
@@ -218,6 +219,7 @@ fn at_rest(
         board: Board::default(),
         last_checkpoint_ns: 0,
         available: Lsn::ZERO,
+        ending: Arc::default(),
     })
 }
 
@@ -234,7 +236,9 @@ pub(crate) fn reexecute(env: Env, job: Job) -> Result<u64> {
     let shape = job.shape(recorded.generation, recorded.parallelism);
     shape.check_against(&recorded)?;
     let hooks = Box::new(crate::stream::NoHooks);
-    let mut driver = at_rest(env, job, RunOptions::default(), hooks, shape)?;
+    // One attempt: a further one would write into the log.
+    let options = RunOptions { sink_attempts: 1, ..RunOptions::default() };
+    let mut driver = at_rest(env, job, options, hooks, shape)?;
     open_sinks(&driver, &VecDeque::new())?;
     let mut batches = 0;
     for found in scan.batches {
