@@ -43,4 +43,6 @@ pub use state::State;
 pub use stream::{
     Job, JobBuilder, Marks, Progress, RunOptions, StateHandle, Stateful, Stream, StreamRun, Trigger,
 };
-pub use wal::{Background, LsnRange, Pending, Record, Replay, Wal, WalOptions};
+pub use wal::{
+    Background, Latencies, LsnRange, Pending, Record, Replay, Wal, WalOptions, WalStats,
+};

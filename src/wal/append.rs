@@ -77,6 +77,7 @@ impl Core {
             self.lead(open, slot, Until::Once);
             return lock(&self.open);
         }
+        self.stats.memory_waits.count();
         self.await_room(open)
     }
 

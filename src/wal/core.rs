@@ -7,6 +7,7 @@ use super::prepare::{Preparation, Preparer};
 use super::progress::Progress;
 use super::slot::Slot;
 use super::staging::Staging;
+use super::stats::Stats;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogId, Lsn};
@@ -82,6 +83,7 @@ pub(crate) struct Core {
     pub(crate) limits: Limits,
     pub(crate) background: Background,
     pub(crate) progress: Progress,
+    pub(crate) stats: Arc<Stats>,
     /// The first LSN of the log.
     pub(crate) start: AtomicU64,
     pub(crate) index: Arc<SegmentIndex>,

@@ -7,6 +7,7 @@ mod core;
 pub(crate) mod frame;
 pub(crate) mod fuzz;
 mod group;
+mod histogram;
 pub(crate) mod index;
 pub(crate) mod log_file;
 mod open;
@@ -22,6 +23,7 @@ pub(crate) mod scan;
 pub(crate) mod segment;
 mod slot;
 mod staging;
+mod stats;
 #[cfg(test)]
 mod tests;
 pub(crate) mod transfer;
@@ -32,8 +34,10 @@ pub(crate) mod window;
 #[cfg(test)]
 pub(crate) mod writer_tests;
 
+pub use histogram::Latencies;
 pub use options::{Background, WalOptions};
 pub use pending::Pending;
 pub use range::LsnRange;
 pub use replay::{Record, Replay};
+pub use stats::WalStats;
 pub use wal::Wal;

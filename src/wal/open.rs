@@ -10,6 +10,7 @@ use super::progress::Progress;
 use super::recovery::{Opened, RecoverOptions, recover};
 use super::slot::{Identity, Slot};
 use super::staging::{NoRoom, Staging};
+use super::stats::Stats;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::SegmentNumber;
@@ -72,7 +73,8 @@ fn assemble(
     let smallest = opened.spares.iter().map(|spare| spare.size()).min();
     let segment_size = smallest.unwrap_or(u64::MAX).min(options.segment_size);
     let limits = WalOptions { segment_size, ..options.clone() }.limits();
-    let slot = Slot::new(commits, identity, &opened.tail);
+    let stats = Arc::new(Stats::new(Arc::clone(&clock)));
+    let slot = Slot::new(commits, identity, &opened.tail, Arc::clone(&stats));
     let staging = Staging::new(limits, &opened.tail, active, opened.spares);
     let preparer = Preparer {
         channel: prepares,
@@ -86,6 +88,7 @@ fn assemble(
         limits,
         background: options.background,
         progress: Progress::starting_at(opened.tail.next_lsn.previous()),
+        stats,
         start: AtomicU64::new(opened.start.get()),
         index: Arc::new(SegmentIndex::new(opened.segments)),
         fork,

@@ -62,6 +62,7 @@ impl Core {
         mut open: MutexGuard<'a, Open>,
         need: u64,
     ) -> Result<MutexGuard<'a, Open>> {
+        self.stats.segment_waits.count();
         let seen = open.preparation.attempts;
         open.preparation.asked = true;
         if self.background == Background::Inline {
@@ -138,6 +139,9 @@ impl Core {
             }
             Err(error) => Some(error.clone()),
         };
+        if made.is_ok() {
+            self.stats.prepared(size);
+        }
         let mut open = lock(&self.open);
         match made {
             Ok(segment) if open.failed.is_none() => open.staging.add_spare(Arc::new(segment)),

@@ -84,8 +84,17 @@ impl Wal {
         Ok(Wal { handle: Arc::new(open::open(&storage, clock, path.as_ref(), &options)?) })
     }
 
-    fn core(&self) -> &Arc<Core> {
+    pub(super) fn core(&self) -> &Arc<Core> {
         self.handle.core()
+    }
+
+    /// Runs a blocking append and counts how long its acknowledgement took.
+    pub(super) fn timed<T>(&self, append: impl FnOnce(&Core) -> Result<T>) -> Result<T> {
+        let core = self.core();
+        let begun = core.stats.now();
+        let outcome = append(core)?;
+        core.stats.appended(begun);
+        Ok(outcome)
     }
 
     /// Appends a record to the default stream and returns when it, and every record before it, is
@@ -104,7 +113,7 @@ impl Wal {
     /// As [`append`](Wal::append).
     pub fn append_to(&self, stream: StreamId, payload: &[u8]) -> Result<Lsn> {
         let want = Want { stream, kind: RecordKind::User, durable: true };
-        Ok(self.core().append(want, &[payload])?.first())
+        self.timed(|core| Ok(core.append(want, &[payload])?.first()))
     }
 
     /// Appends records as one: after a crash all of them are there, or none. Returns when they are
@@ -137,7 +146,8 @@ impl Wal {
     ) -> Result<LsnRange> {
         // User code runs here, before anything is reserved (LOG.md L6).
         let payloads: Vec<&[u8]> = payloads.iter().map(AsRef::as_ref).collect();
-        self.core().append(Want { stream, kind: RecordKind::User, durable: true }, &payloads)
+        let want = Want { stream, kind: RecordKind::User, durable: true };
+        self.timed(|core| core.append(want, &payloads))
     }
 
     /// Appends a record to the default stream without waiting: its place in the order is fixed,

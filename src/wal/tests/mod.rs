@@ -3,6 +3,7 @@
 mod crashes;
 mod faults;
 mod space;
+mod stats;
 mod waiting;
 
 use std::sync::mpsc;
