@@ -1,7 +1,8 @@
 //! Counts the words of files, each exactly once, through any number of kills.
 //!
 //! ```text
-//! cargo run --release --example word_count -- [--data DIR] [--threads N] [--rate RECORDS_PER_S] FILE...
+//! cargo run --release --example word_count -- \
+//!     [--data DIR] [--threads N] [--rate RECORDS_PER_S] FILE...
 //! ```
 //!
 //! prints `count<TAB>word`, highest count first, ties by the bytes of the word. Kill it at any
@@ -58,7 +59,6 @@ fn run(arguments: &Arguments, data: &Path) -> Outcome<()> {
     let engine = Engine::open(data, options)?;
     let (job, totals) = word_count(&arguments.files)?;
 
-    let start = Instant::now();
     let (sender, reports) = channel();
     let pace = OnceLock::new();
     let rate = arguments.rate;
@@ -80,7 +80,7 @@ fn run(arguments: &Arguments, data: &Path) -> Outcome<()> {
             ..RunOptions::default()
         },
     )?;
-    show(&run, &reports, start);
+    show(&run, &reports);
     let progress = run.await_termination()?;
     engine.close()?;
 
@@ -101,14 +101,16 @@ fn batch_bytes(rate: Option<f64>) -> u64 {
 }
 
 /// Prints a line for every batch, and at least one every 100 ms, until the job ends.
-fn show(run: &StreamRun, reports: &Receiver<Progress>, start: Instant) {
+fn show(run: &StreamRun, reports: &Receiver<Progress>) {
+    let start = Instant::now();
     let mut progress = run.progress();
+    let recovered = progress.records_read;
     loop {
         if let Some(alarm) = &progress.checkpoint_alarm {
             say(&format!("the checkpoint failed: {alarm}"));
         }
         let Progress { batch, checkpoint, records_read, bytes_read, .. } = &progress;
-        let rate = *records_read as f64 / start.elapsed().as_secs_f64();
+        let rate = (records_read - recovered) as f64 / start.elapsed().as_secs_f64();
         say(&format!(
             "batch={batch} checkpoint={checkpoint} records={records_read} rate={rate:.0}/s \
              bytes_read={bytes_read}"

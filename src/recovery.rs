@@ -57,7 +57,7 @@ impl Scan {
                 scan.streams = state.streams;
                 scan.shape = Some(state.shape);
                 scan.boundary = state.boundary;
-                scan.check_log_reaches(wal)?;
+                scan.check_log_covers(wal, loaded.meta.floor)?;
             }
             None if wal.first_lsn() > Lsn::FIRST => {
                 let message = "the log was truncated, and no checkpoint has what it held; restore \
@@ -79,8 +79,16 @@ impl Scan {
 
     /// A checkpoint is visible only when its batch's completion is durable (E1): a log that ends
     /// before, or begins behind what the checkpoint needs, is not the one that it was taken with.
-    fn check_log_reaches(&self, wal: &Wal) -> Result<()> {
-        let completion = self.boundary.completion;
+    fn check_log_covers(&self, wal: &Wal, floor: Lsn) -> Result<()> {
+        let (first, completion) = (wal.first_lsn(), self.boundary.completion);
+        if first > floor {
+            let message = format!(
+                "the log was truncated behind what the checkpoint of batch {} needs",
+                self.boundary.batch
+            );
+            let error = Error::new(ErrorKind::Corrupt, message).at_path(wal.path());
+            return Err(error.for_lsns(floor, first.previous()));
+        }
         if wal.durable_lsn() >= completion {
             return Ok(());
         }
@@ -205,6 +213,7 @@ fn at_rest(
         unfinished: None,
         board: Board::default(),
         last_checkpoint_ns: 0,
+        available: Lsn::ZERO,
     })
 }
 
@@ -285,4 +294,74 @@ fn replay_batches(driver: &mut JobDriver, batches: VecDeque<Found>) -> Result<()
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::StreamId;
+    use crate::stream::{BatchAttempt, StreamEntry};
+
+    fn plan(batch: u64) -> Entry {
+        Entry::BatchPlanned(BatchPlan {
+            job: "job".to_owned(),
+            batch: BatchId::new(batch),
+            generation: Generation::new(1),
+            parallelism: 1,
+            batch_time_ns: batch,
+            inputs: Vec::new(),
+        })
+    }
+
+    fn done(batch: u64) -> Entry {
+        let (digests, sinks) = (Vec::new(), Vec::new());
+        let (job, batch) = ("job".to_owned(), BatchId::new(batch));
+        Entry::BatchCompleted(BatchCompletion { job, batch, attempt: 1, digests, sinks })
+    }
+
+    fn again(batch: u64, attempt: u32) -> Entry {
+        let (job, batch) = ("job".to_owned(), BatchId::new(batch));
+        Entry::BatchAttempted(BatchAttempt { job, batch, attempt })
+    }
+
+    fn scan(checkpointed: u64, entries: Vec<Entry>) -> Result<Scan> {
+        let mut scan = Scan::default();
+        scan.boundary.batch = BatchId::new(checkpointed);
+        for (lsn, entry) in (1..).zip(entries) {
+            scan.add(entry, Lsn::new(lsn))?;
+        }
+        scan.check_order()?;
+        Ok(scan)
+    }
+
+    #[test]
+    fn what_the_checkpoint_has_is_left_out_and_the_rest_is_in_order() {
+        let log = vec![done(3), plan(4), done(4), plan(5), done(5), plan(6), again(6, 2)];
+        let scan = scan(4, log).unwrap();
+        let batches = scan
+            .batches
+            .iter()
+            .map(|found| (found.plan.batch.get(), found.attempts, found.completion.is_some()));
+        assert_eq!(batches.collect::<Vec<_>>(), [(5, 1, true), (6, 2, false)]);
+    }
+
+    #[test]
+    fn a_log_that_contradicts_itself_is_corrupt() {
+        let open = |name: &str, number| {
+            let (name, stream) = (name.to_owned(), StreamId::new(number));
+            Entry::StreamOpened(StreamEntry { name, stream })
+        };
+        for log in [
+            vec![plan(2)],
+            vec![plan(1), plan(1)],
+            vec![done(1)],
+            vec![again(1, 2)],
+            vec![plan(1), done(1), done(1)],
+            vec![plan(1), plan(2), done(2)],
+            vec![open("a", 1), open("b", 1)],
+        ] {
+            let story = format!("{log:?}");
+            assert_eq!(scan(0, log).unwrap_err().kind(), ErrorKind::Corrupt, "{story}");
+        }
+    }
 }

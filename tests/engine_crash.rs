@@ -1,6 +1,7 @@
 //! The crash gate of the engine: a job of two sources, state and two sinks is struck at every disk
 //! operation and between every two steps of its batches; what it leaves in the end is what it
 //! leaves when nobody strikes it.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking")]
 
 mod engine_common;
 
@@ -36,17 +37,15 @@ fn strike(op: u64, manner: CrashManner) -> World {
     world
 }
 
-fn crash_at_operations(step: usize) -> Result<u64, String> {
+fn crash_at_operations(manner: CrashManner) -> Result<u64, String> {
     let (_, ops, _) = undisturbed();
     let mut states = 0;
-    for op in (1..=ops).step_by(step) {
-        for manner in MANNERS {
-            let struck = strike(op, manner);
-            for outcome in OUTCOMES {
-                let world = struck.with_disk(struck.disk.power_cycle(outcome));
-                live_on(&world, &format!("operation {op} {manner:?}, {outcome:?}"))?;
-                states += 1;
-            }
+    for op in 1..=ops {
+        let struck = strike(op, manner);
+        for outcome in OUTCOMES {
+            let world = struck.with_disk(struck.disk.power_cycle(outcome));
+            live_on(&world, &format!("operation {op} {manner:?}, {outcome:?}"))?;
+            states += 1;
         }
     }
     Ok(states)
@@ -90,7 +89,10 @@ fn crash_at_every_step() {
 fn crash_at_every_operation() {
     let (_, ops, finished) = undisturbed();
     assert!(finished.truncated, "the small job is long enough to truncate its log");
-    let states = crash_at_operations(1).unwrap();
+    let states: u64 = std::thread::scope(|scope| {
+        let threads = MANNERS.map(|manner| scope.spawn(move || crash_at_operations(manner)));
+        threads.into_iter().map(|thread| thread.join().unwrap().unwrap()).sum()
+    });
     println!("{states} states after crashes at {ops} operations");
     assert!(states >= ops * 9);
 }
@@ -137,7 +139,7 @@ mod planted {
         let found = with_planted(bug, || {
             std::panic::catch_unwind(|| {
                 crash_at_steps()?;
-                crash_at_operations(1)
+                MANNERS.into_iter().map(crash_at_operations).sum::<Result<u64, _>>()
             })
         });
         match found {
@@ -160,5 +162,20 @@ mod planted {
     #[test]
     fn replan_after_restart_is_caught() {
         is_caught(Bug::ReplanAfterRestart);
+    }
+
+    #[test]
+    fn no_sink_cut_is_caught() {
+        is_caught(Bug::NoSinkCut);
+    }
+
+    #[test]
+    fn manifest_before_data_is_caught() {
+        is_caught(Bug::ManifestBeforeData);
+    }
+
+    #[test]
+    fn skipped_durable_flag_is_caught() {
+        is_caught(Bug::SkipDurableFlag);
     }
 }

@@ -1,6 +1,8 @@
 //! What a reviewer should not have to say: widths, sizes, arrows, where `unsafe` may stand, what
 //! is left open, and whether the tables of rules are complete.
 
+#![allow(clippy::unwrap_used, reason = "tests say what they expect")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -59,7 +59,7 @@ fn payload(thread: usize, number: usize) -> Vec<u8> {
     let length = [0, 1, 100, 1000, 5000, 30_000][(thread * 7 + number * 13) % 6];
     let mut bytes = format!("{thread}/{number}/").into_bytes();
     bytes.resize(bytes.len() + length, b'.');
-    if (thread + number) % 11 == 0 { Vec::new() } else { bytes }
+    if (thread + number).is_multiple_of(11) { Vec::new() } else { bytes }
 }
 
 #[test]

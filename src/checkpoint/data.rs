@@ -20,7 +20,7 @@ pub(super) const FULL: usize = 65536;
 /// Bytes of a block's header.
 pub(super) const BLOCK_HEADER: usize = 24;
 /// Bytes of an index entry without the operator's name.
-const INDEX_ENTRY: usize = 32;
+const INDEX_ENTRY: usize = 36;
 /// Payload of a full block.
 pub(super) const PAYLOAD: usize = FULL - BLOCK_HEADER;
 

@@ -122,6 +122,9 @@ impl JobDriver {
         let mut inputs = Vec::new();
         for source in &self.job.sources {
             let position = self.boundary.position(source.name());
+            if self.is_past_available(source, position)? {
+                continue;
+            }
             if let Some(planned) = source.plan(self.source_context(), position, share.max(1))? {
                 inputs.push(PlannedInput {
                     source: source.name().to_owned(),
@@ -132,6 +135,14 @@ impl JobDriver {
             }
         }
         Ok(inputs)
+    }
+
+    /// Whether available-now has had all of this source that it is to have.
+    fn is_past_available(&self, source: &Arc<dyn Source>, position: Option<&[u8]>) -> Result<bool> {
+        if !self.options.trigger.ends_when_idle() {
+            return Ok(false);
+        }
+        Ok(source.retention(position)?.is_some_and(|next| next > self.available))
     }
 
     /// Step 2: outputs, overlays and digests, all private to this process.

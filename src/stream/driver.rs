@@ -15,7 +15,7 @@ use crate::checkpoint::CheckpointStore;
 use crate::clock::Clock;
 use crate::error::Result;
 use crate::exec::Executor;
-use crate::ids::BatchId;
+use crate::ids::{BatchId, Lsn};
 use crate::source::LastRead;
 use crate::state::OperatorState;
 use crate::storage::Storage;
@@ -34,6 +34,7 @@ pub(crate) struct Env {
 
 /// What a step of a driver did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "testing"), allow(unreachable_pub, reason = "shown by the harness"))]
 pub enum Stepped {
     /// A batch went through its whole life.
     Batch(BatchId),
@@ -60,6 +61,8 @@ pub(crate) struct JobDriver {
     pub(crate) unfinished: Option<Batch>,
     pub(crate) board: Board,
     pub(crate) last_checkpoint_ns: u64,
+    /// What was durable when the job was started: where available-now ends in the log.
+    pub(crate) available: Lsn,
 }
 
 impl fmt::Debug for JobDriver {
@@ -94,6 +97,7 @@ impl JobDriver {
             (progress.bytes_read, progress.records_read) = read;
             progress.marks = marks;
         });
+        self.available = self.env.wal.durable_lsn();
         self.last_checkpoint_ns = self.env.clock.monotonic_ns();
         // What had to be rebuilt goes into a checkpoint at once: else a process that is killed
         // again and again, each time before the interval has passed, would rebuild more and more.

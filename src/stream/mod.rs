@@ -7,6 +7,10 @@ mod boundary;
 mod checkpointing;
 mod driver;
 mod handle;
+#[cfg_attr(
+    not(feature = "testing"),
+    allow(dead_code, unreachable_pub, reason = "only tests strike the crash points")
+)]
 mod hooks;
 mod job;
 mod journal;
@@ -23,12 +27,11 @@ mod trigger;
 pub use driver::Stepped;
 pub use handle::StateHandle;
 #[cfg(feature = "testing")]
-pub use hooks::Step;
-pub use hooks::{Hooks, NoHooks};
+pub use hooks::{Hooks, NoHooks, Step};
 pub use job::{Job, JobBuilder, Stream};
 pub use marks::Marks;
 pub use options::RunOptions;
-pub use progress::Progress;
+pub use progress::{Listener, Progress};
 pub use run::StreamRun;
 pub use stateful::Stateful;
 pub use trigger::Trigger;
@@ -36,6 +39,10 @@ pub use trigger::Trigger;
 pub(crate) use batch::Batch;
 pub(crate) use boundary::{Boundary, EngineState};
 pub(crate) use driver::{Env, JobDriver};
+#[cfg(not(feature = "testing"))]
+pub(crate) use hooks::{Hooks, NoHooks};
+#[cfg(test)]
+pub(crate) use journal::{BatchAttempt, StreamEntry};
 pub(crate) use journal::{BatchCompletion, BatchPlan, Entry, JOURNAL, JobShape};
 pub(crate) use progress::Board;
 pub(crate) use streams::{OpenedStream, StreamTable, add as add_stream};

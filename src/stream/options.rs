@@ -3,16 +3,16 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::progress::{Listener, Progress};
+use super::progress::Listener;
 use super::trigger::Trigger;
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::Arc;
 
 /// How [`Engine::start`](crate::Engine::start) drives a job.
 ///
 /// ```
 /// use sawmill::{RunOptions, Trigger};
-/// let options = RunOptions { trigger: Trigger::AvailableNow { bytes: 1 << 20 }, ..Default::default() };
+/// let trigger = Trigger::AvailableNow { bytes: 1 << 20 };
+/// let options = RunOptions { trigger, ..RunOptions::default() };
 /// assert_eq!(options.parallelism, 8);
 /// ```
 #[derive(Clone)]
@@ -27,7 +27,7 @@ pub struct RunOptions {
     /// 1024.
     pub parallelism: u32,
     /// Called on the driver's thread after every completed batch, and after a failed checkpoint.
-    pub on_progress: Option<Arc<dyn Fn(&Progress) + Send + Sync>>,
+    pub on_progress: Option<Listener>,
 }
 
 impl Default for RunOptions {

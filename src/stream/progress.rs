@@ -37,8 +37,8 @@ pub struct Progress {
     pub marks: Marks,
 }
 
-/// Called after every completed batch and after a failed checkpoint, on the driver's thread.
-pub(crate) type Listener = Arc<dyn Fn(&Progress) + Send + Sync>;
+/// Who is told about progress: see [`RunOptions::on_progress`](crate::RunOptions::on_progress).
+pub type Listener = Arc<dyn Fn(&Progress) + Send + Sync>;
 
 /// The progress, as others see it.
 #[derive(Clone, Default)]

@@ -15,7 +15,8 @@ pub enum Trigger {
     /// job is stopped or every source is at its declared end. A batch with less is cut when
     /// nothing more is there. 1 byte to 1 GiB.
     Bytes(u64),
-    /// Everything that is there now, in batches of about `bytes` input bytes, then the job ends.
+    /// Everything that is there when the job is started, in batches of about `bytes` input bytes;
+    /// then the job ends. Of what is received meanwhile, the last batch may take some.
     AvailableNow {
         /// About how many input bytes a batch has. 1 byte to 1 GiB.
         bytes: u64,

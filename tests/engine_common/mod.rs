@@ -1,4 +1,5 @@
 //! A small job on the simulated disk, the world outside of it, and the model that never crashed.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking")]
 #![allow(unreachable_pub, reason = "shared by several test files")]
 #![allow(dead_code, reason = "each test file uses its part")]
 

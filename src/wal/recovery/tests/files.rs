@@ -36,7 +36,8 @@ fn a_missing_segment_is_corruption_if_anything_names_it() {
 
 #[test]
 fn foreign_swapped_short_and_headless_segments_are_corruption() {
-    let changes: [(&str, fn(&SimDisk)); 5] = [
+    type Change = fn(&SimDisk);
+    let changes: [(&str, Change); 5] = [
         ("belongs to another log", |disk| {
             let other = super::disk(99);
             four_segments(&other, false);

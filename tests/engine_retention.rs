@@ -1,0 +1,88 @@
+//! E3: what the log keeps. Ingest runs ahead of processing by far more than ten times, checkpoints
+//! truncate the log behind what is processed, the power goes: every acknowledged record is counted
+//! once.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking")]
+
+mod engine_common;
+
+use std::time::Duration;
+
+use engine_common::*;
+use sawmill::sim::CrashOutcome;
+use sawmill::testing::{Harness, NoHooks};
+use sawmill::{Result, name};
+
+const AHEAD: u64 = 150;
+
+/// Appends everything first, then processes a third of it, with a checkpoint after every batch;
+/// returns the log's first LSN and that of the first record that was not processed.
+fn process_a_third(world: &World) -> Result<(u64, u64)> {
+    let engine = world.engine()?;
+    let events = engine.ingest(name!("events"))?;
+    let mut lsns = Vec::new();
+    for record in 1..=AHEAD {
+        world.outside.lock().unwrap().tried = record;
+        lsns.push(events.append(format!("r{record} oak").as_bytes())?);
+        world.outside.lock().unwrap().acknowledged.insert(record);
+    }
+    let (job, _) = world.job(&events)?;
+    let mut harness = Harness::new(&engine, job, options(), Box::new(NoHooks))?;
+    for _ in 0..AHEAD / 3 {
+        harness.step()?;
+        world.clock.advance(Duration::from_millis(11));
+    }
+    let outside = world.outside.lock().unwrap().clone();
+    let rows = outside.batches.values().flat_map(|(_, rows)| rows);
+    let done = rows.filter(|(word, _)| word.starts_with('r')).count();
+    assert!(done as u64 * 2 < AHEAD, "ingest is far ahead: {done} of {AHEAD} are processed");
+    Ok((engine.log().first_lsn().get(), lsns[done].get()))
+}
+
+fn ahead_truncated_killed() -> Result<(), String> {
+    let world = World::new(3);
+    let (first, unread) = process_a_third(&world).map_err(|error| error.to_string())?;
+    world.disk.power_off();
+    if first <= 1 {
+        return Err("nothing was truncated".to_owned());
+    }
+    if first > unread {
+        return Err(format!("the log begins at {first}, record {unread} is not processed"));
+    }
+    for outcome in [CrashOutcome::LoseAll, CrashOutcome::KeepAll, CrashOutcome::Seeded(1)] {
+        let found = world.with_disk(world.disk.power_cycle(outcome));
+        let finished = life(&found, Box::new(NoHooks)).map_err(|error| error.to_string())?;
+        check(&found, &finished)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn ingest_ahead_of_processing_loses_nothing_to_truncation() {
+    ahead_truncated_killed().unwrap();
+}
+
+/// A stream that no source reads is kept whole: somebody may read it later.
+#[test]
+fn a_stream_that_nobody_reads_pins_the_log() {
+    let world = World::new(4);
+    let engine = world.engine().unwrap();
+    let unread = engine.ingest(name!("unread")).unwrap();
+    let lsn = unread.append(b"kept").unwrap();
+    engine.close().unwrap();
+    process_a_third(&world).unwrap();
+    let engine = world.engine().unwrap();
+    assert!(engine.log().first_lsn() <= lsn);
+    let mut replay = engine.log().replay().unwrap();
+    assert_eq!(replay.next().unwrap().unwrap().payload, b"kept");
+    // The name means the same stream, and another name another one.
+    assert_eq!(engine.ingest(name!("unread")).unwrap().stream(), unread.stream());
+    assert_ne!(engine.ingest(name!("other")).unwrap().stream(), unread.stream());
+}
+
+#[cfg(feature = "planted")]
+#[test]
+fn a_floor_from_the_logs_end_is_caught() {
+    use sawmill::planted::{Bug, with_planted};
+    let story = with_planted(Bug::FloorFromLogEnd, ahead_truncated_killed).unwrap_err();
+    println!("caught: {story}");
+}
