@@ -46,5 +46,6 @@ pub use stream::{
     StreamRun, Trigger,
 };
 pub use wal::{
-    Background, Latencies, LsnRange, Pending, Record, Replay, Wal, WalOptions, WalStats,
+    Background, Latencies, LogMarks, LsnRange, OwnedRecord, Pending, Record, Replay, Wal,
+    WalOptions, WalStats,
 };

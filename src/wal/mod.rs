@@ -6,6 +6,7 @@ mod commit;
 mod core;
 pub(crate) mod frame;
 pub(crate) mod fuzz;
+mod get;
 mod group;
 mod histogram;
 pub(crate) mod index;
@@ -34,6 +35,7 @@ pub(crate) mod window;
 #[cfg(test)]
 pub(crate) mod writer_tests;
 
+pub use get::{LogMarks, OwnedRecord};
 pub use histogram::Latencies;
 pub use options::{Background, WalOptions};
 pub use pending::Pending;

@@ -2,6 +2,7 @@
 
 mod crashes;
 mod faults;
+mod lookup;
 mod space;
 mod stats;
 mod waiting;
