@@ -19,7 +19,7 @@ pub(super) enum Until<'a> {
     Resolved(&'a Group),
     /// One frame was written.
     Once,
-    /// Nothing is left to write, or somebody waits who can lead.
+    /// Nothing is left to write, somebody waits who can lead, or tasks are to be woken.
     Idle,
 }
 
@@ -79,14 +79,18 @@ impl Core {
         let mut resolved = Vec::new();
         while let Some(work) = open.pick(self) {
             drop(open);
-            resolved.drain(..).for_each(Resolved::wake);
+            // Tasks have to wait: this thread holds the slot (GROUP-3).
+            resolved.retain_mut(Resolved::wake_callers);
             let landed = self.perform(&mut slot, work);
             open = lock(&self.open);
             self.publish(&mut open, landed, &mut resolved);
             let done = match until {
                 Until::Resolved(group) => group.outcome().is_some(),
                 Until::Once => true,
-                Until::Idle => open.queued().any(|waiting| waiting.has_candidate()),
+                Until::Idle => {
+                    let tasks = resolved.iter().any(Resolved::has_tasks);
+                    tasks || open.queued().any(|waiting| waiting.has_candidate())
+                }
             };
             if done {
                 break;
@@ -98,7 +102,7 @@ impl Core {
         if let Some(next) = next {
             next.appoint();
         }
-        resolved.into_iter().for_each(Resolved::wake);
+        Resolved::wake(resolved);
     }
 
     /// Writes or syncs, outside the mutex.

@@ -216,6 +216,6 @@ impl Core {
     /// As [`Core::fail`], for who does not hold the mutex.
     pub(crate) fn poison(&self, error: Error) {
         let resolved = self.fail(&mut lock(&self.open), error);
-        resolved.into_iter().for_each(Resolved::wake);
+        Resolved::wake(resolved);
     }
 }

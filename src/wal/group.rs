@@ -2,7 +2,9 @@
 //!
 //! GROUP-1: a group gets one outcome. GROUP-2: who waits is woken once, for its own group, and the
 //! one that may lead sleeps apart from the others, so that appointing it wakes nobody else.
+//! GROUP-3: wakers of tasks run where their thread holds neither the write slot nor a lock.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 
 use crate::error::{Error, Result};
@@ -148,20 +150,39 @@ impl Waiting {
 pub(crate) struct Resolved(Waiting);
 
 impl Resolved {
-    /// Wakes everybody, once. After the log's mutex was released.
-    pub(crate) fn wake(self) {
-        let Waiting { group, leader, followers, futures } = self.0;
-        if followers {
+    /// Wakes everybody, once. Of several groups all blocked callers before any task.
+    pub(crate) fn wake(groups: Vec<Resolved>) {
+        let mut groups = groups;
+        groups.retain_mut(Resolved::wake_callers);
+        groups.into_iter().for_each(Resolved::wake_tasks);
+    }
+
+    /// Wakes those who sleep in a call; returns whether there are tasks to wake besides. After the
+    /// log's mutex was released.
+    pub(crate) fn wake_callers(&mut self) -> bool {
+        let Waiting { group, leader, followers, futures } = &mut self.0;
+        if std::mem::take(followers) {
             group.followers.open(DONE);
         }
-        match leader {
+        match std::mem::take(leader) {
             Leader::Asleep => group.candidate.open(DONE),
             // It may have been told and not yet be awake: it looks at the outcome itself.
             Leader::Appointed | Leader::None => {}
         }
-        if futures {
-            let wakers = std::mem::take(&mut *lock(&group.wakers));
-            wakers.into_iter().for_each(Waker::wake);
+        *futures
+    }
+
+    /// Whether tasks are to be woken.
+    pub(crate) fn has_tasks(&self) -> bool {
+        self.0.futures
+    }
+
+    /// Wakes tasks. A waker is user code: it may append, close the log or drop its last handle, so
+    /// the write slot and every lock have been given away before (GROUP-3). It may panic, too:
+    /// that is its task's affair, and the next ones are still woken.
+    fn wake_tasks(self) {
+        for waker in std::mem::take(&mut *lock(&self.0.group.wakers)) {
+            catch_unwind(AssertUnwindSafe(|| waker.wake())).ok();
         }
     }
 }
@@ -183,7 +204,7 @@ mod tests {
         waiting.appoint().unwrap().appoint();
         assert_eq!(candidate.join().unwrap(), Call::Lead);
         assert!(waiting.appoint().is_none(), "appointed once");
-        waiting.resolve(Some(Error::new(ErrorKind::Poisoned, "why"))).wake();
+        Resolved::wake(vec![waiting.resolve(Some(Error::new(ErrorKind::Poisoned, "why")))]);
         assert_eq!(follower.join().unwrap().unwrap_err().kind(), ErrorKind::Poisoned);
     }
 
@@ -193,7 +214,7 @@ mod tests {
         let ticket = waiting.join(false);
         let group = Arc::clone(&ticket.group);
         let candidate = spawn("candidate", move || group.wait_for_call()).unwrap();
-        waiting.resolve(None).wake();
+        Resolved::wake(vec![waiting.resolve(None)]);
         assert_eq!(candidate.join().unwrap(), Call::Done);
         ticket.group.outcome().unwrap().unwrap();
     }

@@ -5,6 +5,7 @@
 //! the log was poisoned (LOG.md L12).
 
 use super::core::{Core, Open, Panics, closed};
+use super::group::Resolved;
 use super::log_file::{LogFile, LogState};
 use super::options::Background;
 use super::segment::Segment;
@@ -89,13 +90,20 @@ impl Core {
     /// Prepares what is missing and writes `LOG` if it is stale.
     pub(super) fn prepare(&self) {
         let _panics = Panics::poison(self);
+        let mut resolved = Vec::new();
+        self.take_steps(&mut resolved);
+        // Without the preparer's lock, which a waker that closes the log would need (GROUP-3).
+        Resolved::wake(resolved);
+    }
+
+    fn take_steps(&self, resolved: &mut Vec<Resolved>) {
         let mut preparer = lock(&self.preparer);
         let Some(preparer) = preparer.as_mut() else { return };
         while let Some(step) = self.next_step() {
             match step {
                 Step::WriteLog => {
                     if let Err(error) = self.write_log(preparer, false) {
-                        self.poison(error);
+                        resolved.extend(self.fail(&mut lock(&self.open), error));
                     }
                 }
                 Step::Prepare(number) => {
@@ -184,6 +192,13 @@ impl Core {
             let message = format!("record {lsn} is not durable, so nothing before it is given up");
             return Err(Error::new(ErrorKind::Invalid, message).at_path(self.directory.path()));
         }
+        let mut resolved = Vec::new();
+        let start = self.truncate(lsn, durable, &mut resolved);
+        Resolved::wake(resolved);
+        start
+    }
+
+    fn truncate(&self, lsn: Lsn, durable: Lsn, resolved: &mut Vec<Resolved>) -> Result<Lsn> {
         let mut preparer = lock(&self.preparer);
         let Some(preparer) = preparer.as_mut() else { return Err(closed()) };
         self.check()?;
@@ -203,7 +218,7 @@ impl Core {
             Err(cause) => {
                 let error = Error::new(ErrorKind::Poisoned, "a truncation of the log failed");
                 let error = error.caused_by(cause);
-                self.poison(error.clone());
+                resolved.extend(self.fail(&mut lock(&self.open), error.clone()));
                 Err(error)
             }
         }

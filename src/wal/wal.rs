@@ -280,6 +280,12 @@ impl Wal {
         crate::sync::lock(&self.core().open).staging.allocated()
     }
 
+    /// Leaves a waker with the open frame, and nobody who writes it.
+    #[cfg(test)]
+    pub(crate) fn leave_waker(&self, waker: &std::task::Waker) {
+        crate::sync::lock(&self.core().open).staging.waiting_for_open().join_future(waker);
+    }
+
     /// Raises the written mark above what will be written: a bug, for the test of panics.
     #[cfg(test)]
     pub(crate) fn break_marks(&self) {

@@ -6,6 +6,7 @@ mod lookup;
 mod space;
 mod stats;
 mod waiting;
+mod wakers;
 
 use std::sync::mpsc;
 use std::time::Duration;
