@@ -46,6 +46,6 @@ pub use stream::{
     StreamRun, Trigger,
 };
 pub use wal::{
-    Background, Latencies, LogMarks, LsnRange, OwnedRecord, Pending, Record, Replay, Wal,
-    WalOptions, WalStats,
+    AppendOptions, Background, Durability, Latencies, LogMarks, LsnRange, OwnedRecord, Pending,
+    Ready, Record, Replay, Wal, WalOptions, WalStats,
 };

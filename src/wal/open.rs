@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::core::{Core, Open, Phase, Place};
+use super::group::Resolved;
 use super::index::SegmentIndex;
 use super::options::{Background, WalOptions};
 use super::prepare::Preparer;
@@ -174,6 +175,7 @@ impl Open {
             committer_sleeps: false,
             stop: false,
             room_waiters: 0,
+            spacious: super::ready::Room::default(),
         }
     }
 }
@@ -182,12 +184,14 @@ impl Core {
     /// Refuses appends from now on. `false` if that was done before.
     fn begin_closing(&self) -> bool {
         let mut open = lock(&self.open);
-        if open.phase == Phase::Open {
-            open.phase = Phase::Closing;
-            self.room.notify_all();
-            return true;
+        if open.phase != Phase::Open {
+            return false;
         }
-        false
+        open.phase = Phase::Closing;
+        let resolved = self.room_came(&mut open);
+        drop(open);
+        Resolved::wake(resolved.into_iter().collect());
+        true
     }
 
     /// Waits until another caller has closed the log.

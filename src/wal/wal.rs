@@ -10,7 +10,7 @@ use super::pending::Pending;
 use super::range::LsnRange;
 use super::record::RecordKind;
 use super::replay::Replay;
-use super::staging::Want;
+use super::staging::{Mark, Want};
 use crate::clock::{Clock, SystemClock};
 use crate::error::Result;
 use crate::ids::{LogId, Lsn, StreamId};
@@ -112,7 +112,7 @@ impl Wal {
     /// # Errors
     /// As [`append`](Wal::append).
     pub fn append_to(&self, stream: StreamId, payload: &[u8]) -> Result<Lsn> {
-        let want = Want { stream, kind: RecordKind::User, durable: true };
+        let want = Want { stream, kind: RecordKind::User, until: Mark::Durable };
         self.timed(|core| Ok(core.append(want, &[payload])?.first()))
     }
 
@@ -146,7 +146,7 @@ impl Wal {
     ) -> Result<LsnRange> {
         // User code runs here, before anything is reserved (LOG.md L6).
         let payloads: Vec<&[u8]> = payloads.iter().map(AsRef::as_ref).collect();
-        let want = Want { stream, kind: RecordKind::User, durable: true };
+        let want = Want { stream, kind: RecordKind::User, until: Mark::Durable };
         self.timed(|core| core.append(want, &payloads))
     }
 
@@ -175,7 +175,7 @@ impl Wal {
     /// # Errors
     /// As [`append`](Wal::append).
     pub fn submit_to(&self, stream: StreamId, payload: &[u8]) -> Result<Pending> {
-        let want = Want { stream, kind: RecordKind::User, durable: false };
+        let want = Want { stream, kind: RecordKind::User, until: Mark::Appended };
         let lsns = self.core().append(want, &[payload])?;
         Ok(Pending::new(Arc::clone(self.core()), lsns.first()))
     }
@@ -183,12 +183,13 @@ impl Wal {
     /// Appends internal records as one atomic batch, durable on return. May use the segment that
     /// is kept in reserve when the disk is full (LOG.md L5). `replay` does not show them.
     pub(crate) fn append_internal(&self, stream: StreamId, payloads: &[&[u8]]) -> Result<LsnRange> {
-        self.core().append(Want { stream, kind: RecordKind::Internal, durable: true }, payloads)
+        self.core()
+            .append(Want { stream, kind: RecordKind::Internal, until: Mark::Durable }, payloads)
     }
 
     /// As [`submit`](Wal::submit), an internal record.
     pub(crate) fn submit_internal(&self, stream: StreamId, payload: &[u8]) -> Result<Pending> {
-        let want = Want { stream, kind: RecordKind::Internal, durable: false };
+        let want = Want { stream, kind: RecordKind::Internal, until: Mark::Appended };
         let lsns = self.core().append(want, &[payload])?;
         Ok(Pending::new(Arc::clone(self.core()), lsns.first()))
     }

@@ -3,6 +3,7 @@
 mod crashes;
 mod faults;
 mod lookup;
+mod patience;
 mod space;
 mod stats;
 mod waiting;
