@@ -2,7 +2,10 @@
 
 mod crashes;
 mod faults;
+mod lookup;
+mod patience;
 mod space;
+mod stats;
 mod waiting;
 mod wakers;
 
