@@ -1,8 +1,7 @@
 //! Finding the frames of the log one after the other, each verified before it is handed out.
 //!
-//! Sealed segments are mapped and never change. The active one is read through the description
-//! that writes it, past the page cache: only frames that are durable are looked at, and those
-//! never change either.
+//! Sealed segments are mapped and never change. The active one is read: only frames that are
+//! durable are looked at, and those never change either.
 
 use std::ops::Range;
 
@@ -148,8 +147,8 @@ impl Frames {
         Err(self.corrupt())
     }
 
-    /// What stands at a place: in the map of a sealed segment, or, of the active one, of one that
-    /// cannot be mapped, and when `direct`, on the device.
+    /// What stands at a place: in the map of a sealed segment, or, of the active one and of one
+    /// that cannot be mapped, in the file; when `direct`, on the device.
     fn look(
         &mut self,
         at: usize,
@@ -171,7 +170,7 @@ impl Frames {
         if direct {
             self.reader.forget();
         }
-        self.look_at_device(&segment, expected)
+        self.look_at_file(&segment, expected, direct)
     }
 
     /// `None` if the bytes cannot be had by a map.
@@ -203,20 +202,21 @@ impl Frames {
         Some(Ok(Found { header, crc, map: Some(map.share()), payload }))
     }
 
-    fn look_at_device(
+    fn look_at_file(
         &mut self,
         segment: &Segment,
         expected: &Expected,
+        direct: bool,
     ) -> Result<Result<Found, Fault>> {
         let offset = expected.position.offset;
-        let bytes = self.reader.load(segment, offset, to_u64(BLOCK))?;
+        let bytes = self.reader.load(segment, offset, to_u64(BLOCK), direct)?;
         let (header, crc) = match scan::judge_header(bytes, expected) {
             Ok(found) => found,
             Err(fault) => return Ok(Err(fault)),
         };
         let mut length = 0;
         if is_wanted(&header, self.from, self.through) {
-            let bytes = self.reader.load(segment, offset, header.length_on_disk())?;
+            let bytes = self.reader.load(segment, offset, header.length_on_disk(), direct)?;
             match frame::payload(&header, bytes) {
                 Some(payload) => length = payload.len(),
                 None => return Ok(Err(Fault::Payload)),

@@ -1,4 +1,8 @@
-//! Reading a segment from the device, with the next piece on its way while this one is looked at.
+//! Reading a segment piece by piece, with the next piece on its way while this one is looked at.
+//!
+//! The first piece comes from the device: a poll of a few records touches no cache. Who goes on
+//! reads through the page cache, where another reader may have left the bytes. What is found there
+//! needs no trust: a piece that does not hold what it must is read again from the device.
 //!
 //! READER-1: at most one read is in flight, and none when the channel is given back.
 //! READER-2: what was read ahead is only a copy taken early of bytes that do not change any more,
@@ -8,17 +12,17 @@ use std::fmt;
 
 use crate::error::Result;
 use crate::ids::{LogId, Lsn, Position, SegmentNumber, to_u64, to_usize};
-use crate::storage::{AlignedBuf, BLOCK, Channel, Directory, Op};
+use crate::storage::{AlignedBuf, Channel, Directory, Op, OpenMode};
 use crate::sync::Arc;
 use crate::wal::frame::FrameHeader;
 use crate::wal::index::SegmentIndex;
-use crate::wal::segment::Segment;
+use crate::wal::segment::{Segment, SegmentHeader, file_name};
 use crate::wal::window::Window;
 
 /// How much is read at first: a poll of a few records reads little.
 const STEP: u64 = 256 * 1024;
 /// How much is read ahead at once, by who goes on reading.
-const AHEAD: u64 = 1024 * 1024;
+const AHEAD: u64 = 512 * 1024;
 
 /// A reader of segments and the channel it reads through.
 pub(super) struct Reader {
@@ -28,6 +32,8 @@ pub(super) struct Reader {
     through: Lsn,
     channel: Option<Box<dyn Channel>>,
     window: Window,
+    /// A segment once more, opened to be read through the page cache.
+    cached: Option<Segment>,
     ahead: Option<(SegmentNumber, u64)>,
     idle: Option<AlignedBuf>,
     /// How often the window was moved on.
@@ -42,8 +48,8 @@ impl Reader {
         through: Lsn,
     ) -> Reader {
         let (channel, window) = (None, Window::new(STEP));
-        let (ahead, idle, moves) = (None, None, 0);
-        Reader { index, directory, log, through, channel, window, ahead, idle, moves }
+        let (cached, ahead, idle, moves) = (None, None, None, 0);
+        Reader { index, directory, log, through, channel, window, cached, ahead, idle, moves }
     }
 
     /// Reads on up to `through`.
@@ -63,7 +69,7 @@ impl Reader {
         self.window.start()
     }
 
-    /// Forgets what was read: the device is asked again.
+    /// Forgets what was read.
     pub(super) fn forget(&mut self) {
         self.window.forget();
         if let (Some(channel), Some(_)) = (&mut self.channel, self.ahead.take()) {
@@ -71,20 +77,45 @@ impl Reader {
         }
     }
 
-    /// As [`Window::load`].
-    pub(super) fn load(&mut self, segment: &Segment, offset: u64, wanted: u64) -> Result<&[u8]> {
-        if !self.window.covers(segment, offset, wanted) {
+    /// As [`Window::load`]; `direct`: what is not loaded comes from the device.
+    pub(super) fn load(
+        &mut self,
+        segment: &Segment,
+        offset: u64,
+        wanted: u64,
+        direct: bool,
+    ) -> Result<&[u8]> {
+        let moved = !self.window.covers(segment, offset, wanted);
+        if moved {
             self.moves += 1;
             self.land(segment);
+        }
+        if !self.window.covers(segment, offset, wanted) {
+            let known = self.cached.as_ref().is_some_and(|file| file.number() == segment.number());
+            if self.moves > 1 && !known {
+                self.cached = self.open_cached(segment);
+            }
             let channel = match &mut self.channel {
                 Some(channel) => channel,
                 None => self.channel.insert(self.index.channel(&*self.directory)?),
             };
-            self.window.load(&mut **channel, segment, offset, wanted)?;
-            self.read_ahead(segment, offset);
+            let cached = self.cached.as_ref().filter(|known| known.number() == segment.number());
+            let source = cached.filter(|_| !direct).unwrap_or(segment);
+            self.window.load(&mut **channel, source, offset, wanted)?;
+        }
+        if moved && !direct {
+            self.read_ahead(offset);
         }
         let skip = to_usize(offset - self.window.start());
         Ok(self.window.loaded().get(skip..).unwrap_or_default())
+    }
+
+    /// `None` if it cannot be had by its name any more: the device will do.
+    fn open_cached(&self, segment: &Segment) -> Option<Segment> {
+        let header =
+            SegmentHeader { log: self.log, number: segment.number(), size: segment.size() };
+        let file = self.directory.open(&file_name(segment.number()), OpenMode::Read).ok()?;
+        Some(Segment::from_parts(&header, file))
     }
 
     /// Waits for what is in flight, and looks there from now on if it is of this segment.
@@ -103,7 +134,11 @@ impl Reader {
 
     /// Starts the read of what follows the last whole frame of the window, in which a frame stands
     /// at `offset`. Only headers are looked at, and only as a hint.
-    fn read_ahead(&mut self, segment: &Segment, offset: u64) {
+    fn read_ahead(&mut self, offset: u64) {
+        let (Some(channel), Some(segment)) = (&mut self.channel, &self.cached) else { return };
+        if self.ahead.is_some() {
+            return;
+        }
         let mut at = offset;
         let mut wanted = AHEAD;
         loop {
@@ -122,7 +157,7 @@ impl Reader {
             at += length;
         }
         let room = segment.size().saturating_sub(at);
-        if self.moves < 2 || room == 0 || at == offset {
+        if room == 0 || at == offset {
             return;
         }
         let length = to_usize(wanted.min(room));
@@ -131,13 +166,10 @@ impl Reader {
                 buffer.set_len(length);
                 buffer
             }
-            _ => AlignedBuf::zeroed(length.max(BLOCK)),
+            _ => AlignedBuf::zeroed(length),
         };
-        if let Some(channel) = &mut self.channel {
-            let file = Arc::clone(segment.file());
-            channel.submit(Op::Read { file, offset: at, buffer });
-            self.ahead = Some((segment.number(), at));
-        }
+        channel.submit(Op::Read { file: Arc::clone(segment.file()), offset: at, buffer });
+        self.ahead = Some((segment.number(), at));
     }
 }
 
