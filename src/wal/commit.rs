@@ -59,7 +59,7 @@ impl Open {
         }
         let mut frame = self.staging.take_oldest()?;
         let waiting = std::mem::take(&mut frame.waiting);
-        let durable = waiting.is_awaited();
+        let durable = waiting.wants_durable();
         self.flight = Some(Flight { waiting, last_lsn: frame.last_lsn(), durable });
         Some(Work::Frame { frame: Box::new(frame), durable })
     }
@@ -158,7 +158,8 @@ impl Core {
                 if let Some(buffer) = buffer {
                     open.staging.recycle(buffer);
                 }
-                if flight.durable {
+                // Whoever waits for a frame that was written plain asked for no more.
+                if flight.durable || flight.waiting.is_awaited() {
                     resolved.push(flight.waiting.resolve(None));
                 }
                 let durable = self.progress.durable();
@@ -181,9 +182,7 @@ impl Core {
                 resolved.extend(self.fail(open, error));
             }
         }
-        if open.room_waiters > 0 {
-            self.room.notify_all();
-        }
+        resolved.extend(self.room_came(open));
     }
 
     /// Gives the slot to somebody who waits, or leaves it free. Returns whom to tell.

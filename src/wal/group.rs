@@ -6,7 +6,9 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
+use std::time::Duration;
 
+use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::sync::{Arc, Gate, Mutex, OnceLock, lock};
 
@@ -53,6 +55,19 @@ impl Group {
         self.outcome().unwrap_or_else(|| unreachable!("GROUP-1: woken before the outcome"))
     }
 
+    /// Sleeps as a follower until `deadline_ns` on a clock; `None` if there is no outcome by then.
+    pub(crate) fn wait_until(&self, clock: &dyn Clock, deadline_ns: u64) -> Option<Result<()>> {
+        while self.followers.get() == ASLEEP {
+            let left = deadline_ns.saturating_sub(clock.monotonic_ns());
+            if left == 0 {
+                return self.outcome();
+            }
+            let limit = clock.look_again_after(Duration::from_nanos(left));
+            self.followers.wait_briefly(ASLEEP, limit);
+        }
+        self.outcome()
+    }
+
     /// Tells the candidate to lead. After the log's mutex was released.
     pub(crate) fn appoint(&self) {
         self.candidate.open(LEAD);
@@ -78,6 +93,8 @@ pub(crate) struct Waiting {
     leader: Leader,
     followers: bool,
     futures: bool,
+    /// Whether somebody waits for more than the kernel's word that it has the bytes.
+    durable: bool,
 }
 
 /// How a blocking caller joined.
@@ -94,8 +111,20 @@ impl Waiting {
         self.leader != Leader::None || self.followers || self.futures
     }
 
-    /// Joins as a blocking caller. The first one may lead: at once, if the slot is `free`.
+    /// Whether somebody waits until it is durable.
+    pub(crate) fn wants_durable(&self) -> bool {
+        self.durable
+    }
+
+    /// Joins as a blocking caller who waits until it is durable. The first one may lead: at once,
+    /// if the slot is `free`.
     pub(crate) fn join(&mut self, free: bool) -> Ticket {
+        self.durable = true;
+        self.join_written(free)
+    }
+
+    /// As [`Waiting::join`], for who is content when the kernel has the bytes.
+    pub(crate) fn join_written(&mut self, free: bool) -> Ticket {
         let candidate = self.leader == Leader::None;
         assert!(candidate || !free, "COMMIT-1: a free slot beside a group that waits");
         if candidate {
@@ -106,14 +135,21 @@ impl Waiting {
         Ticket { group: Arc::clone(&self.group), candidate }
     }
 
-    /// Joins what is being written already: nobody has to lead it.
+    /// Joins without ever leading: what is being written already, or will be by somebody else.
     pub(crate) fn follow(&mut self) -> Ticket {
         self.followers = true;
         Ticket { group: Arc::clone(&self.group), candidate: false }
     }
 
-    /// Joins as a future.
+    /// As [`Waiting::follow`], waiting until it is durable.
+    pub(crate) fn follow_durable(&mut self) -> Ticket {
+        self.durable = true;
+        self.follow()
+    }
+
+    /// Joins as a future that waits until it is durable.
     pub(crate) fn join_future(&mut self, waker: &Waker) {
+        self.durable = true;
         self.futures = true;
         let mut wakers = lock(&self.group.wakers);
         if !wakers.iter().any(|known| known.will_wake(waker)) {
@@ -160,7 +196,7 @@ impl Resolved {
     /// Wakes those who sleep in a call; returns whether there are tasks to wake besides. After the
     /// log's mutex was released.
     pub(crate) fn wake_callers(&mut self) -> bool {
-        let Waiting { group, leader, followers, futures } = &mut self.0;
+        let Waiting { group, leader, followers, futures, .. } = &mut self.0;
         if std::mem::take(followers) {
             group.followers.open(DONE);
         }

@@ -36,6 +36,13 @@ pub(crate) struct Preparation {
     pub(crate) log_is_stale: bool,
 }
 
+impl Preparation {
+    /// How many attempts have ended.
+    pub(super) fn attempts(&self) -> u64 {
+        self.attempts
+    }
+}
+
 impl Core {
     /// Asks for what is missing, unless that just failed: then only who needs it asks.
     pub(super) fn ask_preparer(&self, open: &mut Open) {
@@ -63,27 +70,38 @@ impl Core {
         mut open: MutexGuard<'a, Open>,
         need: u64,
     ) -> Result<MutexGuard<'a, Open>> {
+        self.stats.segment_waits.count();
         let seen = open.preparation.attempts;
-        open.preparation.asked = true;
         if self.background == Background::Inline {
+            open.preparation.asked = true;
             drop(open);
             self.prepare();
             open = lock(&self.open);
         } else {
-            self.preparer_work.notify_one();
+            // The error of an earlier attempt does not matter: this waits for another.
+            drop(self.want_segment(&mut open, need));
             while open.preparation.attempts == seen && open.check().is_ok() {
                 open = self.await_room(open);
             }
         }
         open.check()?;
-        match &open.preparation.failed {
-            Some(error) => {
-                let message = format!("no space for a frame of {need} bytes");
-                let error = Error::new(error.kind(), message).caused_by(error.clone());
-                Err(error.at_path(self.directory.path()))
-            }
-            None => Ok(open),
-        }
+        self.attempt_failed(&open, need).map_or(Ok(open), Err)
+    }
+
+    /// Has a segment prepared, for a frame of `need` bytes; returns why the last attempt failed, if
+    /// it did.
+    pub(super) fn want_segment(&self, open: &mut Open, need: u64) -> Option<Error> {
+        open.preparation.asked = true;
+        self.preparer_work.notify_one();
+        self.attempt_failed(open, need)
+    }
+
+    /// Why the last attempt to prepare a segment failed, if it did.
+    pub(super) fn attempt_failed(&self, open: &Open, need: u64) -> Option<Error> {
+        let error = open.preparation.failed.as_ref()?;
+        let message = format!("no space for a frame of {need} bytes");
+        let error = Error::new(error.kind(), message).caused_by(error.clone());
+        Some(error.at_path(self.directory.path()))
     }
 
     /// Prepares what is missing and writes `LOG` if it is stale.
@@ -113,7 +131,7 @@ impl Core {
                         preparer.segment_size,
                         &mut *preparer.channel,
                     );
-                    self.finish_attempt(made, preparer.segment_size);
+                    resolved.extend(self.finish_attempt(made, preparer.segment_size));
                 }
             }
         }
@@ -133,7 +151,7 @@ impl Core {
         missing.map(Step::Prepare)
     }
 
-    fn finish_attempt(&self, made: Result<Segment>, size: u64) {
+    fn finish_attempt(&self, made: Result<Segment>, size: u64) -> Option<Resolved> {
         let failed = match &made {
             Ok(_) => None,
             Err(error) if error.kind() == ErrorKind::DiskFull => {
@@ -146,6 +164,9 @@ impl Core {
             }
             Err(error) => Some(error.clone()),
         };
+        if made.is_ok() {
+            self.stats.prepared(size);
+        }
         let mut open = lock(&self.open);
         match made {
             Ok(segment) if open.failed.is_none() => open.staging.add_spare(Arc::new(segment)),
@@ -157,7 +178,7 @@ impl Core {
         }
         open.preparation.failed = failed;
         open.preparation.attempts += 1;
-        self.room.notify_all();
+        self.room_came(&mut open)
     }
 
     /// Writes the next slot of `LOG`: how far the log is durable now.

@@ -3,7 +3,10 @@
 mod buffered;
 mod crashes;
 mod faults;
+mod lookup;
+mod patience;
 mod space;
+mod stats;
 mod waiting;
 mod wakers;
 
