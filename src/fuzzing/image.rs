@@ -123,10 +123,10 @@ mod tests {
                 if !block.starts_with(b"SAWM") && !block.starts_with(b"FRAM") {
                     continue;
                 }
-                for at in start + 8..start + 128 {
+                for (at, byte) in bytes.iter().enumerate().take(start + 128).skip(start + 8) {
                     let [low, high, ..] = at.to_le_bytes();
                     let file = u8::try_from(index).unwrap();
-                    for value in [bytes[at] ^ 1, 0x3f, 0xff] {
+                    for value in [byte ^ 1, 0x3f, 0xff] {
                         recover_image(&[1, file, low, high, value]);
                     }
                 }

@@ -1,5 +1,5 @@
-//! Where nothing passes by the page cache, a sync that failed leaves pages that look clean and never
-//! reached the medium. Recovery reads them, so it writes them again before it shows them
+//! Where nothing passes by the page cache, a sync that failed leaves pages that look clean and
+//! never reached the medium. Recovery reads them, so it writes them again before it shows them
 //! (LOG.md L14).
 
 use std::path::Path;
@@ -144,8 +144,8 @@ fn a_crash_while_it_is_written_again_harms_nothing() {
     }
 }
 
-/// The next slot of `LOG` goes where the medium has its newest one. A crash that tears it leaves the
-/// one before, which is as good: it only lags.
+/// The next slot of `LOG` goes where the medium has its newest one. A crash that tears it leaves
+/// the one before, which is as good: it only lags.
 #[test]
 fn a_slot_that_only_the_page_cache_has_is_not_needed() {
     let acknowledged = || {
