@@ -163,3 +163,18 @@ fn a_replay_keeps_the_log_locked_until_it_is_dropped() {
     drop(replay);
     assert_eq!(contents(&open(&disk, Background::Inline).unwrap()).unwrap().len(), 1);
 }
+
+/// The second one waited for ever for the first, which had panicked.
+#[test]
+fn a_panic_while_closing_leaves_no_second_closer_waiting() {
+    watched(|| {
+        let disk = disk(32, Device::Fua);
+        let wal = open(&disk, Background::Threads).unwrap();
+        wal.break_marks();
+        let closing = wal.clone();
+        let first = spawn("closing", move || closing.close());
+        let first = first.unwrap().join();
+        assert!(first.is_err() || first.unwrap().is_err());
+        wal.close().ok();
+    });
+}
