@@ -99,3 +99,44 @@ fn bounds_and_streams_over_segments() {
         assert_eq!(wanted.next(), None);
     }
 }
+
+#[test]
+fn consumers_of_the_segments_see_everything_once() {
+    let place = tempfile::tempdir().unwrap();
+    let wal = open(place.path());
+    let count = 40_000_u64;
+    for lsn in 1..=count {
+        wal.submit(&payload(lsn, 100)).unwrap();
+    }
+    wal.sync().unwrap();
+    for threads in [0, 1, 3, 16] {
+        let parts = wal.par_replay(threads, |mut replay| {
+            let mut lsns = Vec::new();
+            while let Some(record) = replay.next() {
+                let record = record?;
+                assert_eq!(record.payload, payload(record.lsn.get(), 100));
+                lsns.push(record.lsn.get());
+            }
+            Ok(lsns)
+        });
+        let parts = parts.unwrap();
+        assert!(parts.len() >= 5, "{}", parts.len());
+        assert_eq!(parts.concat(), (1..=count).collect::<Vec<_>>());
+    }
+    // The oldest one's error counts; bounds hold within each.
+    let failed = wal.par_replay(3, |mut replay| {
+        let first = replay.next().unwrap()?.lsn;
+        if first > Lsn::FIRST { wal.wait_durable(Lsn::new(1 << 60)).map(drop) } else { Ok(()) }
+    });
+    assert_eq!(failed.unwrap_err().kind(), ErrorKind::Invalid);
+    let few = wal.par_replay(2, |replay| {
+        let mut replay = replay.to(Lsn::new(3));
+        let mut shown = 0;
+        while let Some(record) = replay.next() {
+            record?;
+            shown += 1;
+        }
+        Ok(shown)
+    });
+    assert_eq!(few.unwrap().iter().sum::<u64>(), 3);
+}

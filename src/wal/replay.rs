@@ -7,6 +7,7 @@
 
 mod frames;
 mod mapped;
+pub(crate) mod par;
 mod reader;
 
 use std::fmt;
@@ -122,7 +123,7 @@ impl Replay {
     #[must_use]
     pub fn to(mut self, lsn: Lsn) -> Replay {
         self.to = self.to.min(lsn);
-        self.frames.through = self.frames.through.min(lsn);
+        self.frames.end_with(lsn);
         self
     }
 

@@ -31,6 +31,8 @@ pub(super) struct Frames {
     pub(super) through: Lsn,
     map: Option<Mapped>,
     reader: Reader,
+    /// Whether, behind the last record, the next segment must continue this one.
+    seam: bool,
     pub(super) ended: bool,
 }
 
@@ -56,10 +58,61 @@ impl Frames {
         let entries = index.reaching(from);
         let expected = Expected::start_of(log, SegmentNumber::new(0), 0);
         let reader = Reader::new(Arc::clone(&index), directory, log, through);
-        let (at, map, ended) = (0, None, false);
-        let mut frames = Frames { index, entries, at, expected, from, through, map, reader, ended };
+        let (at, map, seam, ended) = (0, None, false, false);
+        let mut frames =
+            Frames { index, entries, at, expected, from, through, map, reader, seam, ended };
         frames.seat();
         frames
+    }
+
+    /// The frames of each segment that holds records, oldest first.
+    pub(super) fn by_segment(
+        index: &Arc<SegmentIndex>,
+        directory: &Arc<dyn Directory>,
+        log: LogId,
+        through: Lsn,
+    ) -> Vec<Frames> {
+        let all = index.reaching(Lsn::ZERO);
+        let mut parts = Vec::with_capacity(all.len());
+        for (nth, entry) in all.iter().enumerate() {
+            let from = entry.first_lsn;
+            let next = all.get(nth + 1);
+            let last = next.map_or(through, |next| next.first_lsn.previous().min(through));
+            if from > last {
+                continue;
+            }
+            // Segments without records are walked on the way to the next one that has some. If
+            // there is none yet, the next segment's first frame may not be durable.
+            let after = all.iter().skip(nth + 1).rposition(|other| other.first_lsn == last.next());
+            let until = nth + after.map_or(0, |after| after + 1);
+            let seam = until > nth && last < through;
+            let until = if seam { until } else { nth + usize::from(next.is_some()) };
+            let (index, directory) = (Arc::clone(index), Arc::clone(directory));
+            let reader = Reader::new(Arc::clone(&index), directory, log, last);
+            let (entries, expected) = (all[nth..=until].to_vec(), start_of(log, entry));
+            let (at, through, map, ended) = (0, last, None, false);
+            parts.push(Frames {
+                index,
+                entries,
+                at,
+                expected,
+                from,
+                through,
+                map,
+                reader,
+                seam,
+                ended,
+            });
+        }
+        parts
+    }
+
+    /// Ends with `last`.
+    pub(super) fn end_with(&mut self, last: Lsn) {
+        if last < self.through {
+            self.through = last;
+            self.seam = false;
+        }
     }
 
     /// Goes to the best place from which to reach `from`, if nothing was read yet.
@@ -99,10 +152,21 @@ impl Frames {
     pub(super) fn next(&mut self) -> Result<Option<Found>> {
         while !self.ended {
             let next = self.expected.next_lsn.unwrap_or(Lsn::FIRST);
-            if next > self.through && !planted(Bug::ReadAboveDurable) {
+            let above = next > self.through;
+            if above && !self.seam && !planted(Bug::ReadAboveDurable) {
                 break;
             }
-            let Some(found) = self.find()? else { break };
+            let Some(found) = self.find()? else {
+                if self.seam && above {
+                    return Err(self.corrupt());
+                }
+                break;
+            };
+            if self.seam && above && self.at + 1 == self.entries.len() {
+                // It stands, so it continues this segment. Its records are somebody else's.
+                self.ended = true;
+                return Ok(None);
+            }
             self.expected = self.expected.after(&found.header, found.crc);
             match found.header.kind {
                 FrameKind::Records if found.header.next_lsn() > self.from => {

@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use crate::error::ErrorKind;
-use crate::ids::{Lsn, StreamId};
+use crate::ids::{Lsn, SegmentNumber, StreamId};
 use crate::sim::SimDisk;
 use crate::wal::frame::FrameKind;
 use crate::wal::record::RecordKind;
-use crate::wal::replay::Replay;
+use crate::wal::replay::frames::Frames;
+use crate::wal::replay::{Replay, par};
 use crate::wal::segment::file_name;
 use crate::wal::writer_tests::{PLACE, Writer, disk, one_record};
 
@@ -212,4 +213,62 @@ fn nothing_comes_after_an_error() {
     }
     assert_eq!(outcomes, [false]);
     assert!(replay.next().is_none());
+}
+
+/// What consumers of the segments are shown, on three threads.
+fn by_segment(writer: &Writer) -> crate::error::Result<Vec<Vec<u64>>> {
+    let log = writer.opened.log;
+    let pieces = Frames::by_segment(&writer.index, &writer.directory, log, writer.durable);
+    par::in_parallel(3, pieces, |frames| {
+        let mut replay = Replay::of(frames, false);
+        let mut lsns = Vec::new();
+        while let Some(record) = replay.next() {
+            lsns.push(record?.lsn.get());
+        }
+        Ok(lsns)
+    })
+}
+
+#[test]
+fn every_record_has_one_consumer_also_with_segments_that_hold_none() {
+    let disk = disk(11);
+    let mut writer = written(&disk, 60, 3000);
+    // More than a segment of frames without records.
+    for _ in 0..20 {
+        writer.frame(FrameKind::Attestation, &[]).unwrap();
+    }
+    writer.append(b"behind").unwrap();
+    writer.plain(&[one_record(RecordKind::User, b"not durable")]).unwrap();
+    let parts = by_segment(&writer).unwrap();
+    assert!(parts.len() >= 4 && parts.iter().all(|part| !part.is_empty()), "{parts:?}");
+    assert_eq!(parts.concat(), (1..=61).collect::<Vec<_>>());
+}
+
+#[test]
+fn segments_that_do_not_continue_each_other_are_told_by_the_older_one() {
+    for (records, empty) in [(14, 0), (10, 19)] {
+        let disk = disk(12);
+        let mut writer = written(&disk, records, 3000);
+        for _ in 0..empty {
+            writer.frame(FrameKind::Attestation, &[]).unwrap();
+        }
+        assert_eq!(writer.tail().position.offset, 65536, "the segment is full");
+        writer.opened.tail.chain ^= 1;
+        for _ in 0..3 {
+            writer.append(b"x").unwrap();
+        }
+        let error = by_segment(&writer).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert_eq!(error.lsns().map(|lsns| lsns.0), Some(Lsn::new(records + 1)));
+    }
+}
+
+#[test]
+fn rot_in_one_segment_is_its_consumers_error() {
+    let disk = disk(13);
+    let writer = written(&disk, 60, 3000);
+    let path = Path::new(PLACE).join(file_name(SegmentNumber::new(2)));
+    disk.flip_byte(&path, 8192 + 500, 4).unwrap();
+    let error = by_segment(&writer).unwrap_err();
+    assert_eq!((error.kind(), error.position().unwrap().segment.get()), (ErrorKind::Corrupt, 2));
 }
