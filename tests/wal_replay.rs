@@ -140,3 +140,33 @@ fn consumers_of_the_segments_see_everything_once() {
     });
     assert_eq!(few.unwrap().iter().sum::<u64>(), 3);
 }
+
+#[test]
+fn verified_ahead_everything_is_there_and_a_cut_segment_is_an_error() {
+    let place = tempfile::tempdir().unwrap();
+    let wal = open(place.path());
+    let count = 60_000_u64;
+    for lsn in 1..=count {
+        wal.submit(&payload(lsn, 100)).unwrap();
+    }
+    wal.sync().unwrap();
+    for threads in [1, 4] {
+        let mut replay = wal.replay().unwrap().verify_ahead(threads);
+        for lsn in 1..=count {
+            let record = replay.next().unwrap().unwrap();
+            assert_eq!((record.lsn, record.payload), (Lsn::new(lsn), &*payload(lsn, 100)));
+        }
+        assert!(replay.next().is_none());
+    }
+    cut(&segments(place.path())[3], 4096);
+    let mut replay = wal.replay().unwrap().verify_ahead(2);
+    let mut last = 0;
+    let error = loop {
+        match replay.next().unwrap() {
+            Ok(record) => last = record.lsn.get(),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::Unreadable, "{error}");
+    assert!((1..count).contains(&last), "{last}");
+}

@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use super::ahead::{Ahead, Piece};
 use super::mapped::{Mapped, PIECE};
 use super::reader::Reader;
 use crate::error::{Error, ErrorKind, Result};
@@ -33,6 +34,9 @@ pub(super) struct Frames {
     reader: Reader,
     /// Whether, behind the last record, the next segment must continue this one.
     seam: bool,
+    /// How many threads shall verify ahead, once reading begins.
+    pub(super) threads: usize,
+    ahead: Option<Ahead>,
     pub(super) ended: bool,
 }
 
@@ -58,11 +62,33 @@ impl Frames {
         let entries = index.reaching(from);
         let expected = Expected::start_of(log, SegmentNumber::new(0), 0);
         let reader = Reader::new(Arc::clone(&index), directory, log, through);
-        let (at, map, seam, ended) = (0, None, false, false);
-        let mut frames =
-            Frames { index, entries, at, expected, from, through, map, reader, seam, ended };
+        let start = expected;
+        let mut frames = Frames::at_start(index, reader, entries, start, (from, through));
         frames.seat();
         frames
+    }
+
+    fn at_start(
+        index: Arc<SegmentIndex>,
+        reader: Reader,
+        entries: Vec<SegmentEntry>,
+        expected: Expected,
+        (from, through): (Lsn, Lsn),
+    ) -> Frames {
+        Frames {
+            index,
+            entries,
+            at: 0,
+            expected,
+            from,
+            through,
+            map: None,
+            reader,
+            seam: false,
+            threads: 0,
+            ahead: None,
+            ended: false,
+        }
     }
 
     /// The frames of each segment that holds records, oldest first.
@@ -90,21 +116,16 @@ impl Frames {
             let (index, directory) = (Arc::clone(index), Arc::clone(directory));
             let reader = Reader::new(Arc::clone(&index), directory, log, last);
             let (entries, expected) = (all[nth..=until].to_vec(), start_of(log, entry));
-            let (at, through, map, ended) = (0, last, None, false);
-            parts.push(Frames {
-                index,
-                entries,
-                at,
-                expected,
-                from,
-                through,
-                map,
-                reader,
-                seam,
-                ended,
-            });
+            let part = Frames::at_start(index, reader, entries, expected, (from, last));
+            parts.push(Frames { seam, ..part });
         }
         parts
+    }
+
+    /// Lives as long as any thread that verifies ahead.
+    #[cfg(test)]
+    pub(super) fn verifiers(&self) -> Option<std::sync::Weak<super::ahead::Shared>> {
+        self.ahead.as_ref().map(Ahead::shared)
     }
 
     /// Ends with `last`.
@@ -189,6 +210,9 @@ impl Frames {
     /// The frame that continues the log, here or at the start of the next segment. A durable one
     /// must: if none does, not even read from the device again, it is corruption.
     fn find(&mut self) -> Result<Option<Found>> {
+        if let Some(found) = self.find_ahead() {
+            return Ok(Some(found));
+        }
         for direct in [false, true] {
             let fault = match self.look(self.at, &self.expected.clone(), direct)? {
                 Ok(found) => return Ok(Some(found)),
@@ -209,6 +233,26 @@ impl Frames {
             return Ok(None);
         }
         Err(self.corrupt())
+    }
+
+    /// The next frame that was verified ahead. When there is none any more, it is looked for here.
+    fn find_ahead(&mut self) -> Option<Found> {
+        if self.threads > 0 {
+            let threads = std::mem::take(&mut self.threads);
+            let sealed = self.entries.len().saturating_sub(1);
+            let bounds = (self.from, self.through);
+            let sealed = &self.entries[..sealed];
+            self.ahead = Ahead::start(threads, sealed, self.at, self.expected, bounds);
+        }
+        let Some(next) = self.ahead.as_mut()?.next() else {
+            self.ahead = None;
+            return None;
+        };
+        if let Some((at, place)) = next.place {
+            (self.at, self.expected) = (at, place);
+        }
+        let Piece { header, crc, payload } = next.piece.clone();
+        Some(Found { header, crc, map: Some(Arc::clone(next.map)), payload })
     }
 
     /// What stands at a place: in the map of a sealed segment, or, of the active one and of one

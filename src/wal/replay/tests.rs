@@ -272,3 +272,67 @@ fn rot_in_one_segment_is_its_consumers_error() {
     let error = by_segment(&writer).unwrap_err();
     assert_eq!((error.kind(), error.position().unwrap().segment.get()), (ErrorKind::Corrupt, 2));
 }
+
+#[test]
+fn verified_ahead_it_is_the_same_replay() {
+    let disk = disk(14);
+    let mut writer = written(&disk, 80, 3000);
+    for _ in 0..20 {
+        writer.frame(FrameKind::Attestation, &[]).unwrap();
+    }
+    let records: Vec<_> =
+        (0..40_u16).map(|number| record_to(StreamId::new(number % 3), &[7; 900])).collect();
+    writer.frame(FrameKind::Records, &records).unwrap();
+    writer.append(b"behind").unwrap();
+    writer.plain(&[one_record(RecordKind::User, b"not durable")]).unwrap();
+    for (from, to) in [(0, 999), (1, 40), (17, 90), (33, 33), (80, 121), (121, 121), (122, 130)] {
+        let replay = || writer.replay(Lsn::ZERO, false).from(Lsn::new(from)).to(Lsn::new(to));
+        for threads in [1, 3] {
+            let ahead = shown(replay().verify_ahead(threads));
+            assert_eq!(ahead, shown(replay()), "{from} {to} {threads}");
+        }
+    }
+}
+
+#[test]
+fn verified_ahead_errors_come_in_their_place() {
+    for (lsn, field) in [(1, 500), (5, 50), (5, 500), (29, 500), (40, 500), (59, 500)] {
+        let disk = disk(15);
+        let writer = written(&disk, 60, 3000);
+        let position = {
+            let mut writer = Writer::open(&crate::wal::replay::tests::disk(15)).unwrap();
+            (1..=lsn).map(|lsn| writer.append(&payload(lsn, 3000)).unwrap()).last().unwrap()
+        };
+        let path = Path::new(PLACE).join(file_name(position.segment));
+        disk.flip_byte(&path, position.offset + field, 4).unwrap();
+        let mut replay = writer.replay(Lsn::ZERO, false).verify_ahead(3);
+        let mut last = 0;
+        let error = loop {
+            match replay.next().unwrap() {
+                Ok(record) => {
+                    last += 1;
+                    assert_eq!((record.lsn.get(), record.payload), (last, &*payload(last, 3000)));
+                }
+                Err(error) => break error,
+            }
+        };
+        assert_eq!((last, error.kind()), (lsn - 1, ErrorKind::Corrupt));
+        assert_eq!(error.position(), Some(position));
+        assert!(replay.next().is_none());
+    }
+}
+
+#[test]
+fn threads_end_with_the_replay_wherever_it_is() {
+    let disk = disk(16);
+    let writer = written(&disk, 120, 3000);
+    for count in [0, 1, 20, 119, 200] {
+        let mut replay = writer.replay(Lsn::ZERO, false).verify_ahead(2);
+        let shown = (0..count).take_while(|_| replay.next().is_some_and(|record| record.is_ok()));
+        assert_eq!(shown.count(), count.min(120));
+        let threads = replay.frames.verifiers();
+        drop(replay);
+        // Each thread holds a share of what they have in common.
+        assert!(threads.is_none_or(|threads| threads.strong_count() == 0));
+    }
+}
