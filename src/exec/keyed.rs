@@ -8,7 +8,7 @@ use super::row::Kv;
 use super::table::ByteTable;
 use super::task::Task;
 use super::wire::Value;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Arc;
 
 /// The rows of a dataset by the hash of their key, over as many partitions as the run's
@@ -47,6 +47,14 @@ impl<K: Key, V: Value> KeyedInput<K, V> {
         }
     }
 
+    /// Number of operators fused with the one that reads this: those of a parent read in place.
+    pub(crate) fn fused(&self) -> u32 {
+        match &self.0 {
+            Route::Narrow(parent) => parent.meta().fused,
+            Route::Wide(_) => 0,
+        }
+    }
+
     /// Whether there is no shuffle.
     pub(crate) fn is_narrow(&self) -> bool {
         matches!(self.0, Route::Narrow(_))
@@ -56,7 +64,7 @@ impl<K: Key, V: Value> KeyedInput<K, V> {
     pub(crate) fn for_each(
         &self,
         task: &Task<'_>,
-        each: &mut dyn FnMut(u64, &[u8], V),
+        mut each: impl FnMut(u64, &[u8], V),
     ) -> Result<()> {
         match &self.0 {
             Route::Narrow(parent) if parent.holds_table() => {
@@ -81,6 +89,15 @@ impl<K: Key, V: Value> KeyedInput<K, V> {
             }
         }
     }
+}
+
+/// The key with these canonical bytes, which came from a key of this type.
+#[inline]
+pub(crate) fn view_of<K: Key>(bytes: &[u8]) -> Result<K::View<'_>> {
+    K::view(bytes).map_err(|error| {
+        let text = "a key does not read the canonical bytes it wrote";
+        Error::new(ErrorKind::TaskFailed, text).caused_by(error)
+    })
 }
 
 /// Rows in emission order, with their hashes; keys packed.
@@ -234,7 +251,7 @@ mod tests {
     impl Hold for Probe {
         fn hold(&self, task: &Task<'_>) -> Result<Held> {
             let mut seen: Seen = Vec::new();
-            let each = &mut |hash, key: &[u8], value| seen.push((hash, key.to_vec(), value));
+            let each = |hash, key: &[u8], value| seen.push((hash, key.to_vec(), value));
             self.input.for_each(task, each)?;
             Ok(Arc::new(seen))
         }
