@@ -8,6 +8,8 @@ use sawmill::{Dataset, Executor, Lost, OperatorId};
 use xxhash_rust::xxh3::xxh3_64;
 
 type Row = (String, i64);
+/// A key, and what both sides have of it.
+type Group = (String, Vec<i64>, Vec<i64>);
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -217,8 +219,8 @@ fn by_row(parts: &[Vec<Row>], parallelism: u32) -> Vec<Vec<Row>> {
 }
 
 /// What both sides have of each key, first-seen order.
-fn groups(left: &[Row], right: &[Row]) -> Vec<(String, Vec<i64>, Vec<i64>)> {
-    let mut groups: Vec<(String, Vec<i64>, Vec<i64>)> = Vec::new();
+fn groups(left: &[Row], right: &[Row]) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
     for (rows, is_left) in [(left, true), (right, false)] {
         for (word, n) in rows {
             let at = groups.iter().position(|group| group.0 == *word).unwrap_or_else(|| {
@@ -234,8 +236,7 @@ fn groups(left: &[Row], right: &[Row]) -> Vec<(String, Vec<i64>, Vec<i64>)> {
 /// Nested loops: the slow and obvious join.
 fn joined(left: &[Row], right: &[Row], kind: Kind) -> Vec<Row> {
     if matches!(kind, Kind::Right) {
-        let turned = joined_from(right, left, true, |b, a| mix(a, Some(b)));
-        return turned;
+        return joined_from(right, left, true, |b, a| mix(a, Some(b)));
     }
     let mut rows = joined_from(left, right, !matches!(kind, Kind::Inner), |a, b| mix(Some(a), b));
     if matches!(kind, Kind::Full) {
@@ -316,7 +317,13 @@ fn model(parts: Vec<Vec<Row>>, step: &Step, parallelism: u32) -> Vec<Vec<Row>> {
         }),
         Step::UnionWithItself => [parts.clone(), parts].concat(),
         Step::Persist => parts,
-        _ => model_of_wide(&parts, step, parallelism),
+        Step::GroupByKey
+        | Step::CountByValue
+        | Step::Distinct
+        | Step::Repartition(_)
+        | Step::SortByKey
+        | Step::Cogroup(_)
+        | Step::Join(..) => model_of_wide(&parts, step, parallelism),
     }
 }
 
@@ -369,7 +376,16 @@ fn model_of_wide(parts: &[Vec<Row>], step: &Step, parallelism: u32) -> Vec<Vec<R
             groups.map(|(word, a, b)| (word, join(trace(&a), trace(&b)))).collect()
         }),
         Step::Join(kind, side) => both(side, &|left, right| joined(left, right, kind)),
-        _ => unreachable!("in `model`"),
+        Step::Map(_)
+        | Step::Filter(_)
+        | Step::FlatMap(_)
+        | Step::Ordinals
+        | Step::MapValues(_)
+        | Step::ReduceByKey
+        | Step::AggregateByKey
+        | Step::CountByKey
+        | Step::UnionWithItself
+        | Step::Persist => unreachable!("in `model`"),
     }
 }
 
