@@ -328,7 +328,8 @@ fn model(parts: Vec<Vec<Row>>, step: &Step, parallelism: u32) -> Vec<Vec<Row>> {
 }
 
 fn model_of_wide(parts: &[Vec<Row>], step: &Step, parallelism: u32) -> Vec<Vec<Row>> {
-    let both = |side, f: &dyn Fn(&[Row], &[Row]) -> Vec<Row>| {
+    type Sides<'f> = &'f dyn Fn(&[Row], &[Row]) -> Vec<Row>;
+    let both = |side, f: Sides<'_>| {
         let (left, right) = (by_word(parts, parallelism), other_side(parts, side, parallelism));
         left.iter().zip(&right).map(|(left, right)| f(left, right)).collect()
     };
