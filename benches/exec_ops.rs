@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use common::Random;
 use rayon::prelude::*;
-use sawmill::{Bytes, Dataset, Executor, PartitionSource, RunContext};
+use sawmill::{Bytes, Dataset, Executor, Kv, PartitionSource, RunContext};
 
 const PARTITIONS: usize = 16;
 
@@ -87,7 +87,7 @@ fn piece(rows: usize, partition: usize) -> Range<usize> {
     partition * rows / PARTITIONS..(partition + 1) * rows / PARTITIONS
 }
 
-impl PartitionSource<Pair> for Pairs {
+impl PartitionSource<Kv<u64, u64>> for Pairs {
     fn name(&self) -> &str {
         "pairs"
     }
@@ -111,8 +111,8 @@ impl PartitionSource<Pair> for Pairs {
     }
 }
 
-fn dataset(rows: &Arc<Vec<Pair>>) -> Dataset<sawmill::Kv<u64, u64>> {
-    Dataset::from_source(Arc::new(Pairs { rows: Arc::clone(rows) })).map_to_pair(|pair| pair)
+fn dataset(rows: &Arc<Vec<Pair>>) -> Dataset<Kv<u64, u64>> {
+    Dataset::from_source(Arc::new(Pairs { rows: Arc::clone(rows) }))
 }
 
 /// A strong and cheap hash of a number: what one would write for keys that are numbers.
@@ -314,8 +314,8 @@ fn main() {
     let (rows, rounds) = if full { (10_000_000, 15) } else { (1_000_000, 15) };
     let executor = Executor::new(0, PARTITIONS as u32).expect("threads");
     let pool = rayon::ThreadPoolBuilder::new().build().expect("threads");
-    let works: [(&str, fn(&Executor, &rayon::ThreadPool, usize, usize)); 3] =
-        [("join", join), ("sort", sort), ("grep", grep)];
+    type Work = fn(&Executor, &rayon::ThreadPool, usize, usize);
+    let works: [(&str, Work); 3] = [("join", join), ("sort", sort), ("grep", grep)];
     for (name, work) in works {
         if only.as_deref().is_none_or(|only| only == name) {
             work(&executor, &pool, rows, rounds);

@@ -1,8 +1,10 @@
 //! The hash join that all four joins are: one side is put into a table, the other looks up in it.
 
+use std::marker::PhantomData;
+
 use super::dataset::Dataset;
 use super::key::Key;
-use super::keyed::{KeyedInput, view_of};
+use super::keyed::{KeyedInput, RoomHint, view_of};
 use super::node::{Compute, Dependency, Meta, Node, Partitioning};
 use super::row::{Data, Kv, Row};
 use super::run::RunContext;
@@ -37,7 +39,8 @@ pub(crate) fn join_by_key<K: Key, V: Value, W: Value, S: Shape<V, W>>(
 ) -> Dataset<Kv<K, S::Out>> {
     let (probe, table) = (probe.keyed_input(), table.keyed_input());
     let meta = Meta::fused(name, probe.fused().max(table.fused()));
-    Dataset::from_node(Join { meta, probe, table, shape: std::marker::PhantomData::<fn() -> S> })
+    let keys_before = RoomHint::default();
+    Dataset::from_node(Join { meta, probe, table, keys_before, shape: PhantomData::<fn() -> S> })
 }
 
 /// Computed anew for each consumer: what it joins is held by the shuffles (or by whoever holds the
@@ -46,7 +49,9 @@ struct Join<K: Key, V: Value, W: Value, S> {
     meta: Meta,
     probe: KeyedInput<K, V>,
     table: KeyedInput<K, W>,
-    shape: std::marker::PhantomData<fn() -> S>,
+    /// How many keys the last table had.
+    keys_before: RoomHint,
+    shape: PhantomData<fn() -> S>,
 }
 
 impl<K: Key, V: Value, W: Value, S: Shape<V, W>> Node for Join<K, V, W, S> {
@@ -73,8 +78,9 @@ impl<K: Key, V: Value, W: Value, S: Shape<V, W>> Compute<Kv<K, S::Out>> for Join
         task: &Task<'_>,
         out: &mut dyn FnMut((<K as Row>::View<'_>, S::Out)),
     ) -> Result<()> {
-        let mut groups = Groups::default();
+        let mut groups = Groups::with_capacity(self.keys_before.room());
         self.table.for_each(task, |hash, key, value| groups.push(hash, key, value))?;
+        self.keys_before.learn(std::iter::once(groups.keys.len()));
         let mut asked = vec![false; if S::KEEPS_UNASKED { groups.rows.len() } else { 0 }];
         let mut failed: Option<Error> = None;
         let mut emit = |key: &[u8], row: S::Out| match view_of::<K>(key) {
@@ -131,13 +137,11 @@ struct Group {
     last: u32,
 }
 
-impl<W> Default for Groups<W> {
-    fn default() -> Self {
-        Groups { keys: ByteTable::default(), rows: Vec::new() }
-    }
-}
-
 impl<W> Groups<W> {
+    fn with_capacity(keys: usize) -> Groups<W> {
+        Groups { keys: ByteTable::with_capacity(keys), rows: Vec::with_capacity(keys) }
+    }
+
     fn push(&mut self, hash: u64, key: &[u8], value: W) {
         let row = u32::try_from(self.rows.len()).ok().filter(|row| *row != LAST);
         let row = row.expect("a join's partition has fewer than 2^32 - 1 rows on its table's side");
