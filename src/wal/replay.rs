@@ -15,13 +15,13 @@ use std::ops::Range;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogId, Lsn, SegmentNumber, StreamId, to_u64, to_usize};
 use crate::planted::{Bug, planted};
-use crate::storage::{BLOCK, Channel, Directory, Mapping};
+use crate::storage::{BLOCK, Channel, Directory};
 use crate::sync::Arc;
 use crate::wal::frame::{FRAME_HEADER, FrameHeader, FrameKind};
 use crate::wal::index::{SegmentEntry, SegmentIndex};
 use crate::wal::record::{self, RecordKind};
 use crate::wal::scan::{self, Expected, Fault, Verdict};
-use crate::wal::segment::Segment;
+use crate::wal::segment::{Segment, SegmentMap};
 use crate::wal::window::Window;
 
 /// How much of the active segment is read at once: a poll of a few records reads little.
@@ -57,7 +57,7 @@ pub struct Replay {
     from: Lsn,
     through: Lsn,
     internal: bool,
-    map: Option<(SegmentNumber, Mapping)>,
+    map: Option<(SegmentNumber, SegmentMap)>,
     window: Window,
     /// Whether the current frame is in `map`, else in `window`.
     mapped: bool,
@@ -247,7 +247,7 @@ impl Replay {
         if sealed && !direct {
             if self.map.as_ref().is_none_or(|(number, _)| *number != segment.number()) {
                 self.map = None;
-                let map = segment.file().map(segment.size())?;
+                let map = segment.map()?;
                 self.map = Some((segment.number(), map));
             }
             let bytes = current(true, &self.map, &self.window);
@@ -285,7 +285,7 @@ impl Replay {
     fn place(&self, error: Error) -> Error {
         let error = error.at_position(self.expected.position);
         match self.segment() {
-            Some(segment) => error.at_path(segment.file().path()),
+            Some(segment) => error.at_path(segment.path()),
             None => error,
         }
     }
@@ -321,7 +321,7 @@ impl Replay {
 #[inline]
 fn current<'a>(
     mapped: bool,
-    map: &'a Option<(SegmentNumber, Mapping)>,
+    map: &'a Option<(SegmentNumber, SegmentMap)>,
     window: &'a Window,
 ) -> &'a [u8] {
     match map {

@@ -2,6 +2,7 @@
 
 mod crashes;
 mod faults;
+mod recycling;
 mod space;
 mod waiting;
 
