@@ -20,7 +20,7 @@ pub struct EngineOptions {
     /// one may rot; minimum 1, maximum 100.
     pub checkpoints_kept: usize,
     /// How often a failed task is attempted before the job fails with
-    /// [`ErrorKind::TaskFailed`](crate::ErrorKind::TaskFailed). Default 4, minimum 1, maximum 100.
+    /// [`ErrorKind::TaskFailed`]. Default 4, minimum 1, maximum 100.
     pub task_attempts: u32,
 }
 

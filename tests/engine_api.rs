@@ -161,7 +161,8 @@ fn a_failing_callback_ends_the_job_and_is_called_again_with_the_same_batch() {
         })
         .unwrap();
         let trigger = Trigger::AvailableNow { bytes: 100 };
-        let run = engine.start(job, RunOptions { trigger, ..RunOptions::default() }).unwrap();
+        let options = RunOptions { trigger, sink_attempts: 1, ..RunOptions::default() };
+        let run = engine.start(job, options).unwrap();
         match run.await_termination() {
             Ok(progress) => assert_eq!((life, progress.batches), (3, 2)),
             Err(error) => assert_eq!(error.kind(), ErrorKind::SinkFailed),
@@ -262,4 +263,34 @@ fn available_now_ends_at_what_was_there() {
     assert_eq!(counts.get(b"oak"), Some(5));
     // The records before the job's own first one, and at most one batch over that.
     assert!(progress.batches <= 6, "{progress:?}");
+}
+
+/// E9: strictly increasing, also when the wall clock stands still or a restart finds it behind.
+#[test]
+fn batch_time_rises_whatever_the_clock_does() {
+    let mut world = World::new(6);
+    let times: Arc<Mutex<Vec<_>>> = Arc::default();
+    for life in 1..=2_u64 {
+        let engine = world.engine().unwrap();
+        let events = engine.ingest(name!("events")).unwrap();
+        let seen = Arc::clone(&times);
+        let (job, ()) = Job::build(name!("times"), |job| {
+            let words = job.source(name!("in"), Received::from(&events));
+            words.for_each_batch(name!("times"), move |batch| {
+                seen.lock().unwrap().push(batch.batch_time());
+                Ok(())
+            });
+        })
+        .unwrap();
+        let mut harness = Harness::new(&engine, job, options(), Box::new(NoHooks)).unwrap();
+        for _ in 0..3 {
+            events.append(b"oak").unwrap();
+            harness.step().unwrap();
+        }
+        assert_eq!(times.lock().unwrap().len() as u64, 3 * life);
+        drop((harness, events, engine));
+        // The next life begins with a clock at zero.
+        world = World { clock: Arc::default(), ..world };
+    }
+    assert!(times.lock().unwrap().windows(2).all(|pair| pair[0] < pair[1]), "{times:?}");
 }

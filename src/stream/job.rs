@@ -187,7 +187,7 @@ impl JobShape {
 }
 
 /// A sequence of datasets, one for each batch. The operators are those of
-/// [`Dataset`](crate::Dataset), and mean the same within a batch.
+/// [`Dataset`], and mean the same within a batch.
 pub struct Stream<R: Row> {
     dataset: Dataset<R>,
     registry: Registry,

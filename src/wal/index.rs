@@ -23,7 +23,7 @@ pub(crate) struct SegmentEntry {
 
 impl SegmentEntry {
     fn seal(&mut self) {
-        if self.segment.is_writable() {
+        if self.segment.is_open() {
             self.segment = Arc::new(self.segment.to_sealed());
         }
     }

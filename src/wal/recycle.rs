@@ -145,7 +145,7 @@ impl Recycler {
             match self.finish(&header, clock) {
                 Ok(file) => {
                     self.reused += 1;
-                    return Ok(Some(Segment::writable(&self.home, &header, file)));
+                    return Ok(Some(Segment::opened(&self.home, &header, file)));
                 }
                 Err(error) => {
                     // As where a preparation fails: it holds no frame, and nothing names it.

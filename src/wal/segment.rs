@@ -9,7 +9,7 @@
 
 use std::path::PathBuf;
 
-use crate::checksum::crc32c;
+use crate::checksum::{crc32c, is_zero};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogId, SegmentNumber, to_u64, to_usize};
 use crate::planted::{Bug, planted};
@@ -105,7 +105,7 @@ impl SegmentHeader {
     /// What is wrong with it.
     pub(crate) fn decode(bytes: &[u8]) -> Result<SegmentHeader, HeaderFault> {
         let block = open_block(bytes, MAGIC, VERSION)?;
-        let zeros = block[48..BLOCK - 4].iter().all(|byte| *byte == 0);
+        let zeros = is_zero(&block[48..BLOCK - 4]);
         let size = word(block, 40);
         if !zeros || !is_valid_size(size) {
             return Err(HeaderFault::Damaged);
@@ -187,13 +187,9 @@ impl Segment {
         Segment { number: header.number, size: header.size, home, known, file: None }
     }
 
-    /// Takes the file through which it is written: it holds the exclusive lock of byte 0, and its
-    /// header has been read and found to be right, or was written.
-    pub(crate) fn writable(
-        home: &Arc<Home>,
-        header: &SegmentHeader,
-        file: Arc<dyn File>,
-    ) -> Segment {
+    /// Takes the open file. If it is written through this: it holds the exclusive lock of byte 0,
+    /// and the header has been read and found to be right, or was written.
+    pub(crate) fn opened(home: &Arc<Home>, header: &SegmentHeader, file: Arc<dyn File>) -> Segment {
         Segment { file: Some(file), ..Segment::sealed(home, header) }
     }
 
@@ -210,8 +206,8 @@ impl Segment {
         Arc::strong_count(self) == 1 && Arc::strong_count(&self.known) == 1
     }
 
-    /// Whether it is written here.
-    pub(crate) fn is_writable(&self) -> bool {
+    /// Whether it has a file of its own open, as what is written has.
+    pub(crate) fn is_open(&self) -> bool {
         self.file.is_some()
     }
 
@@ -235,11 +231,11 @@ impl Segment {
         self.home.directory().path().join(file_name(self.number))
     }
 
-    /// The description through which an active or spare segment is written, which holds the
-    /// exclusive lock of byte 0. It reads past the page cache.
+    /// The open file. Of an active or spare segment: the description through which it is written,
+    /// which holds the exclusive lock of byte 0. It reads past the page cache.
     ///
     /// # Panics
-    /// If the segment is sealed (SEGMENT-2).
+    /// If it has none (SEGMENT-2).
     pub(crate) fn file(&self) -> &Arc<dyn File> {
         match &self.file {
             Some(file) => file,
@@ -258,6 +254,15 @@ impl Segment {
             Some(file) => Ok(Arc::clone(file)),
             None => self.home.open_to_read(self.number, mode),
         }
+    }
+
+    /// The same segment, opened to be read through the page cache.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub(crate) fn through_cache(&self) -> Result<Segment, IoFailure> {
+        let file = self.home.open_to_read(self.number, OpenMode::Read)?;
+        Ok(Segment { file: Some(file), ..self.to_sealed() })
     }
 
     /// The whole of a sealed segment as a read-only map.
@@ -288,7 +293,7 @@ impl Segment {
         let file = directory.open(&name, OpenMode::CreateDirect)?;
         let header = SegmentHeader { log, number, size };
         match Segment::fill(&**directory, &header, &file, channel) {
-            Ok(()) => Ok(Segment::writable(home, &header, file)),
+            Ok(()) => Ok(Segment::opened(home, &header, file)),
             Err(error) => {
                 // Only to give the space back at once: the next opening removes it as well.
                 drop(directory.unlink(&name));
@@ -344,10 +349,10 @@ pub(crate) struct SegmentMap {
 }
 
 impl std::ops::Deref for SegmentMap {
-    type Target = [u8];
+    type Target = Mapping;
 
     #[inline]
-    fn deref(&self) -> &[u8] {
+    fn deref(&self) -> &Mapping {
         &self.map
     }
 }

@@ -264,7 +264,7 @@ fn holds_frames(
     // Only a place to read from: nothing is believed of it.
     let unknown = log.unwrap_or(LogId::from_bytes([0; 16]));
     let header = SegmentHeader { log: unknown, number, size: length };
-    let segment = Segment::writable(&device.home, &header, Arc::clone(file));
+    let segment = Segment::opened(&device.home, &header, Arc::clone(file));
     device.window.forget();
     let mut offset = FIRST_FRAME;
     let mut found = false;
