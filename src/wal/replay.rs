@@ -16,10 +16,11 @@ use std::ops::Range;
 
 use crate::error::{Error, Result};
 use crate::ids::{LogId, Lsn, StreamId};
-use crate::storage::{Directory, Mapping};
+use crate::storage::Directory;
 use crate::sync::Arc;
 use crate::wal::index::SegmentIndex;
 use crate::wal::record::{self, RecordKind};
+use crate::wal::segment::SegmentMap;
 use frames::Frames;
 
 /// How many threads verify ahead at most.
@@ -69,7 +70,7 @@ pub struct Record<'a> {
 pub struct Replay {
     frames: Frames,
     /// What holds the current frame; if nothing, the frames' own window.
-    map: Option<Arc<Mapping>>,
+    map: Option<Arc<SegmentMap>>,
     /// The current frame's records that were not shown yet, in those bytes.
     rest: Range<usize>,
     records: u32,
