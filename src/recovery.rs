@@ -172,6 +172,9 @@ pub(crate) fn recover(
     store: CheckpointStore,
 ) -> Result<JobDriver> {
     options.validate()?;
+    for source in &job.sources {
+        source.check_log(env.wal.log_id())?;
+    }
     let loaded = store.newest()?;
     let scan = Scan::new(&env.wal, loaded.as_ref())?;
     let shape = job.shape(Generation::new(1), options.parallelism);
@@ -227,6 +230,9 @@ fn at_rest(
 /// nothing into the log. Returns how many batches there were.
 #[cfg(feature = "testing")]
 pub(crate) fn reexecute(env: Env, job: Job) -> Result<u64> {
+    for source in &job.sources {
+        source.check_log(env.wal.log_id())?;
+    }
     if env.wal.first_lsn() > Lsn::FIRST {
         let message = "the log was truncated: it does not hold batch 1 any more";
         return Err(Error::new(ErrorKind::Invalid, message).at_path(env.wal.path()));

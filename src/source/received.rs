@@ -10,7 +10,7 @@ use super::{
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{Bytes, Name};
-use crate::ids::{Lsn, StreamId};
+use crate::ids::{LogId, Lsn, StreamId};
 use crate::sync::{Arc, Mutex, lock};
 use crate::wal::{LsnRange, Pending, Wal};
 
@@ -144,6 +144,18 @@ impl Source for ReceivedSource {
 
     fn stream(&self) -> Option<StreamId> {
         Some(self.stream)
+    }
+
+    fn check_log(&self, log: LogId) -> Result<()> {
+        if self.wal.log_id() == log {
+            return Ok(());
+        }
+        let text = format!(
+            "the source `{}` reads a stream of another engine: use a handle of the engine that \
+             the job is started in",
+            self.name
+        );
+        Err(Error::new(ErrorKind::Invalid, text).at_path(self.wal.path()))
     }
 
     fn plan(
