@@ -197,6 +197,15 @@ pub(crate) trait Source: Debug + Send + Sync {
     /// `Corrupt` if this is no position.
     fn retention(&self, position: Option<&[u8]>) -> Result<Option<Lsn>>;
 
+    /// A position further on that means the same: nothing that this source reads lies between.
+    /// `None`: as far as it is known, there is none.
+    ///
+    /// # Errors
+    /// `Corrupt` if this is no position.
+    fn settled(&self, _position: Option<&[u8]>) -> Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
+
     /// Whether nothing can come behind `position` any more.
     ///
     /// # Errors

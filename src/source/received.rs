@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::attach::sealed::Sealed;
 use super::cursor::Cursor;
-use super::received_plan::{PlannedRecords, ReceivedInput, compare, decode_position};
+use super::received_plan::{PlannedRecords, ReceivedInput, compare, decode_position, position_at};
 use super::{
     Amount, Attached, LastRead, Meter, Opened, Planned, Source, SourceContext, StreamSource,
 };
@@ -205,6 +205,11 @@ impl Source for ReceivedSource {
 
     fn retention(&self, position: Option<&[u8]>) -> Result<Option<Lsn>> {
         decode_position(position).map(Some)
+    }
+
+    fn settled(&self, position: Option<&[u8]>) -> Result<Option<Vec<u8>>> {
+        let from = self.check_position(position)?;
+        Ok(lock(&self.cursor).settle(from).map(position_at))
     }
 
     fn exhausted(&self, _position: Option<&[u8]>) -> Result<bool> {
