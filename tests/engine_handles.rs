@@ -1,5 +1,6 @@
 //! Handles in the wrong hands, and in the middle of things.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::disallowed_methods, reason = "a thread that a deadlock would keep")]
 
 use std::sync::mpsc::channel;
 use std::time::Duration;
