@@ -2,8 +2,12 @@
 
 mod crashes;
 mod faults;
+mod lookup;
+mod patience;
 mod space;
+mod stats;
 mod waiting;
+mod wakers;
 
 use std::sync::mpsc;
 use std::time::Duration;
