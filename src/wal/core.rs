@@ -3,9 +3,11 @@
 use super::group::{Resolved, Waiting};
 use super::index::SegmentIndex;
 use super::options::{Background, Limits};
+use super::pins::Pins;
 use super::prepare::{Preparation, Preparer};
 use super::progress::Progress;
 use super::ready::Room;
+use super::retention::Retention;
 use super::slot::Slot;
 use super::staging::Staging;
 use super::stats::Stats;
@@ -87,6 +89,8 @@ pub(crate) struct Core {
     pub(crate) background: Background,
     pub(crate) progress: Progress,
     pub(crate) stats: Arc<Stats>,
+    pub(crate) pins: Mutex<Pins>,
+    pub(crate) retention: Retention,
     /// The first LSN of the log.
     pub(crate) start: AtomicU64,
     pub(crate) index: Arc<SegmentIndex>,

@@ -9,6 +9,7 @@ use super::options::{Background, WalOptions};
 use super::prepare::Preparer;
 use super::progress::Progress;
 use super::recovery::{Opened, RecoverOptions, recover};
+use super::retention::Retention;
 use super::slot::{Identity, Slot};
 use super::staging::{NoRoom, Staging};
 use super::stats::Stats;
@@ -90,6 +91,8 @@ fn assemble(
         background: options.background,
         progress: Progress::starting_at(opened.tail.next_lsn.previous()),
         stats,
+        pins: Mutex::default(),
+        retention: Retention::new(options),
         start: AtomicU64::new(opened.start.get()),
         index: Arc::new(SegmentIndex::new(opened.segments)),
         fork,

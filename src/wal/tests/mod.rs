@@ -4,6 +4,7 @@ mod crashes;
 mod faults;
 mod lookup;
 mod patience;
+mod retention;
 mod space;
 mod stats;
 mod waiting;
