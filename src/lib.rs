@@ -46,6 +46,6 @@ pub use stream::{
     StreamRun, Trigger,
 };
 pub use wal::{
-    AppendOptions, Background, Durability, Hold, Latencies, LogMarks, LsnRange, OwnedRecord,
-    Pending, Pin, Ready, Record, Replay, TruncationPlan, Wal, WalOptions, WalStats,
+    AppendOptions, Background, Backup, Durability, Hold, Latencies, LogMarks, LsnRange,
+    OwnedRecord, Pending, Pin, Ready, Record, Replay, TruncationPlan, Wal, WalOptions, WalStats,
 };

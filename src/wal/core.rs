@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogId, Lsn};
 use crate::storage::ForkWord;
-use crate::storage::{Directory, Lock};
+use crate::storage::{Directory, Lock, Storage};
 use crate::sync::atomic::AtomicU64;
 use crate::sync::{Arc, Condvar, Mutex, lock};
 
@@ -82,6 +82,7 @@ pub(crate) struct Open {
 /// The log, shared by its handles and its threads.
 #[derive(Debug)]
 pub(crate) struct Core {
+    pub(crate) storage: Arc<dyn Storage>,
     pub(crate) directory: Arc<dyn Directory>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) log: LogId,

@@ -1,6 +1,7 @@
 #![doc = include_str!("README.md")]
 
 mod append;
+mod backup;
 pub(crate) mod barrier;
 mod commit;
 mod core;
@@ -40,6 +41,7 @@ pub(crate) mod window;
 #[cfg(test)]
 pub(crate) mod writer_tests;
 
+pub use backup::Backup;
 pub use durability::{AppendOptions, Durability};
 pub use get::{LogMarks, OwnedRecord};
 pub use histogram::Latencies;

@@ -49,7 +49,7 @@ pub(crate) fn open(
     };
     let opened = recover(&**storage, &directory, &*clock, &recover_options, &mut *channel)?;
     let preparing = directory.channel()?;
-    let core = assemble(directory, clock, fork, options, opened, [channel, preparing])?;
+    let core = assemble(storage, directory, clock, fork, options, opened, [channel, preparing])?;
     core.ask_preparer(&mut lock(&core.open));
     let handle = Handle { core: Arc::new(core), threads: Mutex::default() };
     match options.background {
@@ -60,6 +60,7 @@ pub(crate) fn open(
 }
 
 fn assemble(
+    storage: &Arc<dyn Storage>,
     directory: Arc<dyn Directory>,
     clock: Arc<dyn Clock>,
     fork: ForkWord,
@@ -84,6 +85,7 @@ fn assemble(
         segment_size: options.segment_size,
     };
     Ok(Core {
+        storage: Arc::clone(storage),
         directory,
         clock,
         log: opened.log,
