@@ -28,7 +28,8 @@ fn main() -> Outcome {
         .filter(|workload| workload.kind != Kind::Replay && workload.is_named(&names))
         .copied()
         .collect();
-    let parent = std::env::var_os("SAWMILL_BENCH_DIR").unwrap_or_else(|| "target".into());
+    let parent = std::env::var_os("SAWMILL_BENCH_DIR")
+        .unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/target").into());
     let place = tempfile::tempdir_in(parent)?;
     let contenders = Contenders::open(place.path(), WalOptions::default(), &wanted)?;
     let raft = raft::Raft::open(&place.path().join("raft-engine"))?;
