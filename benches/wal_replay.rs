@@ -23,7 +23,8 @@ fn main() -> Outcome {
     println!("{}", report::head());
     for workload in ALL.iter().filter(|one| one.kind == Kind::Replay && one.is_named(&names)) {
         let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
-        let options = WalOptions::default();
+        let segment_size = if asked::is_test() { 1 << 20 } else { 64 << 20 };
+        let options = WalOptions { segment_size, ..WalOptions::default() };
         let comparison =
             replay::compare(place.path(), options, *workload, protocol, &mut |_, _, _| ())?;
         print!("{}", report::lines(&comparison));

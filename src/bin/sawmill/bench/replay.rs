@@ -92,7 +92,8 @@ fn timed(read: &dyn Fn() -> Outcome<Seen>, expected: Seen) -> Outcome<Round> {
     Ok(Round { records, elapsed_ns, latency, usage, written: None })
 }
 
-/// Writes a log in bulk below `path`, and lets both read it in turns.
+/// Writes a log in bulk below `path`, and lets both read it in turns. It has four segments or
+/// more, so that little of it is in the active one, which is not mapped.
 pub(crate) fn compare(
     path: &Path,
     options: WalOptions,
@@ -101,9 +102,10 @@ pub(crate) fn compare(
     progress: &mut dyn FnMut(Workload, u32, &str),
 ) -> Outcome<Comparison> {
     let path = path.join(format!("replay{}", workload.size));
+    let segment = options.segment_size;
     let wal = Wal::open(&path, options)?;
     let mut writer = Writer::new(0, 0, workload.size);
-    for _ in 0..(protocol.bulk_bytes / workload.size as u64).max(1) {
+    for _ in 0..(protocol.bulk_bytes.max(4 * segment) / workload.size as u64).max(1) {
         let lsn = wal.submit(writer.payload())?.lsn();
         writer.placed(lsn.get());
     }
