@@ -84,7 +84,7 @@ impl Wal {
         Ok(Wal { handle: Arc::new(open::open(&storage, clock, path.as_ref(), &options)?) })
     }
 
-    pub(in crate::wal) fn core(&self) -> &Arc<Core> {
+    pub(super) fn core(&self) -> &Arc<Core> {
         self.handle.core()
     }
 
