@@ -47,5 +47,5 @@ pub use stream::{
 };
 pub use wal::{
     AppendOptions, Background, Durability, Latencies, LogMarks, LsnRange, OwnedRecord, Pending,
-    Ready, Record, Replay, Wal, WalOptions, WalStats,
+    Ready, Record, Replay, Tail, Wal, WalOptions, WalStats,
 };

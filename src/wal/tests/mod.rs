@@ -6,6 +6,7 @@ mod lookup;
 mod patience;
 mod space;
 mod stats;
+mod tail;
 mod waiting;
 mod wakers;
 
