@@ -16,10 +16,11 @@ use std::ops::Range;
 
 use crate::error::{Error, Result};
 use crate::ids::{LogId, Lsn, StreamId};
-use crate::storage::{Directory, Mapping};
+use crate::storage::Directory;
 use crate::sync::Arc;
 use crate::wal::index::SegmentIndex;
 use crate::wal::record::{self, RecordKind};
+use crate::wal::segment::SegmentMap;
 use frames::Frames;
 
 /// How many threads verify ahead at most.
@@ -43,7 +44,8 @@ pub struct Record<'a> {
 ///
 /// Only user records are shown: LSNs rise, but some may be skipped. A replay keeps the segments it
 /// started with: truncation meanwhile takes nothing from it. To see what was appended since, take
-/// another one from the next LSN.
+/// another one from the next LSN. It also keeps the lock of the segment that was active: drop it
+/// before the log is opened again, or that fails with [`Locked`](crate::ErrorKind::Locked).
 ///
 /// A segment file that somebody else cuts short meanwhile is an error, not a signal, unless it
 /// is cut under the very piece (256 KiB, or one frame) that is being read: no program should
@@ -68,7 +70,7 @@ pub struct Record<'a> {
 pub struct Replay {
     frames: Frames,
     /// What holds the current frame; if nothing, the frames' own window.
-    map: Option<Arc<Mapping>>,
+    map: Option<Arc<SegmentMap>>,
     /// The current frame's records that were not shown yet, in those bytes.
     rest: Range<usize>,
     records: u32,
