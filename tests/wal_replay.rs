@@ -179,7 +179,7 @@ fn a_tail_that_keeps_up_reads_no_file() {
         wal.append(&payload(lsn, 100)).unwrap();
     }
     let mut tail = wal.tail(Lsn::new(40)).unwrap();
-    let follower = std::thread::spawn(move || {
+    let follower = std::thread::Builder::new().spawn(move || {
         for lsn in 40..=500 {
             let record = tail.next().unwrap().unwrap();
             assert_eq!((record.lsn, record.payload), (Lsn::new(lsn), &*payload(lsn, 100)));
@@ -191,5 +191,5 @@ fn a_tail_that_keeps_up_reads_no_file() {
         wal.append(&payload(lsn, 100)).unwrap();
     }
     wal.close().unwrap();
-    assert_eq!(follower.join().unwrap(), 1, "the past, and nothing more");
+    assert_eq!(follower.unwrap().join().unwrap(), 1, "the past, and nothing more");
 }

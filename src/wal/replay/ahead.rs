@@ -18,11 +18,12 @@ use std::ops::Range;
 use super::frames::is_wanted;
 use super::mapped::Mapped;
 use crate::ids::{Lsn, to_u64, to_usize};
-use crate::storage::{BLOCK, Mapping};
+use crate::storage::BLOCK;
 use crate::sync::{Arc, Condvar, JoinHandle, Mutex, lock, spawn, wait};
 use crate::wal::frame::{self, FRAME_HEADER, FrameHeader};
 use crate::wal::index::SegmentEntry;
 use crate::wal::scan::{self, Expected};
+use crate::wal::segment::SegmentMap;
 
 /// About how many bytes a batch verifies.
 const BATCH: u64 = 512 * 1024;
@@ -44,7 +45,7 @@ struct Batch {
     /// Which entry they are in, and where the first one stands.
     at: usize,
     place: Expected,
-    map: Arc<Mapping>,
+    map: Arc<SegmentMap>,
     pieces: Vec<Piece>,
     /// Whether all of them stand; else those that do are left.
     whole: bool,
@@ -93,7 +94,7 @@ pub(super) struct Ahead {
 /// What [`Ahead::next`] found.
 pub(super) struct Next<'a> {
     pub(super) piece: &'a Piece,
-    pub(super) map: &'a Arc<Mapping>,
+    pub(super) map: &'a Arc<SegmentMap>,
     /// Of the first of a batch: which entry it is in, and where it stands.
     pub(super) place: Option<(usize, Expected)>,
 }
@@ -333,7 +334,7 @@ impl Piece {
         start..start.saturating_add(to_usize(self.header.length_on_disk()))
     }
 
-    fn stands(&self, map: &Mapping) -> bool {
+    fn stands(&self, map: &SegmentMap) -> bool {
         let bytes = map.get(self.span());
         self.is_passed() || bytes.is_some_and(|bytes| frame::payload(&self.header, bytes).is_some())
     }

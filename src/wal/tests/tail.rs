@@ -145,7 +145,11 @@ fn waiting_tails_see_every_record_and_the_close() {
         let writers: Vec<_> = (0..3)
             .map(|_| {
                 let wal = wal.clone();
-                let write = move || (0..100).map(|_| wal.append(b"x").unwrap()).count();
+                let write = move || {
+                    for _ in 0..100 {
+                        wal.append(b"x").unwrap();
+                    }
+                };
                 spawn("writer", write)
             })
             .collect();
