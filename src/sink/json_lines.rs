@@ -22,9 +22,9 @@ use crate::sync::{Arc, Mutex, lock};
 /// Exactly once: after a crash the sink cuts its files back to what completed batches wrote, and
 /// writes the batch in flight again. Who reads the files while the job runs may see up to one batch
 /// that is not completed yet. The directory belongs to one sink of one job; a file `_sink` in it
-/// says to which, and another sink is refused with `JobMismatch`. Files that completed batches
-/// wrote must stay as they are: the next start refuses with `SinkFailed` if one is gone, shorter,
-/// or (the last one) changed.
+/// says to which, and another sink is refused with `JobMismatch`. The last 64 files that completed
+/// batches wrote must stay as they are: the next start refuses with `SinkFailed` if one is gone, of
+/// another length, or (the last one) changed. Older ones may be moved away.
 ///
 /// ```
 /// use sawmill::JsonLines;
