@@ -172,7 +172,12 @@ where
             Ok(Err(error)) => {
                 Err(Error::new(ErrorKind::SinkFailed, format!("{}: {error}", text("failed"))))
             }
-            Err(_panic) => Err(Error::new(ErrorKind::SinkFailed, text("panicked"))),
+            Err(panic) => {
+                let said = panic.downcast_ref::<String>().map(String::as_str);
+                let said = said.or_else(|| panic.downcast_ref::<&str>().copied());
+                let said = said.unwrap_or("with something that is not text");
+                Err(Error::new(ErrorKind::SinkFailed, format!("{}: {said}", text("panicked"))))
+            }
         }
     }
 }
@@ -212,7 +217,8 @@ mod tests {
         let error = publish(1).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::SinkFailed);
         assert!(error.to_string().contains("is not there"), "{error}");
-        assert!(publish(2).unwrap_err().to_string().contains("panicked at batch 4, attempt 2"));
+        let panicked = publish(2).unwrap_err().to_string();
+        assert!(panicked.contains("panicked at batch 4, attempt 2: oak"), "{panicked}");
         let progress = publish(3).unwrap();
         assert_eq!(publish(4).unwrap(), progress);
         let expected = [1, 2, 3].map(|attempt| (4, attempt, vec![1, 2, 3]));
