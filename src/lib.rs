@@ -100,7 +100,8 @@ pub use engine::Engine;
 pub use error::{Error, ErrorKind, Result};
 pub use exec::{
     Bytes, Data, Dataset, Drills, Emit, Executor, Key, Kv, Lost, Malformed, Name, OperatorId,
-    PartitionSource, Row, Rows, RunContext, Str, TaskKind, TaskOutcome, TaskRecord, Value, Wire,
+    PartitionSink, PartitionSource, Row, Rows, RunContext, Str, TaskKind, TaskOutcome, TaskRecord,
+    Value, Wire,
 };
 pub use ids::{BatchId, Epoch, Generation, LogId, Lsn, Position, SegmentNumber, StreamId};
 pub use options::EngineOptions;
@@ -114,6 +115,6 @@ pub use stream::{
     StreamRun, Trigger,
 };
 pub use wal::{
-    AppendOptions, Background, Durability, Latencies, LogMarks, LsnRange, OwnedRecord, Pending,
-    Ready, Record, Replay, Wal, WalOptions, WalStats,
+    AppendOptions, Background, Backup, Durability, Hold, Latencies, LogMarks, LsnRange,
+    OwnedRecord, Pending, Pin, Ready, Record, Replay, TruncationPlan, Wal, WalOptions, WalStats,
 };

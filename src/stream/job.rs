@@ -5,7 +5,7 @@ use std::fmt;
 use super::journal::{JobShape, OperatorShape, SourceShape};
 use super::stateful::StatefulOperator;
 use crate::error::{Error, ErrorKind, Result};
-use crate::exec::{Data, Dataset, Emit, Key, Kv, Name, OperatorId, Row, Rows, Value};
+use crate::exec::{Data, Dataset, Emit, Kv, Name, OperatorId, Row, Rows};
 use crate::ids::Generation;
 use crate::sink::Sink;
 use crate::source::{Source, StreamSource};
@@ -331,13 +331,5 @@ impl<R: Row> Stream<R> {
             }
         }
         self.derive(self.dataset.union(&other.dataset))
-    }
-}
-
-impl<K: Key, V: Value> Stream<Kv<K, V>> {
-    /// One row for each key of the batch. See [`Dataset::reduce_by_key`].
-    #[must_use]
-    pub fn reduce_by_key(&self, f: impl Fn(V, V) -> V + Send + Sync + 'static) -> Stream<Kv<K, V>> {
-        self.derive(self.dataset.reduce_by_key(f))
     }
 }
