@@ -37,6 +37,12 @@ impl Gate {
         self.0.store(value, atomic::Ordering::Release);
     }
 
+    /// Changes the word, waking nobody, and returns what it was: in one step, so that what came
+    /// before the change to that is visible.
+    pub(crate) fn swap(&self, value: u32) -> u32 {
+        self.0.swap(value, atomic::Ordering::AcqRel)
+    }
+
     /// Changes the word and wakes everybody.
     pub(crate) fn open(&self, value: u32) {
         self.set(value);
@@ -54,6 +60,24 @@ impl Gate {
             // Returns at once if the word has changed; any error just reads it again.
             futex::wait(&self.0, futex::Flags::PRIVATE, value, None).ok();
         }
+    }
+}
+
+/// A small number of this thread, by which it picks among things that threads should not fight
+/// over. Threads may have the same one.
+#[inline]
+pub(crate) fn lane() -> usize {
+    static NEXT: atomic::AtomicUsize = atomic::AtomicUsize::new(0);
+    const NONE: usize = usize::MAX;
+    thread_local!(static LANE: std::cell::Cell<usize> = const { std::cell::Cell::new(NONE) });
+    // Without a destructor, so that it can be had as long as the thread runs.
+    match LANE.get() {
+        NONE => {
+            let fresh = NEXT.fetch_add(1, atomic::Ordering::Relaxed) % 1024;
+            LANE.set(fresh);
+            fresh
+        }
+        known => known,
     }
 }
 

@@ -15,37 +15,79 @@ use crate::ids::{Lsn, to_u64};
 use crate::planted::{Bug, planted};
 use crate::sync::{Arc, MutexGuard, lock, wait};
 
+/// Up to how many bytes are copied under the mutex by an append that has it anyway: less than
+/// giving it back and taking it again costs.
+const COPY_UNDER_MUTEX: usize = 2048;
+
 impl Core {
     /// Appends records as one atomic batch; with `want.durable`, they and everything before them
     /// are on stable storage on return.
+    #[inline]
     pub(crate) fn append(&self, want: Want, payloads: &[&[u8]]) -> Result<LsnRange> {
         self.check_fork()?;
         let bytes = self.measure(payloads)?;
+        if !payloads.is_empty()
+            && let Some(reservation) = self.stage.reserve(payloads.len(), bytes)
+        {
+            let lsns = reservation.fill(want, payloads);
+            if want.durable && !planted(Bug::AcknowledgeAtSubmit) {
+                self.wait_durable(lsns.last())?;
+            }
+            return Ok(lsns);
+        }
+        self.append_with_mutex(want, payloads, bytes)
+    }
+
+    /// As [`Core::append`], when no open frame has room: opens one.
+    fn append_with_mutex(
+        &self,
+        want: Want,
+        payloads: &[&[u8]],
+        bytes: usize,
+    ) -> Result<LsnRange> {
         let _panics = Panics::poison(self);
         let mut open = lock(&self.open);
-        let lsns = loop {
+        let reservation = loop {
             open.check()?;
             if payloads.is_empty() {
-                return Ok(LsnRange::new(self.progress.appended().next(), 0));
+                return Ok(LsnRange::new(open.staging.appended().next(), 0));
             }
-            match open.staging.place(want, payloads, bytes) {
-                Ok(lsns) => break lsns,
+            match open.staging.place(&self.stage, want.kind, payloads.len(), bytes) {
+                Ok(reservation) => break reservation,
                 Err(NoRoom::Memory) => open = self.await_memory(open),
                 Err(NoRoom::Segment(need)) => open = self.await_segment(open, need)?,
             }
         };
-        self.progress.set_appended(lsns.last());
         self.ask_preparer(&mut open);
-        if want.durable && !planted(Bug::AcknowledgeAtSubmit) {
-            let free = open.is_free();
-            let ticket = open.staging.waiting_for_open().join(free);
-            self.await_outcome(open, &ticket)?;
+        let durable = want.durable && !planted(Bug::AcknowledgeAtSubmit);
+        let lsns = if bytes <= COPY_UNDER_MUTEX {
+            reservation.fill(want, payloads)
+        } else {
+            if durable {
+                open.staging.waiting_for_open().promise();
+            }
+            drop(open);
+            let lsns = reservation.fill(want, payloads);
+            open = lock(&self.open);
+            lsns
+        };
+        if durable {
+            self.join_and_wait(open, lsns.last())?;
         } else {
             self.nudge(&mut open);
             drop(open);
         }
         self.prepare_inline();
         Ok(lsns)
+    }
+
+    /// The last record that has its place in the log.
+    pub(crate) fn appended(&self) -> Lsn {
+        // A forked child must not wait for a lock whose holder does not exist there.
+        match self.fork.is_forked() {
+            true => self.progress.appended(),
+            false => lock(&self.open).staging.appended(),
+        }
     }
 
     /// Bytes of the records with their headers, if they are within the limits (LOG.md L4).
@@ -103,17 +145,21 @@ impl Core {
         if durable >= lsn {
             return Ok(durable);
         }
-        let mut open = lock(&self.open);
+        self.join_and_wait(lock(&self.open), lsn)?;
+        Ok(self.progress.durable())
+    }
+
+    /// Joins whoever waits for `lsn`, and waits.
+    fn join_and_wait(&self, mut open: MutexGuard<'_, Open>, lsn: Lsn) -> Result<()> {
         if self.is_settled(&open, lsn)? {
-            return Ok(self.progress.durable());
+            return Ok(());
         }
         let free = open.is_free();
         let ticket = match self.covering(&mut open, lsn) {
             Covering::Queued(waiting) => waiting.join(free),
             Covering::Flying(waiting) => waiting.follow(),
         };
-        self.await_outcome(open, &ticket)?;
-        Ok(self.progress.durable())
+        self.await_outcome(open, &ticket)
     }
 
     /// As [`Core::wait_durable`] for a future: `None` if it has to be polled again, when `waker`
@@ -124,6 +170,10 @@ impl Core {
         }
         if let Err(error) = self.check_fork() {
             return Some(Err(error));
+        }
+        let durable = self.progress.durable();
+        if durable >= lsn {
+            return Some(Ok(durable));
         }
         let mut open = lock(&self.open);
         match self.is_settled(&open, lsn) {
@@ -146,7 +196,7 @@ impl Core {
         if let Some(error) = &open.failed {
             return Err(error.clone());
         }
-        if lsn > self.progress.appended() {
+        if lsn > open.staging.appended() {
             let message = format!("no record has LSN {lsn} yet");
             return Err(Error::new(ErrorKind::Invalid, message).at_path(self.directory.path()));
         }

@@ -32,6 +32,8 @@ enum Work {
 /// What became of it.
 struct Landed {
     outcome: Result<Option<AlignedBuf>>,
+    /// The number of its staging buffer.
+    number: usize,
     /// Bytes of the buffer, which an error does not hand back.
     capacity: usize,
     rotated: bool,
@@ -58,6 +60,7 @@ impl Open {
             return Some(Work::Sync);
         }
         let mut frame = self.staging.take_oldest()?;
+        core.progress.set_appended(frame.last_lsn());
         let waiting = std::mem::take(&mut frame.waiting);
         let durable = waiting.is_awaited();
         self.flight = Some(Flight { waiting, last_lsn: frame.last_lsn(), durable });
@@ -106,16 +109,18 @@ impl Core {
         match work {
             Work::Sync => {
                 let outcome = slot.sync(&self.progress).map(|()| None);
-                Landed { outcome, capacity: 0, rotated: false }
+                Landed { outcome, number: 0, capacity: 0, rotated: false }
             }
             Work::Frame { frame, durable } => {
-                let capacity = frame.buffer.capacity();
+                // Who reserved before it was sealed may still be copying: nobody holds a lock for it.
+                let buffer = self.stage.take(frame.buffer);
+                let (number, capacity) = (frame.buffer, buffer.capacity());
                 let rotated = slot.starts_segment(&frame);
                 let start = if rotated { self.start_segment(&frame) } else { Ok(()) };
                 let outcome = start.and_then(|()| {
-                    slot.write(*frame, durable, self.clock.wall_ns(), &self.progress)
+                    slot.write(&frame, buffer, durable, self.clock.wall_ns(), &self.progress)
                 });
-                Landed { outcome: outcome.map(Some), capacity, rotated }
+                Landed { outcome: outcome.map(Some), number, capacity, rotated }
             }
         }
     }
@@ -152,7 +157,7 @@ impl Core {
         match landed.outcome {
             Ok(buffer) => {
                 if let Some(buffer) = buffer {
-                    open.staging.recycle(buffer);
+                    open.staging.recycle(landed.number, buffer);
                 }
                 if flight.durable {
                     resolved.push(flight.waiting.resolve(None));
@@ -169,7 +174,7 @@ impl Core {
                 }
             }
             Err(error) if planted(Bug::ContinueAfterError) => {
-                open.staging.forget(landed.capacity);
+                open.staging.forget(landed.number, landed.capacity);
                 resolved.push(flight.waiting.resolve(Some(error)));
             }
             Err(error) => {

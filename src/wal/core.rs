@@ -6,6 +6,7 @@ use super::options::{Background, Limits};
 use super::prepare::{Preparation, Preparer};
 use super::progress::Progress;
 use super::slot::Slot;
+use super::stage::Stage;
 use super::staging::Staging;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
@@ -82,6 +83,8 @@ pub(crate) struct Core {
     pub(crate) limits: Limits,
     pub(crate) background: Background,
     pub(crate) progress: Progress,
+    /// Where records are put without the mutex.
+    pub(super) stage: Arc<Stage>,
     /// The first LSN of the log.
     pub(crate) start: AtomicU64,
     pub(crate) index: Arc<SegmentIndex>,

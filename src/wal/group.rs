@@ -76,6 +76,8 @@ pub(crate) struct Waiting {
     leader: Leader,
     followers: bool,
     futures: bool,
+    /// Somebody will join who copies its record first.
+    promised: bool,
 }
 
 /// How a blocking caller joined.
@@ -89,7 +91,7 @@ pub(crate) struct Ticket {
 impl Waiting {
     /// Whether anybody waits.
     pub(crate) fn is_awaited(&self) -> bool {
-        self.leader != Leader::None || self.followers || self.futures
+        self.leader != Leader::None || self.followers || self.futures || self.promised
     }
 
     /// Joins as a blocking caller. The first one may lead: at once, if the slot is `free`.
@@ -102,6 +104,11 @@ impl Waiting {
             self.followers = true;
         }
         Ticket { group: Arc::clone(&self.group), candidate }
+    }
+
+    /// Says that the caller will join, so that what it waits for is written durable.
+    pub(crate) fn promise(&mut self) {
+        self.promised = true;
     }
 
     /// Joins what is being written already: nobody has to lead it.
@@ -150,7 +157,7 @@ pub(crate) struct Resolved(Waiting);
 impl Resolved {
     /// Wakes everybody, once. After the log's mutex was released.
     pub(crate) fn wake(self) {
-        let Waiting { group, leader, followers, futures } = self.0;
+        let Waiting { group, leader, followers, futures, promised: _ } = self.0;
         if followers {
             group.followers.open(DONE);
         }

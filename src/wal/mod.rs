@@ -21,6 +21,7 @@ pub(crate) mod replay;
 pub(crate) mod scan;
 pub(crate) mod segment;
 mod slot;
+mod stage;
 mod staging;
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,7 @@ use super::prepare::Preparer;
 use super::progress::Progress;
 use super::recovery::{Opened, RecoverOptions, recover};
 use super::slot::{Identity, Slot};
+use super::stage::Stage;
 use super::staging::{NoRoom, Staging};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
@@ -73,7 +74,8 @@ fn assemble(
     let segment_size = smallest.unwrap_or(u64::MAX).min(options.segment_size);
     let limits = WalOptions { segment_size, ..options.clone() }.limits();
     let slot = Slot::new(commits, identity, &opened.tail);
-    let staging = Staging::new(limits, &opened.tail, active, opened.spares);
+    let stage = Arc::new(Stage::new(&limits));
+    let staging = Staging::new(limits, Arc::clone(&stage), &opened.tail, active, opened.spares);
     let preparer = Preparer {
         channel: prepares,
         log_file: opened.log_file,
@@ -86,6 +88,7 @@ fn assemble(
         limits,
         background: options.background,
         progress: Progress::starting_at(opened.tail.next_lsn.previous()),
+        stage,
         start: AtomicU64::new(opened.start.get()),
         index: Arc::new(SegmentIndex::new(opened.segments)),
         fork,
@@ -152,7 +155,7 @@ impl Drop for Handle {
             return;
         }
         // Nobody is left to be told of an error: what was acknowledged is safe all the same.
-        self.core.wait_durable(self.core.progress.appended()).ok();
+        self.core.wait_durable(self.core.appended()).ok();
         self.join_threads();
         self.core.let_go();
     }
@@ -181,6 +184,8 @@ impl Core {
         let mut open = lock(&self.open);
         if open.phase == Phase::Open {
             open.phase = Phase::Closing;
+            // From here on every append takes the mutex, and is refused.
+            open.staging.seal();
             self.room.notify_all();
             return true;
         }
@@ -197,13 +202,13 @@ impl Core {
 
     /// Makes everything durable and writes the closing frame behind it.
     fn write_closing(&self) -> Result<()> {
-        self.wait_durable(self.progress.appended())?;
+        self.wait_durable(self.appended())?;
         let mut open = lock(&self.open);
         loop {
             if let Some(error) = &open.failed {
                 return Err(error.clone());
             }
-            match open.staging.place_closing() {
+            match open.staging.place_closing(&self.stage) {
                 Ok(()) => break,
                 Err(NoRoom::Memory) => open = self.await_memory(open),
                 Err(NoRoom::Segment(_)) => {

@@ -190,7 +190,7 @@ impl Wal {
     /// `Poisoned`, `Closed`, `Forked`.
     pub fn sync(&self) -> Result<Lsn> {
         self.core().check()?;
-        self.core().wait_durable(self.core().progress.appended())
+        self.core().wait_durable(self.core().appended())
     }
 
     /// Waits until `lsn` and everything before it is on stable storage; returns the durable LSN,
@@ -261,7 +261,7 @@ impl Wal {
     /// The last record that has its place in the log.
     #[must_use]
     pub fn appended_lsn(&self) -> Lsn {
-        self.core().progress.appended()
+        self.core().appended()
     }
 
     /// Bytes of all staging buffers.
