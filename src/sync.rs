@@ -85,3 +85,15 @@ pub(crate) fn lane() -> usize {
 pub(crate) fn wait<'a, T>(condition: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
     condition.wait(guard).unwrap_or_else(std::sync::PoisonError::into_inner)
 }
+
+/// As [`wait`], but not for longer than `time`, by the system's clock: only for waits whose length
+/// nothing depends on.
+pub(crate) fn wait_for<'a, T>(
+    condition: &Condvar,
+    guard: MutexGuard<'a, T>,
+    time: std::time::Duration,
+) -> MutexGuard<'a, T> {
+    let (guard, _) =
+        condition.wait_timeout(guard, time).unwrap_or_else(std::sync::PoisonError::into_inner);
+    guard
+}

@@ -39,12 +39,7 @@ impl Core {
     }
 
     /// As [`Core::append`], when no open frame has room: opens one.
-    fn append_with_mutex(
-        &self,
-        want: Want,
-        payloads: &[&[u8]],
-        bytes: usize,
-    ) -> Result<LsnRange> {
+    fn append_with_mutex(&self, want: Want, payloads: &[&[u8]], bytes: usize) -> Result<LsnRange> {
         let _panics = Panics::poison(self);
         let mut open = lock(&self.open);
         let reservation = loop {

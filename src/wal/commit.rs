@@ -1,6 +1,8 @@
 //! Leading: whoever holds the write slot writes one frame, publishes what became of it, wakes who
 //! waited for it, and hands the slot on. The protocol is in the module's documentation.
 
+use std::time::Duration;
+
 use super::core::{Core, Flight, Open, Panics, Place};
 use super::group::{Group, Resolved};
 use super::index::SegmentEntry;
@@ -8,9 +10,15 @@ use super::options::Background;
 use super::slot::Slot;
 use super::staging::Frame;
 use crate::error::{Error, ErrorKind, Result};
+use crate::ids::Lsn;
 use crate::planted::{Bug, planted};
 use crate::storage::AlignedBuf;
-use crate::sync::{Arc, MutexGuard, lock, wait};
+use crate::sync::{Arc, MutexGuard, lock, wait, wait_for};
+
+/// How long the committer leaves a frame alone that grows and that nobody waits for, before it
+/// looks again, and how often: a fast device would otherwise get one small frame after the other.
+const NAP: Duration = Duration::from_micros(50);
+const NAPS: u32 = 20;
 
 /// When a leader stops.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +52,11 @@ impl Open {
     pub(super) fn has_work(&self) -> bool {
         let syncing = self.syncing.as_ref().is_some_and(|request| request.waiting.is_awaited());
         !self.staging.is_empty() || syncing
+    }
+
+    /// Whether nothing is there but a frame that takes records and that nobody waits for.
+    fn may_grow(&mut self) -> bool {
+        self.staging.has_open_only() && !self.queued().any(|waiting| waiting.is_awaited())
     }
 
     /// Takes out what is next. Frames that somebody waits for, and those before them, come before
@@ -89,7 +102,9 @@ impl Core {
             let done = match until {
                 Until::Resolved(group) => group.outcome().is_some(),
                 Until::Once => true,
-                Until::Idle => open.queued().any(|waiting| waiting.has_candidate()),
+                Until::Idle => {
+                    open.queued().any(|waiting| waiting.has_candidate()) || open.may_grow()
+                }
             };
             if done {
                 break;
@@ -112,7 +127,7 @@ impl Core {
                 Landed { outcome, number: 0, capacity: 0, rotated: false }
             }
             Work::Frame { frame, durable } => {
-                // Who reserved before it was sealed may still be copying: nobody holds a lock for it.
+                // Who reserved before it was sealed may still be copying.
                 let buffer = self.stage.take(frame.buffer);
                 let (number, capacity) = (frame.buffer, buffer.capacity());
                 let rotated = slot.starts_segment(&frame);
@@ -215,7 +230,17 @@ impl Core {
     pub(super) fn run_committer(&self) {
         assert!(self.background == Background::Threads, "COMMIT: inline logs have no threads");
         let mut open = lock(&self.open);
+        let (mut seen, mut naps) = (Lsn::ZERO, 0);
         while !open.stop && open.failed.is_none() {
+            let appended = open.staging.appended();
+            if naps < NAPS && seen != appended && open.may_grow() {
+                (seen, naps) = (appended, naps + 1);
+                open.committer_sleeps = true;
+                open = wait_for(&self.committer, open, NAP);
+                open.committer_sleeps = false;
+                continue;
+            }
+            naps = 0;
             if open.has_work()
                 && let Some(slot) = open.take_free()
             {

@@ -101,6 +101,14 @@ pub(crate) struct Core {
     pub(crate) preparer: Mutex<Option<Preparer>>,
 }
 
+/// What a [`Pending`](crate::Pending) holds of the log. There is one for each lane, with a count
+/// of references of its own: threads that submit would otherwise fight over one cache line.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(crate) struct Share {
+    pub(super) core: Arc<Core>,
+}
+
 impl Open {
     /// Refuses when the log takes no more appends.
     pub(crate) fn check(&self) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::core::{Core, Open, Phase, Place};
+use super::core::{Core, Open, Phase, Place, Share};
 use super::index::SegmentIndex;
 use super::options::{Background, WalOptions};
 use super::prepare::Preparer;
@@ -17,12 +17,16 @@ use crate::ids::SegmentNumber;
 use crate::storage::ForkWord;
 use crate::storage::{Channel, Directory, Storage};
 use crate::sync::atomic::AtomicU64;
-use crate::sync::{Arc, Condvar, JoinHandle, Mutex, current, lock, spawn};
+use crate::sync::{Arc, Condvar, JoinHandle, Mutex, current, lane, lock, spawn};
+
+/// How many counts of references the pending submissions of a log use.
+const SHARES: usize = 8;
 
 /// What all clones of a [`Wal`](crate::Wal) share. The last one to go ends the threads.
 #[derive(Debug)]
 pub(crate) struct Handle {
     core: Arc<Core>,
+    shares: [Arc<Share>; SHARES],
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -49,7 +53,9 @@ pub(crate) fn open(
     let preparing = directory.channel()?;
     let core = assemble(directory, clock, fork, options, opened, [channel, preparing])?;
     core.ask_preparer(&mut lock(&core.open));
-    let handle = Handle { core: Arc::new(core), threads: Mutex::default() };
+    let core = Arc::new(core);
+    let shares = std::array::from_fn(|_| Arc::new(Share { core: Arc::clone(&core) }));
+    let handle = Handle { core, shares, threads: Mutex::default() };
     match options.background {
         Background::Inline => handle.core.prepare_inline(),
         Background::Threads => handle.start_threads()?,
@@ -104,6 +110,12 @@ fn assemble(
 impl Handle {
     pub(crate) fn core(&self) -> &Arc<Core> {
         &self.core
+    }
+
+    /// What a pending submission of this thread keeps.
+    #[inline]
+    pub(crate) fn share(&self) -> &Arc<Share> {
+        &self.shares[lane() % SHARES]
     }
 
     fn start_threads(&self) -> Result<()> {

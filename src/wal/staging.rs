@@ -293,6 +293,11 @@ impl Staging {
         self.sealed.pop_front()
     }
 
+    /// Whether there is only a frame that still takes records.
+    pub(crate) fn has_open_only(&self) -> bool {
+        self.sealed.is_empty() && self.open.is_some()
+    }
+
     /// Whether nothing waits for its write.
     pub(crate) fn is_empty(&self) -> bool {
         self.sealed.is_empty() && self.open.is_none()

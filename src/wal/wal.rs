@@ -167,7 +167,7 @@ impl Wal {
     pub fn submit_to(&self, stream: StreamId, payload: &[u8]) -> Result<Pending> {
         let want = Want { stream, kind: RecordKind::User, durable: false };
         let lsns = self.core().append(want, &[payload])?;
-        Ok(Pending::new(Arc::clone(self.core()), lsns.first()))
+        Ok(Pending::new(Arc::clone(self.handle.share()), lsns.first()))
     }
 
     /// Appends internal records as one atomic batch, durable on return. May use the segment that
@@ -180,7 +180,7 @@ impl Wal {
     pub(crate) fn submit_internal(&self, stream: StreamId, payload: &[u8]) -> Result<Pending> {
         let want = Want { stream, kind: RecordKind::Internal, durable: false };
         let lsns = self.core().append(want, &[payload])?;
-        Ok(Pending::new(Arc::clone(self.core()), lsns.first()))
+        Ok(Pending::new(Arc::clone(self.handle.share()), lsns.first()))
     }
 
     /// Waits until everything appended before this call is on stable storage; returns the durable
