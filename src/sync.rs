@@ -32,20 +32,16 @@ impl Gate {
         self.0.load(atomic::Ordering::Acquire)
     }
 
-    /// Changes the word, waking nobody: for when nobody can be asleep.
-    pub(crate) fn set(&self, value: u32) {
-        self.0.store(value, atomic::Ordering::Release);
-    }
-
     /// Changes the word, waking nobody, and returns what it was: in one step, so that what came
     /// before the change to that is visible.
     pub(crate) fn swap(&self, value: u32) -> u32 {
         self.0.swap(value, atomic::Ordering::AcqRel)
     }
 
-    /// Changes the word and wakes everybody.
+    /// Changes the word and wakes everybody. A read-modify-write: if several threads open it, who
+    /// reads the word sees what each of them did before, not only the last one.
     pub(crate) fn open(&self, value: u32) {
-        self.set(value);
+        self.swap(value);
         // The call fails for invalid arguments only.
         futex::wake(&self.0, futex::Flags::PRIVATE, i32::MAX.cast_unsigned()).ok();
     }

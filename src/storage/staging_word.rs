@@ -11,7 +11,7 @@ use crate::sync::Gate;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Counters of copied bytes, so that threads do not fight over one cache line.
-pub(crate) const LANES: usize = 8;
+const LANES: usize = if cfg!(loom) { 2 } else { 8 };
 
 /// In the state: nobody gets a claim any more.
 const CLOSED: u64 = 1 << 63;

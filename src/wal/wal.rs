@@ -270,6 +270,13 @@ impl Wal {
         crate::sync::lock(&self.core().open).staging.allocated()
     }
 
+    /// Reserves room for a record of `bytes` bytes in the open frame and gives it up before it is
+    /// copied, as a panic there would. Whether there was room.
+    #[cfg(test)]
+    pub(crate) fn give_up_reservation(&self, bytes: usize) -> bool {
+        self.core().stage.reserve(1, super::record::RECORD_HEADER + bytes).is_some()
+    }
+
     /// Raises the written mark above what will be written: a bug, for the test of panics.
     #[cfg(test)]
     pub(crate) fn break_marks(&self) {

@@ -2,6 +2,7 @@
 
 mod crashes;
 mod faults;
+mod reservations;
 mod space;
 mod waiting;
 
