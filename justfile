@@ -22,7 +22,7 @@ backends:
 
 # The crash simulations, wide.
 sim-long:
-    SAWMILL_SIM=long cargo test --release --all-features --test wal_crash --test engine_crash -- --nocapture
+    SAWMILL_SIM=long cargo test --release --all-features --test wal_crash --test wal_damage --test engine_crash -- --nocapture
 
 # Real kills of real processes, as many as a release needs.
 kill-long:

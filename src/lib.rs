@@ -45,4 +45,7 @@ pub use stream::{
     Job, JobBuilder, Listener, Marks, Progress, RunOptions, StateHandle, Stateful, Stream,
     StreamRun, Trigger,
 };
-pub use wal::{Background, LsnRange, Pending, Record, Replay, Wal, WalOptions};
+pub use wal::{
+    AppendOptions, Background, Durability, Latencies, LogMarks, LsnRange, OwnedRecord, Pending,
+    Ready, Record, Replay, Wal, WalOptions, WalStats,
+};

@@ -4,6 +4,7 @@
 //! RECOVERY-1: every planned batch above the checkpoint is executed as planned, never planned anew.
 //! RECOVERY-2: at most the last planned batch is not completed.
 //! RECOVERY-3: a job that is not the recorded one is refused before anything is touched.
+//! RECOVERY-4: what this process appended before is durable, and seen, before anything is decided.
 
 use std::collections::VecDeque;
 
@@ -17,6 +18,7 @@ use crate::stream::{
     Batch, BatchCompletion, BatchPlan, Board, Boundary, EngineState, Entry, Env, Hooks, JOURNAL,
     Job, JobDriver, JobShape, Marks, OpenedStream, RunOptions, add_stream,
 };
+use crate::sync::Arc;
 use crate::wal::Wal;
 
 /// A planned batch, as the log has it.
@@ -66,6 +68,9 @@ impl Scan {
             }
             None => {}
         }
+        // Another run of this process may have left its last completion behind, on its way to the
+        // disk: a batch that is completed must not be taken for one in flight (RECOVERY-4).
+        wal.sync()?;
         let mut replay = wal.replay_all_from(wal.first_lsn())?;
         while let Some(record) = replay.next() {
             let record = record?;
@@ -214,6 +219,7 @@ fn at_rest(
         board: Board::default(),
         last_checkpoint_ns: 0,
         available: Lsn::ZERO,
+        ending: Arc::default(),
     })
 }
 
@@ -230,7 +236,9 @@ pub(crate) fn reexecute(env: Env, job: Job) -> Result<u64> {
     let shape = job.shape(recorded.generation, recorded.parallelism);
     shape.check_against(&recorded)?;
     let hooks = Box::new(crate::stream::NoHooks);
-    let mut driver = at_rest(env, job, RunOptions::default(), hooks, shape)?;
+    // One attempt: a further one would write into the log.
+    let options = RunOptions { sink_attempts: 1, ..RunOptions::default() };
+    let mut driver = at_rest(env, job, options, hooks, shape)?;
     open_sinks(&driver, &VecDeque::new())?;
     let mut batches = 0;
     for found in scan.batches {

@@ -46,6 +46,20 @@ impl Gate {
         futex::wake(&self.0, futex::Flags::PRIVATE, i32::MAX.cast_unsigned()).ok();
     }
 
+    /// Sleeps while the word is `value`, but no longer than `limit`; returns what it is then.
+    pub(crate) fn wait_briefly(&self, value: u32, limit: std::time::Duration) -> u32 {
+        let now = self.get();
+        if now == value {
+            let limit = futex::Timespec {
+                tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: i64::from(limit.subsec_nanos()),
+            };
+            // Returns at once if the word has changed; the caller looks at it again anyway.
+            futex::wait(&self.0, futex::Flags::PRIVATE, value, Some(&limit)).ok();
+        }
+        self.get()
+    }
+
     /// Sleeps until the word is not `value`; returns what it is.
     pub(crate) fn wait_while(&self, value: u32) -> u32 {
         loop {

@@ -308,6 +308,20 @@ impl Mapping {
     pub fn from_bytes(bytes: Box<[u8]>) -> Mapping {
         Mapping(MappedBytes::Owned(bytes))
     }
+
+    /// Brings `range` into memory and into this process's page tables, so that touching it does
+    /// not have to ask the file any more. What lies beyond the bytes is left out.
+    ///
+    /// # Errors
+    /// `EFAULT` if the file was cut meanwhile or cannot be read, where touching the bytes would
+    /// raise a signal; `EINVAL` from Linux before 5.14. Read the file instead.
+    pub fn populate(&self, range: std::ops::Range<usize>) -> std::io::Result<()> {
+        let end = range.end.min(self.len());
+        match &self.0 {
+            MappedBytes::Mapped(map) if range.start < end => mmap::populate(map, range.start..end),
+            MappedBytes::Mapped(_) | MappedBytes::Owned(_) => Ok(()),
+        }
+    }
 }
 
 impl std::ops::Deref for Mapping {

@@ -45,10 +45,7 @@ impl JobDriver {
                 });
                 self.truncate()
             }
-            Err(error) => {
-                self.alarm(&error);
-                Ok(())
-            }
+            Err(error) => self.alarm(&error),
         }
     }
 
@@ -117,9 +114,9 @@ impl JobDriver {
         Ok(())
     }
 
-    fn alarm(&self, error: &Error) {
+    fn alarm(&self, error: &Error) -> Result<()> {
         self.board.update(|progress| progress.checkpoint_alarm = Some(error.to_string()));
-        self.notify();
+        self.notify()
     }
 }
 

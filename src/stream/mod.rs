@@ -18,6 +18,7 @@ mod marks;
 mod options;
 mod outputs;
 mod progress;
+mod publish;
 mod run;
 mod stateful;
 mod streams;

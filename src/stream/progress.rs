@@ -33,6 +33,9 @@ pub struct Progress {
     /// Why the last checkpoint failed, until one succeeds. The job goes on meanwhile; what
     /// recovery has to do, and what the log keeps, grows.
     pub checkpoint_alarm: Option<String>,
+    /// Why a sink failed at the batch in flight, until it succeeds. It is called again, up to
+    /// [`RunOptions::sink_attempts`](crate::RunOptions::sink_attempts) times.
+    pub sink_alarm: Option<String>,
     /// All marks.
     pub marks: Marks,
 }

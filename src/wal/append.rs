@@ -9,7 +9,8 @@ use super::options::Background;
 use super::range::LsnRange;
 use super::record::RECORD_HEADER;
 use super::replay::Replay;
-use super::staging::{NoRoom, Want};
+use super::stage::Reservation;
+use super::staging::{Mark, NoRoom, Want};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Lsn, to_u64};
 use crate::planted::{Bug, planted};
@@ -20,8 +21,7 @@ use crate::sync::{Arc, MutexGuard, lock, wait};
 const COPY_UNDER_MUTEX: usize = 2048;
 
 impl Core {
-    /// Appends records as one atomic batch; with `want.durable`, they and everything before them
-    /// are on stable storage on return.
+    /// Appends records as one atomic batch, and waits for what `want` says.
     #[inline]
     pub(crate) fn append(&self, want: Want, payloads: &[&[u8]]) -> Result<LsnRange> {
         self.check_fork()?;
@@ -30,8 +30,9 @@ impl Core {
             && let Some(reservation) = self.stage.reserve(payloads.len(), bytes)
         {
             let lsns = reservation.fill(want, payloads);
-            if want.durable && !planted(Bug::AcknowledgeAtSubmit) {
-                self.wait_durable(lsns.last())?;
+            if waits(want) {
+                let _panics = Panics::poison(self);
+                self.join_and_wait(lock(&self.open), want.until, lsns.last())?;
             }
             return Ok(lsns);
         }
@@ -53,21 +54,33 @@ impl Core {
                 Err(NoRoom::Segment(need)) => open = self.await_segment(open, need)?,
             }
         };
+        self.placed(open, want, reservation, payloads, bytes)
+    }
+
+    /// What follows when records have got their place under the mutex: copies them, and waits as
+    /// long as was asked for.
+    pub(super) fn placed<'a>(
+        &'a self,
+        mut open: MutexGuard<'a, Open>,
+        want: Want,
+        reservation: Reservation<'a>,
+        payloads: &[&[u8]],
+        bytes: usize,
+    ) -> Result<LsnRange> {
         self.ask_preparer(&mut open);
-        let durable = want.durable && !planted(Bug::AcknowledgeAtSubmit);
         let lsns = if bytes <= COPY_UNDER_MUTEX {
             reservation.fill(want, payloads)
         } else {
-            if durable {
-                open.staging.waiting_for_open().promise();
+            if waits(want) {
+                open.staging.waiting_for_open().promise(want.until == Mark::Durable);
             }
             drop(open);
             let lsns = reservation.fill(want, payloads);
             open = lock(&self.open);
             lsns
         };
-        if durable {
-            self.join_and_wait(open, lsns.last())?;
+        if waits(want) {
+            self.join_and_wait(open, want.until, lsns.last())?;
         } else {
             self.nudge(&mut open);
             drop(open);
@@ -85,22 +98,30 @@ impl Core {
         }
     }
 
+    /// Refuses a payload of so many bytes if it is over the limit (LOG.md L4).
+    pub(super) fn check_record(&self, bytes: usize) -> Result<()> {
+        match to_u64(bytes) {
+            length if length <= self.limits.record => Ok(()),
+            length => Err(self.too_large("record", length, self.limits.record)),
+        }
+    }
+
+    fn too_large(&self, what: &str, bytes: u64, limit: u64) -> Error {
+        let message = format!("a {what} of {bytes} bytes is over the limit of {limit} bytes");
+        Error::new(ErrorKind::TooLarge, message).at_path(self.directory.path())
+    }
+
     /// Bytes of the records with their headers, if they are within the limits (LOG.md L4).
-    fn measure(&self, payloads: &[&[u8]]) -> Result<usize> {
-        let too_large = |what: &str, bytes: u64, limit: u64| {
-            let message = format!("a {what} of {bytes} bytes is over the limit of {limit} bytes");
-            Err(Error::new(ErrorKind::TooLarge, message).at_path(self.directory.path()))
-        };
+    pub(super) fn measure(&self, payloads: &[&[u8]]) -> Result<usize> {
         let mut bytes = 0;
         for payload in payloads {
-            let length = to_u64(payload.len());
-            if length > self.limits.record {
-                return too_large("record", length, self.limits.record);
-            }
+            self.check_record(payload.len())?;
             bytes += RECORD_HEADER + payload.len();
         }
         match to_u64(bytes) {
-            bytes if bytes > self.limits.batch => too_large("batch", bytes, self.limits.batch),
+            bytes if bytes > self.limits.batch => {
+                Err(self.too_large("batch", bytes, self.limits.batch))
+            }
             _ => Ok(bytes),
         }
     }
@@ -114,6 +135,7 @@ impl Core {
             self.lead(open, slot, Until::Once);
             return lock(&self.open);
         }
+        self.stats.memory_waits.count();
         self.await_room(open)
     }
 
@@ -140,19 +162,33 @@ impl Core {
         if durable >= lsn {
             return Ok(durable);
         }
-        self.join_and_wait(lock(&self.open), lsn)?;
+        let _panics = Panics::poison(self);
+        self.join_and_wait(lock(&self.open), Mark::Durable, lsn)?;
         Ok(self.progress.durable())
     }
 
-    /// Joins whoever waits for `lsn`, and waits.
-    fn join_and_wait(&self, mut open: MutexGuard<'_, Open>, lsn: Lsn) -> Result<()> {
+    /// Joins whoever waits for `lsn` to come so far, and waits.
+    fn join_and_wait(&self, mut open: MutexGuard<'_, Open>, until: Mark, lsn: Lsn) -> Result<()> {
         if self.is_settled(&open, lsn)? {
             return Ok(());
         }
+        if until == Mark::Written && self.progress.written() >= lsn {
+            return Ok(());
+        }
         let free = open.is_free();
-        let ticket = match self.covering(&mut open, lsn) {
-            Covering::Queued(waiting) => waiting.join(free),
-            Covering::Flying(waiting) => waiting.follow(),
+        let ticket = match until {
+            Mark::Durable => match self.covering(&mut open, lsn) {
+                Covering::Queued(waiting) => waiting.join(free),
+                Covering::Flying(waiting) => waiting.follow(),
+            },
+            Mark::Written | Mark::Appended => {
+                let Open { staging, flight, .. } = &mut *open;
+                match (staging.waiting_for(lsn), flight) {
+                    (Some(waiting), _) => waiting.join_written(free),
+                    (None, Some(flight)) => flight.waiting.follow(),
+                    (None, None) => unreachable!("COMMIT-2: neither staged, flying nor written"),
+                }
+            }
         };
         self.await_outcome(open, &ticket)
     }
@@ -242,6 +278,11 @@ impl Core {
         }
         group.outcome().unwrap_or_else(|| unreachable!("GROUP-1: led without an outcome"))
     }
+}
+
+/// Whether an append has to wait at all.
+fn waits(want: Want) -> bool {
+    want.until != Mark::Appended && !planted(Bug::AcknowledgeAtSubmit)
 }
 
 /// Where a wait has to join.

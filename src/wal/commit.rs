@@ -27,7 +27,7 @@ pub(super) enum Until<'a> {
     Resolved(&'a Group),
     /// One frame was written.
     Once,
-    /// Nothing is left to write, or somebody waits who can lead.
+    /// Nothing is left to write, somebody waits who can lead, or tasks are to be woken.
     Idle,
 }
 
@@ -75,7 +75,7 @@ impl Open {
         let mut frame = self.staging.take_oldest()?;
         core.progress.set_appended(frame.last_lsn());
         let waiting = std::mem::take(&mut frame.waiting);
-        let durable = waiting.is_awaited();
+        let durable = waiting.wants_durable();
         self.flight = Some(Flight { waiting, last_lsn: frame.last_lsn(), durable });
         Some(Work::Frame { frame: Box::new(frame), durable })
     }
@@ -95,7 +95,8 @@ impl Core {
         let mut resolved = Vec::new();
         while let Some(work) = open.pick(self) {
             drop(open);
-            resolved.drain(..).for_each(Resolved::wake);
+            // Tasks have to wait: this thread holds the slot (GROUP-3).
+            resolved.retain_mut(Resolved::wake_callers);
             let landed = self.perform(&mut slot, work);
             open = lock(&self.open);
             self.publish(&mut open, landed, &mut resolved);
@@ -103,7 +104,9 @@ impl Core {
                 Until::Resolved(group) => group.outcome().is_some(),
                 Until::Once => true,
                 Until::Idle => {
-                    open.queued().any(|waiting| waiting.has_candidate()) || open.may_grow()
+                    let tasks = resolved.iter().any(Resolved::has_tasks);
+                    let called = open.queued().any(|waiting| waiting.has_candidate());
+                    tasks || called || open.may_grow()
                 }
             };
             if done {
@@ -116,7 +119,7 @@ impl Core {
         if let Some(next) = next {
             next.appoint();
         }
-        resolved.into_iter().for_each(Resolved::wake);
+        Resolved::wake(resolved);
     }
 
     /// Writes or syncs, outside the mutex.
@@ -128,7 +131,8 @@ impl Core {
             }
             Work::Frame { frame, durable } => {
                 // Who reserved before it was sealed may still be copying.
-                let buffer = self.stage.take(frame.buffer);
+                let mut buffer = self.stage.take(frame.buffer);
+                frame.apply_voids(&mut buffer);
                 let (number, capacity) = (frame.buffer, buffer.capacity());
                 let rotated = slot.starts_segment(&frame);
                 let start = if rotated { self.start_segment(&frame) } else { Ok(()) };
@@ -174,7 +178,8 @@ impl Core {
                 if let Some(buffer) = buffer {
                     open.staging.recycle(landed.number, buffer);
                 }
-                if flight.durable {
+                // Whoever waits for a frame that was written plain asked for no more.
+                if flight.durable || flight.waiting.is_awaited() {
                     resolved.push(flight.waiting.resolve(None));
                 }
                 let durable = self.progress.durable();
@@ -197,9 +202,7 @@ impl Core {
                 resolved.extend(self.fail(open, error));
             }
         }
-        if open.room_waiters > 0 {
-            self.room.notify_all();
-        }
+        resolved.extend(self.room_came(open));
     }
 
     /// Gives the slot to somebody who waits, or leaves it free. Returns whom to tell.

@@ -5,9 +5,11 @@ use super::index::SegmentIndex;
 use super::options::{Background, Limits};
 use super::prepare::{Preparation, Preparer};
 use super::progress::Progress;
+use super::ready::Room;
 use super::slot::Slot;
 use super::stage::Stage;
 use super::staging::Staging;
+use super::stats::Stats;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogId, Lsn};
@@ -72,6 +74,8 @@ pub(crate) struct Open {
     pub(crate) stop: bool,
     /// How many sleep on `room`.
     pub(crate) room_waiters: usize,
+    /// Those who wait for room without sleeping on `room`.
+    pub(crate) spacious: Room,
 }
 
 /// The log, shared by its handles and its threads.
@@ -85,6 +89,7 @@ pub(crate) struct Core {
     pub(crate) progress: Progress,
     /// Where records are put without the mutex.
     pub(super) stage: Arc<Stage>,
+    pub(crate) stats: Arc<Stats>,
     /// The first LSN of the log.
     pub(crate) start: AtomicU64,
     pub(crate) index: Arc<SegmentIndex>,
@@ -216,7 +221,8 @@ impl Core {
         let syncing = open.syncing.take().map(|request| request.waiting);
         let waiting = flight.into_iter().chain(open.staging.abandon()).chain(syncing);
         let resolved = waiting.map(|waiting| waiting.resolve(Some(error.clone()))).collect();
-        self.room.notify_all();
+        let mut resolved: Vec<_> = resolved;
+        resolved.extend(self.room_came(open));
         self.committer.notify_all();
         self.preparer_work.notify_all();
         resolved
@@ -225,6 +231,6 @@ impl Core {
     /// As [`Core::fail`], for who does not hold the mutex.
     pub(crate) fn poison(&self, error: Error) {
         let resolved = self.fail(&mut lock(&self.open), error);
-        resolved.into_iter().for_each(Resolved::wake);
+        Resolved::wake(resolved);
     }
 }

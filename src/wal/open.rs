@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::core::{Core, Open, Phase, Place, Share};
+use super::group::Resolved;
 use super::index::SegmentIndex;
 use super::options::{Background, WalOptions};
 use super::prepare::Preparer;
@@ -11,6 +12,7 @@ use super::recovery::{Opened, RecoverOptions, recover};
 use super::slot::{Identity, Slot};
 use super::stage::Stage;
 use super::staging::{NoRoom, Staging};
+use super::stats::Stats;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::SegmentNumber;
@@ -79,7 +81,8 @@ fn assemble(
     let smallest = opened.spares.iter().map(|spare| spare.size()).min();
     let segment_size = smallest.unwrap_or(u64::MAX).min(options.segment_size);
     let limits = WalOptions { segment_size, ..options.clone() }.limits();
-    let slot = Slot::new(commits, identity, &opened.tail);
+    let stats = Arc::new(Stats::new(Arc::clone(&clock)));
+    let slot = Slot::new(commits, identity, &opened.tail, Arc::clone(&stats));
     let stage = Arc::new(Stage::new(&limits));
     let staging = Staging::new(limits, Arc::clone(&stage), &opened.tail, active, opened.spares);
     let preparer = Preparer {
@@ -95,6 +98,7 @@ fn assemble(
         background: options.background,
         progress: Progress::starting_at(opened.tail.next_lsn.previous()),
         stage,
+        stats,
         start: AtomicU64::new(opened.start.get()),
         index: Arc::new(SegmentIndex::new(opened.segments)),
         fork,
@@ -186,6 +190,7 @@ impl Open {
             committer_sleeps: false,
             stop: false,
             room_waiters: 0,
+            spacious: super::ready::Room::default(),
         }
     }
 }
@@ -194,14 +199,16 @@ impl Core {
     /// Refuses appends from now on. `false` if that was done before.
     fn begin_closing(&self) -> bool {
         let mut open = lock(&self.open);
-        if open.phase == Phase::Open {
-            open.phase = Phase::Closing;
-            // From here on every append takes the mutex, and is refused.
-            open.staging.seal();
-            self.room.notify_all();
-            return true;
+        if open.phase != Phase::Open {
+            return false;
         }
-        false
+        open.phase = Phase::Closing;
+        // From here on every append takes the mutex, and is refused.
+        open.staging.seal();
+        let resolved = self.room_came(&mut open);
+        drop(open);
+        Resolved::wake(resolved.into_iter().collect());
+        true
     }
 
     /// Waits until another caller has closed the log.

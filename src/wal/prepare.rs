@@ -5,6 +5,7 @@
 //! the log was poisoned (LOG.md L12).
 
 use super::core::{Core, Open, Panics, closed};
+use super::group::Resolved;
 use super::log_file::{LogFile, LogState};
 use super::options::Background;
 use super::segment::Segment;
@@ -35,6 +36,13 @@ pub(crate) struct Preparation {
     pub(crate) log_is_stale: bool,
 }
 
+impl Preparation {
+    /// How many attempts have ended.
+    pub(super) fn attempts(&self) -> u64 {
+        self.attempts
+    }
+}
+
 impl Core {
     /// Asks for what is missing, unless that just failed: then only who needs it asks.
     pub(super) fn ask_preparer(&self, open: &mut Open) {
@@ -62,39 +70,57 @@ impl Core {
         mut open: MutexGuard<'a, Open>,
         need: u64,
     ) -> Result<MutexGuard<'a, Open>> {
+        self.stats.segment_waits.count();
         let seen = open.preparation.attempts;
-        open.preparation.asked = true;
         if self.background == Background::Inline {
+            open.preparation.asked = true;
             drop(open);
             self.prepare();
             open = lock(&self.open);
         } else {
-            self.preparer_work.notify_one();
+            // The error of an earlier attempt does not matter: this waits for another.
+            drop(self.want_segment(&mut open, need));
             while open.preparation.attempts == seen && open.check().is_ok() {
                 open = self.await_room(open);
             }
         }
         open.check()?;
-        match &open.preparation.failed {
-            Some(error) => {
-                let message = format!("no space for a frame of {need} bytes");
-                let error = Error::new(error.kind(), message).caused_by(error.clone());
-                Err(error.at_path(self.directory.path()))
-            }
-            None => Ok(open),
-        }
+        self.attempt_failed(&open, need).map_or(Ok(open), Err)
+    }
+
+    /// Has a segment prepared, for a frame of `need` bytes; returns why the last attempt failed, if
+    /// it did.
+    pub(super) fn want_segment(&self, open: &mut Open, need: u64) -> Option<Error> {
+        open.preparation.asked = true;
+        self.preparer_work.notify_one();
+        self.attempt_failed(open, need)
+    }
+
+    /// Why the last attempt to prepare a segment failed, if it did.
+    pub(super) fn attempt_failed(&self, open: &Open, need: u64) -> Option<Error> {
+        let error = open.preparation.failed.as_ref()?;
+        let message = format!("no space for a frame of {need} bytes");
+        let error = Error::new(error.kind(), message).caused_by(error.clone());
+        Some(error.at_path(self.directory.path()))
     }
 
     /// Prepares what is missing and writes `LOG` if it is stale.
     pub(super) fn prepare(&self) {
         let _panics = Panics::poison(self);
+        let mut resolved = Vec::new();
+        self.take_steps(&mut resolved);
+        // Without the preparer's lock, which a waker that closes the log would need (GROUP-3).
+        Resolved::wake(resolved);
+    }
+
+    fn take_steps(&self, resolved: &mut Vec<Resolved>) {
         let mut preparer = lock(&self.preparer);
         let Some(preparer) = preparer.as_mut() else { return };
         while let Some(step) = self.next_step() {
             match step {
                 Step::WriteLog => {
                     if let Err(error) = self.write_log(preparer, false) {
-                        self.poison(error);
+                        resolved.extend(self.fail(&mut lock(&self.open), error));
                     }
                 }
                 Step::Prepare(number) => {
@@ -105,7 +131,7 @@ impl Core {
                         preparer.segment_size,
                         &mut *preparer.channel,
                     );
-                    self.finish_attempt(made, preparer.segment_size);
+                    resolved.extend(self.finish_attempt(made, preparer.segment_size));
                 }
             }
         }
@@ -125,7 +151,7 @@ impl Core {
         missing.map(Step::Prepare)
     }
 
-    fn finish_attempt(&self, made: Result<Segment>, size: u64) {
+    fn finish_attempt(&self, made: Result<Segment>, size: u64) -> Option<Resolved> {
         let failed = match &made {
             Ok(_) => None,
             Err(error) if error.kind() == ErrorKind::DiskFull => {
@@ -138,6 +164,9 @@ impl Core {
             }
             Err(error) => Some(error.clone()),
         };
+        if made.is_ok() {
+            self.stats.prepared(size);
+        }
         let mut open = lock(&self.open);
         match made {
             Ok(segment) if open.failed.is_none() => open.staging.add_spare(Arc::new(segment)),
@@ -149,7 +178,7 @@ impl Core {
         }
         open.preparation.failed = failed;
         open.preparation.attempts += 1;
-        self.room.notify_all();
+        self.room_came(&mut open)
     }
 
     /// Writes the next slot of `LOG`: how far the log is durable now.
@@ -180,6 +209,13 @@ impl Core {
             let message = format!("record {lsn} is not durable, so nothing before it is given up");
             return Err(Error::new(ErrorKind::Invalid, message).at_path(self.directory.path()));
         }
+        let mut resolved = Vec::new();
+        let start = self.truncate(lsn, durable, &mut resolved);
+        Resolved::wake(resolved);
+        start
+    }
+
+    fn truncate(&self, lsn: Lsn, durable: Lsn, resolved: &mut Vec<Resolved>) -> Result<Lsn> {
         let mut preparer = lock(&self.preparer);
         let Some(preparer) = preparer.as_mut() else { return Err(closed()) };
         self.check()?;
@@ -199,7 +235,7 @@ impl Core {
             Err(cause) => {
                 let error = Error::new(ErrorKind::Poisoned, "a truncation of the log failed");
                 let error = error.caused_by(cause);
-                self.poison(error.clone());
+                resolved.extend(self.fail(&mut lock(&self.open), error.clone()));
                 Err(error)
             }
         }

@@ -33,6 +33,9 @@ use crate::wal::scan::Expected;
 use crate::wal::segment::{Segment, SegmentHeader, file_name};
 use crate::wal::window::{WINDOW, Window};
 
+/// No writer counts that far; half of what decoding accepts.
+const COUNTER_MAX: u64 = u64::MAX / 4;
+
 /// What recovery must know.
 #[derive(Clone, Debug)]
 pub(crate) struct RecoverOptions {
@@ -122,6 +125,7 @@ pub(crate) fn recover(
         return Err(corrupt(directory, &walked, &found, last, witness));
     }
     let previous = previous_barrier(&mut device, &segments, &log_file, &walked)?;
+    let epoch = next_epoch(directory, &walked, &found, &log_file)?;
     if !directory.backend().direct && !planted(Bug::RecoverFromCache) {
         cut::write_again(&mut device, &segments, start, walked.end.position)?;
     }
@@ -133,7 +137,7 @@ pub(crate) fn recover(
         segments,
         unfinished,
         entries,
-        epoch: next_epoch(&walked, &found, &log_file),
+        epoch,
         nonce: cut::nonce(storage),
         segment_size: options.segment_size,
     };
@@ -287,8 +291,21 @@ fn previous_barrier(
 }
 
 /// One more than the highest that was ever seen, accepted or not (LOG.md L16).
-fn next_epoch(walked: &Walked, found: &Evidence, log_file: &LogFile) -> Epoch {
-    walked.epoch().max(found.highest_epoch).max(log_file.state().highest_epoch).next()
+fn next_epoch(
+    directory: &dyn Directory,
+    walked: &Walked,
+    found: &Evidence,
+    log_file: &LogFile,
+) -> Result<Epoch> {
+    let highest = walked.epoch().max(found.highest_epoch).max(log_file.state().highest_epoch);
+    // Decoding refuses counters at the end of their range, so that no sum overflows. What is near
+    // it was never counted up to: writing on from there would be writing what nobody can read.
+    if highest.get() >= COUNTER_MAX || walked.next_lsn().get() >= COUNTER_MAX {
+        let message = "a checksum holds, and an epoch or a record's number is beyond what any \
+                       writer reaches: restore the directory from a copy; nothing was changed";
+        return Err(Error::new(ErrorKind::Corrupt, message).at_path(directory.path()));
+    }
+    Ok(highest.next())
 }
 
 /// The error for acknowledged records that do not stand.

@@ -5,7 +5,7 @@
 //! SEGMENT-2: whoever writes a segment does so through the description that holds the exclusive
 //! lock of its byte 0 (LOG.md L11).
 
-use crate::checksum::crc32c;
+use crate::checksum::{crc32c, is_zero};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogId, SegmentNumber, to_u64, to_usize};
 use crate::planted::{Bug, planted};
@@ -84,7 +84,7 @@ impl SegmentHeader {
     /// What is wrong with it.
     pub(crate) fn decode(bytes: &[u8]) -> Result<SegmentHeader, HeaderFault> {
         let block = open_block(bytes, MAGIC, VERSION)?;
-        let zeros = block[48..BLOCK - 4].iter().all(|byte| *byte == 0);
+        let zeros = is_zero(&block[48..BLOCK - 4]);
         let size = word(block, 40);
         if !zeros || !is_valid_size(size) {
             return Err(HeaderFault::Damaged);

@@ -186,8 +186,10 @@ mod tests {
     use crate::sync::{Arc, spawn};
     use crate::wal::frame::FRAME_HEADER;
     use crate::wal::record;
+    use crate::wal::staging::Mark;
 
-    const WANT: Want = Want { stream: StreamId::new(3), kind: RecordKind::User, durable: false };
+    const WANT: Want =
+        Want { stream: StreamId::new(3), kind: RecordKind::User, until: Mark::Appended };
     const FIRST: u64 = 100;
     const ONE: &[u8] = b"first";
 

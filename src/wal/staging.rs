@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use super::frame::{FRAME_HEADER, FrameKind, frame_length};
 use super::group::Waiting;
 use super::options::Limits;
-use super::record::RecordKind;
+use super::record::{self, RecordKind};
 use super::recovery::Tail;
 use super::segment::{FIRST_FRAME, Segment};
 use super::stage::{Reservation, Stage};
@@ -25,14 +25,25 @@ use crate::sync::Arc;
 pub(crate) struct Want {
     pub(crate) stream: StreamId,
     pub(crate) kind: RecordKind,
-    /// Whether the caller waits until it is durable.
-    pub(crate) durable: bool,
+    /// What the caller waits for.
+    pub(crate) until: Mark,
+}
+
+/// How far a record has to come before its append returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mark {
+    /// It has its place.
+    Appended,
+    /// The kernel has it, and all before it.
+    Written,
+    /// It and all before it are on stable storage.
+    Durable,
 }
 
 impl Want {
     /// An internal record of the default stream that nobody waits for.
     const INTERNAL: Want =
-        Want { stream: StreamId::DEFAULT, kind: RecordKind::Internal, durable: false };
+        Want { stream: StreamId::DEFAULT, kind: RecordKind::Internal, until: Mark::Appended };
 }
 
 /// Why nothing could be placed.
@@ -58,6 +69,8 @@ pub(crate) struct Frame {
     pub(crate) offset: u64,
     /// The furthest that it may reach in its segment.
     bound: u64,
+    /// Records, counted from its first one, that shall be void (LOG.md L6).
+    voids: Vec<u64>,
     pub(crate) waiting: Waiting,
 }
 
@@ -73,6 +86,14 @@ impl Frame {
 
     fn end(&self) -> u64 {
         self.offset + frame_length(to_u64(self.used - FRAME_HEADER))
+    }
+
+    /// Makes the records void that were given up, now that nobody copies any more.
+    pub(crate) fn apply_voids(&self, buffer: &mut [u8]) {
+        for number in &self.voids {
+            let found = record::make_void(&mut buffer[FRAME_HEADER..self.used], *number);
+            assert!(found, "STAGING-2: record {number} is not in its frame");
+        }
     }
 
     fn set_claimed(&mut self, claimed: Claimed) {
@@ -237,6 +258,7 @@ impl Staging {
             segment: Arc::clone(self.active()),
             offset,
             bound: offset + end,
+            voids: Vec::new(),
             waiting: Waiting::default(),
         });
         Ok(reservation)
@@ -315,12 +337,24 @@ impl Staging {
 
     /// Those who wait for the frame that holds `lsn`, if it is here.
     pub(crate) fn waiting_for(&mut self, lsn: Lsn) -> Option<&mut Waiting> {
+        self.frame_of(lsn).map(|frame| &mut frame.waiting)
+    }
+
+    /// The frame that holds `lsn`, if it was not taken out yet.
+    fn frame_of(&mut self, lsn: Lsn) -> Option<&mut Frame> {
         if let Some(open) = &mut self.open {
             open.set_claimed(self.stage.claimed(open.buffer));
         }
         let mut frames = self.sealed.iter_mut().chain(self.open.as_mut());
         let frame = frames.find(|frame| lsn <= frame.last_lsn())?;
-        (lsn >= frame.first_lsn).then_some(&mut frame.waiting)
+        (lsn >= frame.first_lsn).then_some(frame)
+    }
+
+    /// Has the record with this LSN made void, if its frame was not taken out yet (LOG.md L6).
+    pub(crate) fn make_void(&mut self, lsn: Lsn) -> bool {
+        let Some(frame) = self.frame_of(lsn) else { return false };
+        frame.voids.push(lsn.get() - frame.first_lsn.get());
+        true
     }
 
     /// Those who wait for the open frame.

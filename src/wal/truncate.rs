@@ -15,8 +15,8 @@ use crate::wal::segment::file_name;
 /// starts with a segment that may turn out to be empty. Open readers keep what they hold.
 ///
 /// # Errors
-/// The operating system's. A failed write of `LOG` is final (LOG.md L12); a failed unlink is not:
-/// the new start holds, and the next opening removes the rest.
+/// The operating system's. Each is final (LOG.md L12). After a failed unlink or sync of the
+/// directory the new start holds, and the next opening removes the rest.
 pub(crate) fn truncate_before(
     lsn: Lsn,
     durable: Lsn,

@@ -64,11 +64,7 @@ impl Window {
     ) -> Result<&[u8]> {
         let room = segment.size().saturating_sub(offset);
         let wanted = wanted.min(room);
-        let loaded = self.buffer.as_ref().map_or(0, |buffer| to_u64(buffer.len()));
-        let covered = self.segment == segment.number()
-            && self.start <= offset
-            && offset + wanted <= self.start + loaded;
-        if !covered {
+        if !self.covers(segment, offset, wanted) {
             let whole = |length: u64| length.min(room).next_multiple_of(to_u64(BLOCK));
             let (least, most) = (whole(wanted), whole(wanted.max(self.step)));
             match self.read(channel, segment, offset, most) {
@@ -79,6 +75,27 @@ impl Window {
         }
         let skip = to_usize(offset - self.start);
         Ok(self.buffer.as_ref().map_or(&[], |buffer| &buffer[skip..]))
+    }
+
+    /// Whether the bytes from `offset` on are loaded, `wanted` of them or up to the segment's end.
+    pub(crate) fn covers(&self, segment: &Segment, offset: u64, wanted: u64) -> bool {
+        let wanted = wanted.min(segment.size().saturating_sub(offset));
+        let loaded = self.buffer.as_ref().map_or(0, |buffer| to_u64(buffer.len()));
+        self.segment == segment.number()
+            && self.start <= offset
+            && offset + wanted <= self.start + loaded
+    }
+
+    /// Takes over bytes that were read elsewhere, from `start` on; hands back its own buffer.
+    pub(crate) fn adopt(
+        &mut self,
+        segment: &Segment,
+        start: u64,
+        buffer: AlignedBuf,
+    ) -> Option<AlignedBuf> {
+        self.bytes_read += to_u64(buffer.len());
+        (self.segment, self.start) = (segment.number(), start);
+        self.buffer.replace(buffer)
     }
 
     /// As [`Window::load`], but reads no more than `wanted` bytes.

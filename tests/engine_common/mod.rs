@@ -142,7 +142,7 @@ pub fn options() -> RunOptions {
         trigger: Trigger::Bytes(24),
         checkpoint_interval: Duration::from_millis(10),
         parallelism: 2,
-        on_progress: None,
+        ..RunOptions::default()
     }
 }
 

@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use crate::error::ErrorKind;
-use crate::ids::Lsn;
+use crate::ids::{Lsn, StreamId};
 use crate::sim::SimDisk;
 use crate::wal::frame::FrameKind;
 use crate::wal::record::RecordKind;
+use crate::wal::replay::Replay;
 use crate::wal::segment::file_name;
 use crate::wal::writer_tests::{PLACE, Writer, disk, one_record};
 
@@ -145,4 +146,70 @@ fn a_poll_goes_on_where_the_last_one_ended() {
         }
     }
     assert_eq!(seen, 100);
+}
+
+#[test]
+fn bounds_and_streams_are_filters() {
+    let disk = disk(9);
+    let mut writer = written(&disk, 20, 3000);
+    for _ in 0..3 {
+        let records: Vec<_> =
+            (0..10_u16).map(|number| record_to(StreamId::new(number % 3), &[7; 500])).collect();
+        writer.frame(FrameKind::Records, &records).unwrap();
+    }
+    let all = shown(writer.replay(Lsn::ZERO, false));
+    assert_eq!(all.len(), 50);
+    for (from, to) in [(0, 99), (0, 0), (1, 1), (19, 22), (23, 27), (24, 44), (50, 50), (51, 60)] {
+        for stream in [None, Some(0), Some(2)] {
+            let mut replay = writer.replay(Lsn::ZERO, false).from(Lsn::new(from)).to(Lsn::new(to));
+            if let Some(stream) = stream {
+                replay = replay.stream(StreamId::new(stream));
+            }
+            let wanted = all.iter().filter(|(lsn, its)| {
+                (from..=to).contains(lsn) && stream.is_none_or(|stream| stream == *its)
+            });
+            assert_eq!(
+                shown(replay),
+                wanted.copied().collect::<Vec<_>>(),
+                "{from} {to} {stream:?}"
+            );
+        }
+    }
+    // Also when some were shown already: what was passed does not come again.
+    let mut replay = writer.replay(Lsn::ZERO, false);
+    assert_eq!(replay.next().unwrap().unwrap().lsn, Lsn::FIRST);
+    let rest = shown(replay.from(Lsn::new(25)).to(Lsn::new(26)));
+    assert_eq!(rest.iter().map(|shown| shown.0).collect::<Vec<_>>(), [25, 26]);
+}
+
+fn record_to(stream: StreamId, bytes: &[u8]) -> Vec<u8> {
+    let mut out = one_record(RecordKind::User, bytes);
+    let length = u32::try_from(bytes.len()).unwrap();
+    crate::wal::record::encode_header(&mut out, length, stream, RecordKind::User);
+    out
+}
+
+/// LSN and stream of what a replay shows.
+fn shown(mut replay: Replay) -> Vec<(u64, u16)> {
+    let mut shown = Vec::new();
+    while let Some(record) = replay.next() {
+        let record = record.unwrap();
+        shown.push((record.lsn.get(), record.stream.get()));
+    }
+    shown
+}
+
+#[test]
+fn nothing_comes_after_an_error() {
+    let disk = disk(10);
+    let writer = written(&disk, 3, 100);
+    disk.flip_byte(Path::new(PLACE).join(file_name(writer.tail().position.segment)), 8392, 4)
+        .unwrap();
+    let mut replay = writer.replay(Lsn::ZERO, false);
+    let mut outcomes = Vec::new();
+    while let Some(record) = replay.next() {
+        outcomes.push(record.is_ok());
+    }
+    assert_eq!(outcomes, [false]);
+    assert!(replay.next().is_none());
 }

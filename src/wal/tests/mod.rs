@@ -2,9 +2,13 @@
 
 mod crashes;
 mod faults;
+mod lookup;
+mod patience;
 mod reservations;
 mod space;
+mod stats;
 mod waiting;
+mod wakers;
 
 use std::sync::mpsc;
 use std::time::Duration;

@@ -1,0 +1,101 @@
+//! Reading the log back on a real disk: damage by others, bounds.
+#![allow(clippy::unwrap_used, reason = "a test stops at what fails")]
+
+use std::fs::OpenOptions;
+use std::path::{Path, PathBuf};
+
+use sawmill::{ErrorKind, Lsn, StreamId, Wal, WalOptions};
+
+fn open(path: &Path) -> Wal {
+    let options = WalOptions { segment_size: 1 << 20, ..WalOptions::default() };
+    Wal::open(path, options).unwrap()
+}
+
+fn payload(lsn: u64, length: usize) -> Vec<u8> {
+    let mut bytes = vec![lsn.to_le_bytes()[0]; length];
+    bytes[..8].copy_from_slice(&lsn.to_le_bytes());
+    bytes
+}
+
+/// The files of the segments, oldest first.
+fn segments(path: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+    let mut found: Vec<_> = entries.filter(|path| path.extension().is_some()).collect();
+    found.sort();
+    found
+}
+
+/// Ten frames of 300 KiB, three in a segment; and the log that holds them.
+fn large_frames(path: &Path) -> Wal {
+    let wal = open(path);
+    for lsn in 1..=10 {
+        assert_eq!(wal.append(&payload(lsn, 300 << 10)).unwrap(), Lsn::new(lsn));
+    }
+    wal
+}
+
+fn cut(path: &Path, length: u64) {
+    OpenOptions::new().write(true).open(path).unwrap().set_len(length).unwrap();
+}
+
+#[test]
+fn a_sealed_segment_that_is_cut_under_a_replay_is_an_error_and_no_signal() {
+    for length in [0, 8192, 400 << 10] {
+        let place = tempfile::tempdir().unwrap();
+        let wal = large_frames(place.path());
+        let mut replay = wal.replay().unwrap();
+        assert_eq!(replay.next().unwrap().unwrap().payload, payload(1, 300 << 10));
+        cut(&segments(place.path())[0], length);
+        let error = replay.next().unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unreadable, "{error}");
+        assert!(error.position().is_some(), "{error}");
+        assert!(replay.next().is_none());
+    }
+}
+
+#[test]
+fn a_sealed_segment_that_was_cut_before_it_is_reached_is_an_error_too() {
+    let place = tempfile::tempdir().unwrap();
+    let wal = large_frames(place.path());
+    let mut replay = wal.replay().unwrap();
+    cut(&segments(place.path())[1], 4096);
+    let mut shown = 0;
+    let error = loop {
+        match replay.next().unwrap() {
+            Ok(record) => {
+                shown += 1;
+                assert_eq!(record.payload, payload(shown, 300 << 10));
+            }
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::Unreadable, "{error}");
+    assert!(shown < 10, "{shown}");
+    // What does not touch the file is there.
+    let mut replay = wal.replay_from(Lsn::new(shown + 4)).unwrap();
+    assert_eq!(replay.next().unwrap().unwrap().payload, payload(shown + 4, 300 << 10));
+}
+
+#[test]
+fn bounds_and_streams_over_segments() {
+    let place = tempfile::tempdir().unwrap();
+    let wal = open(place.path());
+    for lsn in 1..=40_000_u64 {
+        let stream = StreamId::new(u16::try_from(lsn % 7).unwrap());
+        wal.submit_to(stream, &payload(lsn, 100)).unwrap();
+    }
+    wal.sync().unwrap();
+    for (from, to) in [(1, 40_000), (9_000, 31_000), (39_990, 50_000), (500, 400)] {
+        let (from, to) = (Lsn::new(from), Lsn::new(to));
+        let stream = StreamId::new(3);
+        let mut replay = wal.replay().unwrap().stream(stream).from(from).to(to);
+        let mut wanted = (from.get()..=to.get().min(40_000)).filter(|lsn| lsn % 7 == 3);
+        while let Some(record) = replay.next() {
+            let record = record.unwrap();
+            let lsn = wanted.next().unwrap();
+            assert_eq!((record.lsn, record.stream), (Lsn::new(lsn), stream));
+            assert_eq!(record.payload, payload(lsn, 100));
+        }
+        assert_eq!(wanted.next(), None);
+    }
+}
