@@ -118,7 +118,8 @@ impl Waiting {
         self.durable
     }
 
-    /// Joins as a blocking caller who waits until it is durable. The first one may lead: at once, if the slot is `free`.
+    /// Joins as a blocking caller who waits until it is durable. The first one may lead: at once,
+    /// if the slot is `free`.
     pub(crate) fn join(&mut self, free: bool) -> Ticket {
         self.durable = true;
         self.join_written(free)

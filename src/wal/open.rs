@@ -2,20 +2,21 @@
 
 use std::path::Path;
 
-use super::core::{Core, Open, Phase, Place, Share};
+use super::core::{Core, Open, Panics, Phase, Place, Share};
 use super::group::Resolved;
 use super::index::SegmentIndex;
 use super::options::{Background, WalOptions};
 use super::prepare::Preparer;
 use super::progress::Progress;
 use super::recovery::{Opened, RecoverOptions, recover};
+use super::recycle::Recycler;
 use super::slot::{Identity, Slot};
 use super::stage::Stage;
 use super::staging::{NoRoom, Staging};
 use super::stats::Stats;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::SegmentNumber;
+use crate::ids::{SegmentNumber, to_usize};
 use crate::storage::ForkWord;
 use crate::storage::{Channel, Directory, Storage};
 use crate::sync::atomic::AtomicU64;
@@ -83,12 +84,14 @@ fn assemble(
     let limits = WalOptions { segment_size, ..options.clone() }.limits();
     let stats = Arc::new(Stats::new(Arc::clone(&clock)));
     let slot = Slot::new(commits, identity, &opened.tail, Arc::clone(&stats));
+    let home = Arc::clone(active.home());
     let stage = Arc::new(Stage::new(&limits));
     let staging = Staging::new(limits, Arc::clone(&stage), &opened.tail, active, opened.spares);
     let preparer = Preparer {
         channel: prepares,
         log_file: opened.log_file,
         segment_size: options.segment_size,
+        recycler: Recycler::new(home, to_usize(options.recycled), options.segment_size),
     };
     Ok(Core {
         directory,
@@ -211,16 +214,18 @@ impl Core {
         true
     }
 
-    /// Waits until another caller has closed the log.
+    /// Waits until another caller has closed the log, or has found it poisoned: one that panicked
+    /// never closes it.
     fn await_closed(&self) {
         let mut open = lock(&self.open);
-        while open.phase != Phase::Closed {
+        while open.phase != Phase::Closed && open.failed.is_none() {
             open = self.await_room(open);
         }
     }
 
     /// Makes everything durable and writes the closing frame behind it.
     fn write_closing(&self) -> Result<()> {
+        let _panics = Panics::poison(self);
         self.wait_durable(self.appended())?;
         let mut open = lock(&self.open);
         loop {
@@ -245,7 +250,11 @@ impl Core {
     /// Says in `LOG` that the log was closed cleanly.
     fn log_clean(&self) -> Result<()> {
         match lock(&self.preparer).as_mut() {
-            Some(preparer) => self.write_log(preparer, true),
+            Some(preparer) => {
+                self.write_log(preparer, true)?;
+                preparer.recycler.clear();
+                Ok(())
+            }
             None => Ok(()),
         }
     }

@@ -159,9 +159,10 @@ impl Wal {
         Ok(Pending::new(Arc::clone(self.share()), lsns.first()))
     }
 
-    /// Waits, as a future, until it is worth to [`try_submit`](Wal::try_submit) again: back-pressure
-    /// that never blocks a thread of an executor and does no I/O there. Ready at once if nobody was
-    /// refused since room last came. Others may be faster: the next try may be refused again.
+    /// Waits, as a future, until it is worth to [`try_submit`](Wal::try_submit) again:
+    /// back-pressure that never blocks a thread of an executor and does no I/O there. Ready at once
+    /// if nobody was refused since room last came. Others may be faster: the next try may be
+    /// refused again.
     ///
     /// Resolves to an error when the log is poisoned, closed or in a forked child; on a full disk
     /// it resolves, and the next try gives `DiskFull`. Dropping it cancels nothing.

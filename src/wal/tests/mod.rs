@@ -1,9 +1,11 @@
 //! The write side on the simulated disk: every fault, every crash, disk full, waiting threads.
 
+mod buffered;
 mod crashes;
 mod faults;
 mod lookup;
 mod patience;
+mod recycling;
 mod reservations;
 mod space;
 mod stats;
