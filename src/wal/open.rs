@@ -10,6 +10,7 @@ use super::prepare::Preparer;
 use super::progress::Progress;
 use super::recovery::{Opened, RecoverOptions, recover};
 use super::recycle::Recycler;
+use super::retention::Retention;
 use super::slot::{Identity, Slot};
 use super::stage::Stage;
 use super::staging::{NoRoom, Staging};
@@ -54,7 +55,7 @@ pub(crate) fn open(
     };
     let opened = recover(&**storage, &directory, &*clock, &recover_options, &mut *channel)?;
     let preparing = directory.channel()?;
-    let core = assemble(directory, clock, fork, options, opened, [channel, preparing])?;
+    let core = assemble(storage, directory, clock, fork, options, opened, [channel, preparing])?;
     core.ask_preparer(&mut lock(&core.open));
     let core = Arc::new(core);
     let shares = std::array::from_fn(|_| Arc::new(Share { core: Arc::clone(&core) }));
@@ -67,6 +68,7 @@ pub(crate) fn open(
 }
 
 fn assemble(
+    storage: &Arc<dyn Storage>,
     directory: Arc<dyn Directory>,
     clock: Arc<dyn Clock>,
     fork: ForkWord,
@@ -94,6 +96,7 @@ fn assemble(
         recycler: Recycler::new(home, to_usize(options.recycled), options.segment_size),
     };
     Ok(Core {
+        storage: Arc::clone(storage),
         directory,
         clock,
         log: opened.log,
@@ -102,6 +105,8 @@ fn assemble(
         progress: Progress::starting_at(opened.tail.next_lsn.previous()),
         stage,
         stats,
+        pins: Mutex::default(),
+        retention: Retention::new(options),
         start: AtomicU64::new(opened.start.get()),
         index: Arc::new(SegmentIndex::new(opened.segments)),
         fork,

@@ -1,5 +1,6 @@
 //! The write side on the simulated disk: every fault, every crash, disk full, waiting threads.
 
+mod backup;
 mod buffered;
 mod crashes;
 mod faults;
@@ -7,6 +8,7 @@ mod lookup;
 mod patience;
 mod recycling;
 mod reservations;
+mod retention;
 mod space;
 mod stats;
 mod waiting;
