@@ -22,20 +22,24 @@ backends:
 
 # The crash simulations, wide.
 sim-long:
-    SAWMILL_SIM=long cargo test --release --all-features --test wal_crash --test engine_crash -- --nocapture
+    SAWMILL_SIM=long cargo test --release --all-features --test wal_crash --test wal_damage --test engine_crash -- --nocapture
 
 # Real kills of real processes, as many as a release needs.
 kill-long:
-    SAWMILL_KILLS=200 cargo test --release --all-features --test wal_kill -- --nocapture
-    cargo test --release --all-features --test crash -- --nocapture --include-ignored
+    SAWMILL_KILLS=200 cargo test --release --all-features --test wal_kill --test wal_in_flight -- --nocapture
+    cargo test --release --all-features --test crash --test inputs -- --nocapture --include-ignored
 
 # Every fuzz target for SECONDS; needs a C++ compiler, no nightly.
 fuzz SECONDS="60":
     bash fuzz/run {{SECONDS}}
 
-# One bench, or all.
+# One bench, or all; with SAWMILL_BENCH=full for 15 rounds of a second.
 bench NAME="":
     cargo bench {{ if NAME == "" { "" } else { "--bench " + NAME } }}
+
+# Other logs beside ours, for as long as `SAWMILL_BENCH=full` or less; downloads and builds them.
+bench-peers *NAMES:
+    cargo run --release --manifest-path benches/peers/Cargo.toml -- {{NAMES}}
 
 # Undefined behaviour in the buffers; needs a nightly toolchain with miri.
 miri:

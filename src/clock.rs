@@ -12,6 +12,11 @@ pub trait Clock: fmt::Debug + Send + Sync {
     fn monotonic_ns(&self) -> u64;
     /// Waits.
     fn sleep(&self, duration: Duration);
+    /// How long who waits for a deadline that is `left` away may sleep before it has to look at
+    /// this clock again. As long as that, where time passes by itself.
+    fn look_again_after(&self, left: Duration) -> Duration {
+        left
+    }
 }
 
 /// The machine's clock.
@@ -59,5 +64,10 @@ impl Clock for ManualClock {
 
     fn sleep(&self, duration: Duration) {
         self.advance(duration);
+    }
+
+    /// Time moves when a test says so, and wakes nobody: look often.
+    fn look_again_after(&self, left: Duration) -> Duration {
+        left.min(Duration::from_millis(1))
     }
 }

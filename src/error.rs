@@ -24,6 +24,10 @@ pub enum ErrorKind {
     Closed,
     /// No space for this append. Free some; the handle goes on by itself.
     DiskFull,
+    /// There is no room at this moment. Nothing was appended: wait for room, or try again.
+    WouldBlock,
+    /// The deadline passed first. Nothing was appended.
+    TimedOut,
     /// The record, batch or option is over its limit. Nothing was written.
     TooLarge,
     /// Bytes that were acknowledged are damaged. Nothing was changed.

@@ -16,6 +16,22 @@ pub(crate) fn spawn<T: Send + 'static>(
     std::thread::Builder::new().name(name.to_owned()).spawn(body)
 }
 
+/// Runs `body` on `count` threads at once, the calling one included; returns when all are done. A
+/// panic of one becomes the caller's.
+///
+/// # Errors
+/// The system refused a thread: `body` has run on fewer.
+pub(crate) fn scoped(name: &str, count: usize, body: impl Fn() + Sync) -> std::io::Result<()> {
+    std::thread::scope(|scope| {
+        let started = (1..count).try_for_each(|_| {
+            let builder = std::thread::Builder::new().name(name.to_owned());
+            builder.spawn_scoped(scope, &body).map(drop)
+        });
+        body();
+        started
+    })
+}
+
 /// Locks, also after a panic of another holder: our own panics poison the log by other means.
 pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -42,6 +58,20 @@ impl Gate {
         self.set(value);
         // The call fails for invalid arguments only.
         futex::wake(&self.0, futex::Flags::PRIVATE, i32::MAX.cast_unsigned()).ok();
+    }
+
+    /// Sleeps while the word is `value`, but no longer than `limit`; returns what it is then.
+    pub(crate) fn wait_briefly(&self, value: u32, limit: std::time::Duration) -> u32 {
+        let now = self.get();
+        if now == value {
+            let limit = futex::Timespec {
+                tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: i64::from(limit.subsec_nanos()),
+            };
+            // Returns at once if the word has changed; the caller looks at it again anyway.
+            futex::wait(&self.0, futex::Flags::PRIVATE, value, Some(&limit)).ok();
+        }
+        self.get()
     }
 
     /// Sleeps until the word is not `value`; returns what it is.

@@ -161,7 +161,8 @@ fn a_failing_callback_ends_the_job_and_is_called_again_with_the_same_batch() {
         })
         .unwrap();
         let trigger = Trigger::AvailableNow { bytes: 100 };
-        let run = engine.start(job, RunOptions { trigger, ..RunOptions::default() }).unwrap();
+        let options = RunOptions { trigger, sink_attempts: 1, ..RunOptions::default() };
+        let run = engine.start(job, options).unwrap();
         match run.await_termination() {
             Ok(progress) => assert_eq!((life, progress.batches), (3, 2)),
             Err(error) => assert_eq!(error.kind(), ErrorKind::SinkFailed),

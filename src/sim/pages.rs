@@ -1,6 +1,7 @@
 //! The bytes of a file in shared pages: a copy costs a vector of pointers, a write copies only what
 //! it touches, and a block of zeros costs nothing.
 
+use crate::checksum::is_zero;
 use crate::storage::BLOCK;
 use crate::sync::Arc;
 
@@ -87,7 +88,7 @@ impl Pages {
             let (now, later) = rest.split_at(rest.len().min(BLOCK - start));
             let end = start + now.len();
             if let Ok(whole) = <&[u8; BLOCK]>::try_from(now) {
-                let zeros = whole.iter().all(|byte| *byte == 0);
+                let zeros = is_zero(whole);
                 *self.slot(block) = if zeros { None } else { Some(Arc::new(*whole)) };
             } else {
                 self.bytes_mut(block)[start..end].copy_from_slice(now);

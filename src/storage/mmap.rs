@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "a map is only as constant as its file")]
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use memmap2::{Advice, Mmap, MmapOptions};
@@ -11,10 +12,16 @@ use memmap2::{Advice, Mmap, MmapOptions};
 pub(super) fn map(descriptor: BorrowedFd<'_>, length: usize) -> io::Result<Mmap> {
     // SAFETY: only sealed files are mapped: the writer never changes them, recycling needs the
     // exclusive lock of a byte that every reader holds shared (LOG.md L18), and the length was
-    // checked against the file. A stranger who cuts the file under us can raise SIGBUS; nothing in
-    // user space can exclude that.
+    // checked against the file. Readers populate before they touch, so that a file that a stranger
+    // has cut is an error; only one that is cut under the very bytes being read can raise SIGBUS,
+    // and nothing in user space can exclude that.
     let map = unsafe { MmapOptions::new().len(length).map(descriptor.as_raw_fd()) }?;
     // Only advice: a kernel that refuses it reads ahead less.
     drop(map.advise(Advice::Sequential));
     Ok(map)
+}
+
+/// Brings a range into memory; an error where touching it would raise a signal.
+pub(super) fn populate(map: &Mmap, range: Range<usize>) -> io::Result<()> {
+    map.advise_range(Advice::PopulateRead, range.start, range.len())
 }

@@ -40,7 +40,7 @@ impl Batch {
         Batch { plan, plan_lsn, attempt, computed: None, published: Vec::new() }
     }
 
-    fn computed(&self) -> &Computed {
+    pub(super) fn computed(&self) -> &Computed {
         #[allow(clippy::expect_used, reason = "`run_batch` calls the steps in order")]
         self.computed.as_ref().expect("STREAM-5: compute comes before what uses its results")
     }
@@ -87,7 +87,7 @@ impl JobDriver {
         self.hooks.at(Step::Completed, id)?;
         self.checkpoint()?;
         self.hooks.at(Step::Checkpointed, id)?;
-        self.notify();
+        self.notify()?;
         Ok(Stepped::Batch(id))
     }
 
@@ -202,27 +202,20 @@ impl JobDriver {
     /// before the sinks see it.
     fn prepare(&mut self, batch: &Batch) -> Result<()> {
         if batch.attempt > 1 {
-            let entry = Entry::BatchAttempted(BatchAttempt {
-                job: self.shape.job.clone(),
-                batch: batch.plan.batch,
-                attempt: batch.attempt,
-            });
-            self.env.wal.append_internal(JOURNAL, &[&entry.encode()])?;
+            self.announce(batch)?;
         }
         self.marks.reach(Mark::Prepared, batch.plan.batch);
         Ok(())
     }
 
-    /// Step 5: every sink, in the job's order.
-    pub(crate) fn publish(&self, batch: &mut Batch) -> Result<()> {
-        let computed = batch.computed();
-        let mut published = Vec::new();
-        for (sink, output) in self.job.sinks.iter().zip(&computed.outputs) {
-            let progress = sink.publish(batch.plan.batch, batch.attempt, &**output)?;
-            published.push(Named::new(sink.name(), progress));
-        }
-        batch.published = published;
-        Ok(())
+    /// Makes it durable that the sinks are about to be called again (ENGINE.md E20).
+    pub(super) fn announce(&self, batch: &Batch) -> Result<()> {
+        let entry = Entry::BatchAttempted(BatchAttempt {
+            job: self.shape.job.clone(),
+            batch: batch.plan.batch,
+            attempt: batch.attempt,
+        });
+        self.env.wal.append_internal(JOURNAL, &[&entry.encode()]).map(drop)
     }
 
     /// Step 6: the completion is submitted, the overlays become the state.

@@ -45,14 +45,22 @@ impl JobDriver {
                 });
                 self.truncate()
             }
-            Err(error) => {
-                self.alarm(&error);
-                Ok(())
-            }
+            Err(error) => self.alarm(&error),
         }
     }
 
+    /// What a source has looked at and found none of its records in, it needs no more (E3).
+    fn settle(&mut self) -> Result<()> {
+        for source in &self.job.sources {
+            if let Some(position) = source.settled(self.boundary.position(source.name()))? {
+                self.boundary.settle(source.name(), position);
+            }
+        }
+        Ok(())
+    }
+
     fn write_checkpoint(&mut self) -> Result<()> {
+        self.settle()?;
         let extents = self.encode_states()?;
         let streams = self.env.streams.snapshot();
         let floor = self.floor(&streams)?;
@@ -117,9 +125,9 @@ impl JobDriver {
         Ok(())
     }
 
-    fn alarm(&self, error: &Error) {
+    fn alarm(&self, error: &Error) -> Result<()> {
         self.board.update(|progress| progress.checkpoint_alarm = Some(error.to_string()));
-        self.notify();
+        self.notify()
     }
 }
 

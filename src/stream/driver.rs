@@ -1,6 +1,7 @@
 //! The driver of a job: one thread's work, one step at a time.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::batch::Batch;
 use super::boundary::Boundary;
@@ -13,13 +14,14 @@ use super::progress::Board;
 use super::streams::StreamTable;
 use crate::checkpoint::CheckpointStore;
 use crate::clock::Clock;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::exec::Executor;
 use crate::ids::{BatchId, Lsn};
 use crate::source::LastRead;
 use crate::state::OperatorState;
 use crate::storage::Storage;
 use crate::sync::Arc;
+use crate::sync::atomic::AtomicBool;
 use crate::wal::Wal;
 
 /// What a driver has of its engine.
@@ -63,6 +65,8 @@ pub(crate) struct JobDriver {
     pub(crate) last_checkpoint_ns: u64,
     /// What was durable when the job was started: where available-now ends in the log.
     pub(crate) available: Lsn,
+    /// Set from outside: somebody waits for the end, and pauses are cut short.
+    pub(crate) ending: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for JobDriver {
@@ -83,6 +87,8 @@ impl JobDriver {
         for source in &self.job.sources {
             let Some(position) = self.boundary.position(source.name()) else { continue };
             let read = self.boundary.reads.iter().find(|read| read.source == source.name());
+            // What this recovery has just rebuilt, it has compared.
+            let read = read.filter(|read| read.batch <= self.marks.checkpointed);
             let last = read.map(|read| LastRead { input: &read.input, digest: &read.digest });
             source.verify_position(self.source_context(), position, last)?;
         }
@@ -171,10 +177,16 @@ impl JobDriver {
     }
 
     /// Calls the listener, if there is one.
-    pub(crate) fn notify(&self) {
-        if let Some(listener) = self.options.listener() {
-            listener(&self.board.read());
-        }
+    ///
+    /// # Errors
+    /// `TaskFailed` if it panics: user code never breaks the engine (ENGINE.md E11).
+    pub(crate) fn notify(&self) -> Result<()> {
+        let Some(listener) = self.options.listener() else { return Ok(()) };
+        let progress = self.board.read();
+        catch_unwind(AssertUnwindSafe(|| listener(&progress))).map_err(|_panic| {
+            let message = format!("the progress function panicked at batch {}", progress.batch);
+            Error::new(ErrorKind::TaskFailed, message)
+        })
     }
 
     /// Bytes and records that all sources have read, in this process.

@@ -19,6 +19,7 @@ mod marks;
 mod options;
 mod outputs;
 mod progress;
+mod publish;
 mod run;
 mod stateful;
 mod streams;

@@ -26,7 +26,14 @@ pub struct RunOptions {
     /// changed under existing state yet. Not the number of threads. Default 8, minimum 1, maximum
     /// 1024.
     pub parallelism: u32,
-    /// Called on the driver's thread after every completed batch, and after a failed checkpoint.
+    /// How often each run of the job calls a sink that fails with one batch, before the job ends
+    /// with [`SinkFailed`](ErrorKind::SinkFailed). The id stays the same and the attempt's number
+    /// rises; the pause between two calls grows from 50 ms to at most 5 s, and ends at once when
+    /// the job is stopped. Default 5 (0.75 s together), minimum 1, maximum 1000.
+    pub sink_attempts: u32,
+    /// Called on the driver's thread after every completed batch, after a failed checkpoint, and
+    /// before a sink that failed is called again. It must not wait for the job's end. A panic in
+    /// it ends the job with [`TaskFailed`](ErrorKind::TaskFailed).
     pub on_progress: Option<Listener>,
 }
 
@@ -36,6 +43,7 @@ impl Default for RunOptions {
             trigger: Trigger::default(),
             checkpoint_interval: Duration::from_secs(1),
             parallelism: 8,
+            sink_attempts: 5,
             on_progress: None,
         }
     }
@@ -47,6 +55,7 @@ impl fmt::Debug for RunOptions {
             .field("trigger", &self.trigger)
             .field("checkpoint_interval", &self.checkpoint_interval)
             .field("parallelism", &self.parallelism)
+            .field("sink_attempts", &self.sink_attempts)
             .field("on_progress", &self.on_progress.is_some())
             .finish()
     }
@@ -60,6 +69,10 @@ impl RunOptions {
         }
         if !(1..=1024).contains(&self.parallelism) {
             let message = format!("parallelism is 1 to 1024, not {}", self.parallelism);
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
+        if !(1..=1000).contains(&self.sink_attempts) {
+            let message = format!("sink_attempts is 1 to 1000, not {}", self.sink_attempts);
             return Err(Error::new(ErrorKind::Invalid, message));
         }
         Ok(())

@@ -16,9 +16,10 @@ impl<R: JsonRow> Stream<R> {
 
 impl<R: Row> Stream<R> {
     /// Calls `f` with every batch, in order: never before its plan is durable, at least once for
-    /// the batch in flight at a crash, never again for a completed one (ENGINE.md E20). An `Err`
-    /// or a panic ends the job with [`SinkFailed`](crate::ErrorKind::SinkFailed); started again,
-    /// the job calls `f` with the same batch.
+    /// the batch in flight at a crash, never again for a completed one (ENGINE.md E20). If it
+    /// returns an `Err` or panics it is called again with the same batch, up to
+    /// [`sink_attempts`](crate::RunOptions::sink_attempts) times; then the job ends with
+    /// [`SinkFailed`](crate::ErrorKind::SinkFailed), and started again calls it with that batch.
     pub fn for_each_batch(
         &self,
         name: Name,

@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::driver::{JobDriver, Stepped};
 use super::progress::{Board, Progress};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::{Arc, Condvar, JoinHandle, Mutex, lock, spawn};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Arc, Condvar, JoinHandle, Mutex, current, lock, spawn};
 
 /// The longest time between two looks at idle sources.
 const IDLE_MAX: Duration = Duration::from_millis(10);
@@ -26,6 +27,8 @@ enum Wish {
 struct Control {
     wish: Mutex<Wish>,
     changed: Condvar,
+    /// The driver's: whether it is to end.
+    ending: Arc<AtomicBool>,
 }
 
 impl Control {
@@ -37,6 +40,7 @@ impl Control {
         let mut now = lock(&self.wish);
         *now = wish.max(*now);
         drop(now);
+        self.ending.store(true, Ordering::Release);
         self.changed.notify_all();
     }
 
@@ -49,8 +53,8 @@ impl Control {
     }
 }
 
-/// A started job. Dropping it ends the job behind the batch in work, without a checkpoint: what
-/// was done is in the log, and the next start goes on from there.
+/// A started job. Dropping it waits until the batch in work is done, and ends the job behind it
+/// without a checkpoint: what was done is in the log, and the next start goes on from there.
 pub struct StreamRun {
     control: Arc<Control>,
     board: Board,
@@ -66,7 +70,8 @@ impl fmt::Debug for StreamRun {
 impl StreamRun {
     /// Runs the driver on a thread of its own. `ended` goes when the driver has gone.
     pub(crate) fn spawn(driver: JobDriver, ended: impl Send + 'static) -> Result<StreamRun> {
-        let control = Arc::new(Control { wish: Mutex::new(Wish::Run), changed: Condvar::new() });
+        let (wish, changed) = (Mutex::new(Wish::Run), Condvar::new());
+        let control = Arc::new(Control { wish, changed, ending: Arc::clone(&driver.ending) });
         let (told, board) = (Arc::clone(&control), driver.board.clone());
         let thread = spawn("sawmill-driver", move || {
             let mut driver = driver;
@@ -108,10 +113,12 @@ impl StreamRun {
         self.join()
     }
 
-    /// Finishes the batch in work, takes a checkpoint, ends the job.
+    /// Finishes the batch in work, takes a checkpoint, ends the job. A sink that fails is not tried
+    /// again: the batch stays in flight, for the next start.
     ///
     /// # Errors
-    /// As [`await_termination`](StreamRun::await_termination).
+    /// As [`await_termination`](StreamRun::await_termination); `Invalid` on the job's own thread,
+    /// that is from one of its callbacks.
     pub fn stop(mut self) -> Result<Progress> {
         self.control.ask(Wish::Stop);
         self.join()
@@ -119,6 +126,11 @@ impl StreamRun {
 
     fn join(&mut self) -> Result<Progress> {
         let Some(thread) = self.thread.take() else { return Ok(self.board.read()) };
+        if thread.thread().id() == current().id() {
+            // From a callback, on the driver's own thread: it ends when the callback has returned.
+            let message = "a job cannot wait for its own end: stop it from another thread";
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
         let ended = thread.join().unwrap_or_else(|_| {
             Err(Error::new(ErrorKind::Poisoned, "the driver's thread panicked"))
         });

@@ -9,7 +9,7 @@ use super::options::Background;
 use super::range::LsnRange;
 use super::record::RECORD_HEADER;
 use super::replay::Replay;
-use super::staging::{NoRoom, Want};
+use super::staging::{Mark, NoRoom, Want};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Lsn, to_u64};
 use crate::planted::{Bug, planted};
@@ -34,36 +34,60 @@ impl Core {
                 Err(NoRoom::Segment(need)) => open = self.await_segment(open, need)?,
             }
         };
+        self.placed(open, want, lsns)?;
+        Ok(lsns)
+    }
+
+    /// What follows when records have got their place: waits as long as was asked for.
+    pub(super) fn placed(
+        &self,
+        mut open: MutexGuard<'_, Open>,
+        want: Want,
+        lsns: LsnRange,
+    ) -> Result<()> {
         self.progress.set_appended(lsns.last());
         self.ask_preparer(&mut open);
-        if want.durable && !planted(Bug::AcknowledgeAtSubmit) {
-            let free = open.is_free();
-            let ticket = open.staging.waiting_for_open().join(free);
+        let free = open.is_free();
+        let waits = want.until != Mark::Appended && !planted(Bug::AcknowledgeAtSubmit);
+        if waits {
+            let waiting = open.staging.waiting_for_open();
+            let ticket = match want.until {
+                Mark::Durable => waiting.join(free),
+                Mark::Written | Mark::Appended => waiting.join_written(free),
+            };
             self.await_outcome(open, &ticket)?;
         } else {
             self.nudge(&mut open);
             drop(open);
         }
         self.prepare_inline();
-        Ok(lsns)
+        Ok(())
+    }
+
+    /// Refuses a payload of so many bytes if it is over the limit (LOG.md L4).
+    pub(super) fn check_record(&self, bytes: usize) -> Result<()> {
+        match to_u64(bytes) {
+            length if length <= self.limits.record => Ok(()),
+            length => Err(self.too_large("record", length, self.limits.record)),
+        }
+    }
+
+    fn too_large(&self, what: &str, bytes: u64, limit: u64) -> Error {
+        let message = format!("a {what} of {bytes} bytes is over the limit of {limit} bytes");
+        Error::new(ErrorKind::TooLarge, message).at_path(self.directory.path())
     }
 
     /// Bytes of the records with their headers, if they are within the limits (LOG.md L4).
-    fn measure(&self, payloads: &[&[u8]]) -> Result<usize> {
-        let too_large = |what: &str, bytes: u64, limit: u64| {
-            let message = format!("a {what} of {bytes} bytes is over the limit of {limit} bytes");
-            Err(Error::new(ErrorKind::TooLarge, message).at_path(self.directory.path()))
-        };
+    pub(super) fn measure(&self, payloads: &[&[u8]]) -> Result<usize> {
         let mut bytes = 0;
         for payload in payloads {
-            let length = to_u64(payload.len());
-            if length > self.limits.record {
-                return too_large("record", length, self.limits.record);
-            }
+            self.check_record(payload.len())?;
             bytes += RECORD_HEADER + payload.len();
         }
         match to_u64(bytes) {
-            bytes if bytes > self.limits.batch => too_large("batch", bytes, self.limits.batch),
+            bytes if bytes > self.limits.batch => {
+                Err(self.too_large("batch", bytes, self.limits.batch))
+            }
             _ => Ok(bytes),
         }
     }
@@ -77,6 +101,7 @@ impl Core {
             self.lead(open, slot, Until::Once);
             return lock(&self.open);
         }
+        self.stats.memory_waits.count();
         self.await_room(open)
     }
 
@@ -92,8 +117,13 @@ impl Core {
     pub(crate) fn replay(&self, from: Lsn, internal: bool) -> Result<Replay> {
         self.check()?;
         let through = self.progress.durable();
+        Ok(self.replay_through(from, through, internal))
+    }
+
+    /// Reads records from `from` on, up to `through`, which is durable.
+    pub(super) fn replay_through(&self, from: Lsn, through: Lsn, internal: bool) -> Replay {
         let (index, directory) = (Arc::clone(&self.index), Arc::clone(&self.directory));
-        Ok(Replay::new(index, directory, self.log, from, through, internal))
+        Replay::new(index, directory, self.log, from, through, internal)
     }
 
     /// Waits until `lsn` and everything before it is durable; returns the durable LSN.

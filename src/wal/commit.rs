@@ -19,7 +19,7 @@ pub(super) enum Until<'a> {
     Resolved(&'a Group),
     /// One frame was written.
     Once,
-    /// Nothing is left to write, or somebody waits who can lead.
+    /// Nothing is left to write, somebody waits who can lead, or tasks are to be woken.
     Idle,
 }
 
@@ -59,7 +59,7 @@ impl Open {
         }
         let mut frame = self.staging.take_oldest()?;
         let waiting = std::mem::take(&mut frame.waiting);
-        let durable = waiting.is_awaited();
+        let durable = waiting.wants_durable();
         self.flight = Some(Flight { waiting, last_lsn: frame.last_lsn(), durable });
         Some(Work::Frame { frame: Box::new(frame), durable })
     }
@@ -79,14 +79,18 @@ impl Core {
         let mut resolved = Vec::new();
         while let Some(work) = open.pick(self) {
             drop(open);
-            resolved.drain(..).for_each(Resolved::wake);
+            // Tasks have to wait: this thread holds the slot (GROUP-3).
+            resolved.retain_mut(Resolved::wake_callers);
             let landed = self.perform(&mut slot, work);
             open = lock(&self.open);
             self.publish(&mut open, landed, &mut resolved);
             let done = match until {
                 Until::Resolved(group) => group.outcome().is_some(),
                 Until::Once => true,
-                Until::Idle => open.queued().any(|waiting| waiting.has_candidate()),
+                Until::Idle => {
+                    let tasks = resolved.iter().any(Resolved::has_tasks);
+                    tasks || open.queued().any(|waiting| waiting.has_candidate())
+                }
             };
             if done {
                 break;
@@ -98,7 +102,7 @@ impl Core {
         if let Some(next) = next {
             next.appoint();
         }
-        resolved.into_iter().for_each(Resolved::wake);
+        Resolved::wake(resolved);
     }
 
     /// Writes or syncs, outside the mutex.
@@ -154,7 +158,9 @@ impl Core {
                 if let Some(buffer) = buffer {
                     open.staging.recycle(buffer);
                 }
-                if flight.durable {
+                let raised = flight.durable;
+                // Whoever waits for a frame that was written plain asked for no more.
+                if flight.durable || flight.waiting.is_awaited() {
                     resolved.push(flight.waiting.resolve(None));
                 }
                 let durable = self.progress.durable();
@@ -162,6 +168,9 @@ impl Core {
                     && let Some(request) = open.syncing.take()
                 {
                     resolved.push(request.waiting.resolve(None));
+                }
+                if raised {
+                    resolved.extend(open.tails_look());
                 }
                 if landed.rotated {
                     open.preparation.log_is_stale = true;
@@ -177,9 +186,7 @@ impl Core {
                 resolved.extend(self.fail(open, error));
             }
         }
-        if open.room_waiters > 0 {
-            self.room.notify_all();
-        }
+        resolved.extend(self.room_came(open));
     }
 
     /// Gives the slot to somebody who waits, or leaves it free. Returns whom to tell.

@@ -3,15 +3,19 @@
 use super::group::{Resolved, Waiting};
 use super::index::SegmentIndex;
 use super::options::{Background, Limits};
+use super::pins::Pins;
 use super::prepare::{Preparation, Preparer};
 use super::progress::Progress;
+use super::ready::Room;
+use super::retention::Retention;
 use super::slot::Slot;
 use super::staging::Staging;
+use super::stats::Stats;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogId, Lsn};
 use crate::storage::ForkWord;
-use crate::storage::{Directory, Lock};
+use crate::storage::{Directory, Lock, Storage};
 use crate::sync::atomic::AtomicU64;
 use crate::sync::{Arc, Condvar, Mutex, lock};
 
@@ -64,6 +68,8 @@ pub(crate) struct Open {
     pub(crate) place: Place,
     pub(super) flight: Option<Flight>,
     pub(super) syncing: Option<SyncRequest>,
+    /// Those who wait for more to become durable, whatever it is.
+    pub(super) tails: Waiting,
     pub(crate) preparation: Preparation,
     /// Whether the committer sleeps and has to be woken for work.
     pub(super) committer_sleeps: bool,
@@ -71,17 +77,23 @@ pub(crate) struct Open {
     pub(crate) stop: bool,
     /// How many sleep on `room`.
     pub(crate) room_waiters: usize,
+    /// Those who wait for room without sleeping on `room`.
+    pub(crate) spacious: Room,
 }
 
 /// The log, shared by its handles and its threads.
 #[derive(Debug)]
 pub(crate) struct Core {
+    pub(crate) storage: Arc<dyn Storage>,
     pub(crate) directory: Arc<dyn Directory>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) log: LogId,
     pub(crate) limits: Limits,
     pub(crate) background: Background,
     pub(crate) progress: Progress,
+    pub(crate) stats: Arc<Stats>,
+    pub(crate) pins: Mutex<Pins>,
+    pub(crate) retention: Retention,
     /// The first LSN of the log.
     pub(crate) start: AtomicU64,
     pub(crate) index: Arc<SegmentIndex>,
@@ -205,7 +217,9 @@ impl Core {
         let syncing = open.syncing.take().map(|request| request.waiting);
         let waiting = flight.into_iter().chain(open.staging.abandon()).chain(syncing);
         let resolved = waiting.map(|waiting| waiting.resolve(Some(error.clone()))).collect();
-        self.room.notify_all();
+        let mut resolved: Vec<_> = resolved;
+        resolved.extend(self.room_came(open));
+        resolved.extend(open.tails_look());
         self.committer.notify_all();
         self.preparer_work.notify_all();
         resolved
@@ -214,6 +228,6 @@ impl Core {
     /// As [`Core::fail`], for who does not hold the mutex.
     pub(crate) fn poison(&self, error: Error) {
         let resolved = self.fail(&mut lock(&self.open), error);
-        resolved.into_iter().for_each(Resolved::wake);
+        Resolved::wake(resolved);
     }
 }

@@ -3,7 +3,7 @@
 //! FRAME-1: what `encode` writes, `decode` returns. FRAME-2: `decode` accepts nothing whose log,
 //! segment or offset is not that of the place it was read from (LOG.md L3).
 
-use crate::checksum::crc32c;
+use crate::checksum::{crc32c, is_zero};
 use crate::ids::{Epoch, LogId, Lsn, Position, SegmentNumber, to_u64, to_usize};
 use crate::planted::{Bug, planted};
 use crate::storage::BLOCK;
@@ -131,7 +131,7 @@ impl FrameHeader {
         if crc32c(&bytes[8..]) != crc {
             return None;
         }
-        let reserved = bytes[97..100].iter().chain(&bytes[104..]).all(|byte| *byte == 0);
+        let reserved = is_zero(&bytes[97..100]) && is_zero(&bytes[104..]);
         let payload_length = half(bytes, 84);
         if !reserved || half(bytes, 100) != payload_length {
             return None;
@@ -171,7 +171,7 @@ pub(crate) fn payload<'a>(header: &FrameHeader, bytes: &'a [u8]) -> Option<&'a [
     let end = FRAME_HEADER + to_usize(u64::from(header.payload_length));
     let payload = bytes.get(FRAME_HEADER..end)?;
     let padding = bytes.get(end..to_usize(header.length_on_disk()))?;
-    let whole = crc32c(payload) == header.payload_crc && padding.iter().all(|byte| *byte == 0);
+    let whole = crc32c(payload) == header.payload_crc && is_zero(padding);
     whole.then_some(payload)
 }
 

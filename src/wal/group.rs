@@ -2,9 +2,13 @@
 //!
 //! GROUP-1: a group gets one outcome. GROUP-2: who waits is woken once, for its own group, and the
 //! one that may lead sleeps apart from the others, so that appointing it wakes nobody else.
+//! GROUP-3: wakers of tasks run where their thread holds neither the write slot nor a lock.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
+use std::time::Duration;
 
+use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::sync::{Arc, Gate, Mutex, OnceLock, lock};
 
@@ -51,6 +55,19 @@ impl Group {
         self.outcome().unwrap_or_else(|| unreachable!("GROUP-1: woken before the outcome"))
     }
 
+    /// Sleeps as a follower until `deadline_ns` on a clock; `None` if there is no outcome by then.
+    pub(crate) fn wait_until(&self, clock: &dyn Clock, deadline_ns: u64) -> Option<Result<()>> {
+        while self.followers.get() == ASLEEP {
+            let left = deadline_ns.saturating_sub(clock.monotonic_ns());
+            if left == 0 {
+                return self.outcome();
+            }
+            let limit = clock.look_again_after(Duration::from_nanos(left));
+            self.followers.wait_briefly(ASLEEP, limit);
+        }
+        self.outcome()
+    }
+
     /// Tells the candidate to lead. After the log's mutex was released.
     pub(crate) fn appoint(&self) {
         self.candidate.open(LEAD);
@@ -76,6 +93,8 @@ pub(crate) struct Waiting {
     leader: Leader,
     followers: bool,
     futures: bool,
+    /// Whether somebody waits for more than the kernel's word that it has the bytes.
+    durable: bool,
 }
 
 /// How a blocking caller joined.
@@ -92,8 +111,20 @@ impl Waiting {
         self.leader != Leader::None || self.followers || self.futures
     }
 
-    /// Joins as a blocking caller. The first one may lead: at once, if the slot is `free`.
+    /// Whether somebody waits until it is durable.
+    pub(crate) fn wants_durable(&self) -> bool {
+        self.durable
+    }
+
+    /// Joins as a blocking caller who waits until it is durable. The first one may lead: at once,
+    /// if the slot is `free`.
     pub(crate) fn join(&mut self, free: bool) -> Ticket {
+        self.durable = true;
+        self.join_written(free)
+    }
+
+    /// As [`Waiting::join`], for who is content when the kernel has the bytes.
+    pub(crate) fn join_written(&mut self, free: bool) -> Ticket {
         let candidate = self.leader == Leader::None;
         assert!(candidate || !free, "COMMIT-1: a free slot beside a group that waits");
         if candidate {
@@ -104,14 +135,21 @@ impl Waiting {
         Ticket { group: Arc::clone(&self.group), candidate }
     }
 
-    /// Joins what is being written already: nobody has to lead it.
+    /// Joins without ever leading: what is being written already, or will be by somebody else.
     pub(crate) fn follow(&mut self) -> Ticket {
         self.followers = true;
         Ticket { group: Arc::clone(&self.group), candidate: false }
     }
 
-    /// Joins as a future.
+    /// As [`Waiting::follow`], waiting until it is durable.
+    pub(crate) fn follow_durable(&mut self) -> Ticket {
+        self.durable = true;
+        self.follow()
+    }
+
+    /// Joins as a future that waits until it is durable.
     pub(crate) fn join_future(&mut self, waker: &Waker) {
+        self.durable = true;
         self.futures = true;
         let mut wakers = lock(&self.group.wakers);
         if !wakers.iter().any(|known| known.will_wake(waker)) {
@@ -148,20 +186,40 @@ impl Waiting {
 pub(crate) struct Resolved(Waiting);
 
 impl Resolved {
-    /// Wakes everybody, once. After the log's mutex was released.
-    pub(crate) fn wake(self) {
-        let Waiting { group, leader, followers, futures } = self.0;
-        if followers {
+    /// Wakes everybody, once. Of several groups all blocked callers before any task.
+    pub(crate) fn wake(groups: Vec<Resolved>) {
+        let mut groups = groups;
+        groups.retain_mut(Resolved::wake_callers);
+        groups.into_iter().for_each(Resolved::wake_tasks);
+    }
+
+    /// Wakes those who sleep in a call; returns whether there are tasks to wake besides. After the
+    /// log's mutex was released.
+    pub(crate) fn wake_callers(&mut self) -> bool {
+        let Waiting { group, leader, followers, futures, .. } = &mut self.0;
+        if std::mem::take(followers) {
             group.followers.open(DONE);
         }
-        match leader {
+        match std::mem::take(leader) {
             Leader::Asleep => group.candidate.open(DONE),
             // It may have been told and not yet be awake: it looks at the outcome itself.
             Leader::Appointed | Leader::None => {}
         }
-        if futures {
-            let wakers = std::mem::take(&mut *lock(&group.wakers));
-            wakers.into_iter().for_each(Waker::wake);
+        *futures
+    }
+
+    /// Whether tasks are to be woken.
+    pub(crate) fn has_tasks(&self) -> bool {
+        self.0.futures
+    }
+
+    /// Wakes tasks. A waker is user code: it may append, close the log or drop its last handle, so
+    /// the write slot and every lock have been given away before (GROUP-3). It may panic, too:
+    /// that is its task's affair, and the next ones are still woken.
+    fn wake_tasks(self) {
+        let wakers = std::mem::take(&mut *lock(&self.0.group.wakers));
+        for waker in wakers {
+            catch_unwind(AssertUnwindSafe(|| waker.wake())).ok();
         }
     }
 }
@@ -183,7 +241,7 @@ mod tests {
         waiting.appoint().unwrap().appoint();
         assert_eq!(candidate.join().unwrap(), Call::Lead);
         assert!(waiting.appoint().is_none(), "appointed once");
-        waiting.resolve(Some(Error::new(ErrorKind::Poisoned, "why"))).wake();
+        Resolved::wake(vec![waiting.resolve(Some(Error::new(ErrorKind::Poisoned, "why")))]);
         assert_eq!(follower.join().unwrap().unwrap_err().kind(), ErrorKind::Poisoned);
     }
 
@@ -193,7 +251,7 @@ mod tests {
         let ticket = waiting.join(false);
         let group = Arc::clone(&ticket.group);
         let candidate = spawn("candidate", move || group.wait_for_call()).unwrap();
-        waiting.resolve(None).wake();
+        Resolved::wake(vec![waiting.resolve(None)]);
         assert_eq!(candidate.join().unwrap(), Call::Done);
         ticket.group.outcome().unwrap().unwrap();
     }

@@ -4,6 +4,7 @@
 //! LOG-1: a slot is never written over the only valid one: sequence `s` goes to slot `s % 2`.
 //! LOG-2: start and durable LSN never fall from one slot to the next.
 
+use crate::checksum::is_zero;
 use crate::error::Result;
 use crate::ids::{Epoch, LogId, Lsn, Position, SegmentNumber, to_u64};
 use crate::storage::{AlignedBuf, BLOCK, Channel, Directory, File, IoFailure, OpenMode};
@@ -96,7 +97,7 @@ impl LogState {
     /// What is wrong with it.
     pub(crate) fn decode(bytes: &[u8], slot: u64) -> Result<(LogState, u64), HeaderFault> {
         let block = open_block(bytes, MAGIC, VERSION)?;
-        let zeros = block[92..96].iter().chain(&block[END..BLOCK - 4]).all(|byte| *byte == 0);
+        let zeros = is_zero(&block[92..96]) && is_zero(&block[END..BLOCK - 4]);
         let mut log = [0; 16];
         log.copy_from_slice(&block[16..32]);
         let sequence = word(block, 32);
@@ -123,12 +124,16 @@ impl LogState {
             state.durable_lsn.get(),
             state.durable_segment.get(),
         ];
+        // Before the first barrier nothing was durable, and nothing can have been given up.
+        let fresh = state == LogState::new(state.log, state.segment_size);
         let sane = counters.iter().all(|counter| *counter < u64::MAX / 2)
             && state.start_lsn >= Lsn::FIRST
             && state.durable_lsn.next() >= state.start_lsn
             && state.start_segment.get() >= 1
             && state.durable_segment >= state.start_segment
             && is_valid_size(state.segment_size)
+            && state.barrier.offset.is_multiple_of(to_u64(BLOCK))
+            && if state.highest_epoch.get() == 0 { fresh } else { state.barrier.offset > 0 }
             && matches!(half(block, 88), 1 | 2);
         if !zeros || !sane || sequence % 2 != slot {
             return Err(HeaderFault::Damaged);
@@ -171,7 +176,7 @@ pub(crate) fn judge(bytes: &[u8]) -> LogVerdict {
     let ours = bytes.len() <= LOG_LENGTH
         && bytes.chunks(BLOCK).all(|slot| {
             let start = &slot[..slot.len().min(MAGIC.len())];
-            MAGIC.starts_with(start) || start.iter().all(|byte| *byte == 0)
+            MAGIC.starts_with(start) || is_zero(start)
         });
     if ours { LogVerdict::NoSlot } else { LogVerdict::Foreign }
 }
@@ -273,6 +278,8 @@ mod tests {
     fn example(durable: u64) -> LogState {
         let mut state = LogState::new(LogId::from_bytes([0x11; 16]), 65536);
         state.durable_lsn = Lsn::new(durable);
+        state.highest_epoch = Epoch::new(1);
+        state.barrier = Position { segment: SegmentNumber::new(1), offset: 4096 };
         state
     }
 
@@ -318,6 +325,24 @@ mod tests {
         assert_eq!(judge(&file(0)[..512]), LogVerdict::NoSlot);
         assert_eq!(judge(b"2026/11/21-01:00 7f RocksDB version: 9"), LogVerdict::Foreign);
         assert_eq!(judge(&[0; LOG_LENGTH + 1]), LogVerdict::Foreign);
+    }
+
+    /// A slot whose checksum holds and that no writer wrote: before the first barrier nothing can
+    /// have been durable in segment 2^62. Recovery counted down from there, one segment at a time.
+    #[test]
+    fn a_slot_that_contradicts_itself_is_damaged() {
+        let fresh = LogState::new(LogId::from_bytes([0x11; 16]), 65536);
+        let mut wrong = [fresh, fresh, fresh, fresh, example(1)];
+        wrong[0].durable_segment = SegmentNumber::new(1 << 62);
+        wrong[1].durable_lsn = Lsn::new(1);
+        wrong[2].barrier.segment = SegmentNumber::new(1);
+        wrong[3].highest_epoch = Epoch::new(1);
+        wrong[4].barrier.offset += 1;
+        for state in wrong {
+            let mut bytes = vec![0; LOG_LENGTH];
+            state.encode(0, &mut bytes);
+            assert_eq!(judge(&bytes), LogVerdict::NoSlot, "{state:?}");
+        }
     }
 
     #[test]

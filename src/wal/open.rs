@@ -2,17 +2,21 @@
 
 use std::path::Path;
 
-use super::core::{Core, Open, Phase, Place};
+use super::core::{Core, Open, Panics, Phase, Place};
+use super::group::Resolved;
 use super::index::SegmentIndex;
 use super::options::{Background, WalOptions};
 use super::prepare::Preparer;
 use super::progress::Progress;
 use super::recovery::{Opened, RecoverOptions, recover};
+use super::recycle::Recycler;
+use super::retention::Retention;
 use super::slot::{Identity, Slot};
 use super::staging::{NoRoom, Staging};
+use super::stats::Stats;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::SegmentNumber;
+use crate::ids::{SegmentNumber, to_usize};
 use crate::storage::ForkWord;
 use crate::storage::{Channel, Directory, Storage};
 use crate::sync::atomic::AtomicU64;
@@ -46,7 +50,7 @@ pub(crate) fn open(
     };
     let opened = recover(&**storage, &directory, &*clock, &recover_options, &mut *channel)?;
     let preparing = directory.channel()?;
-    let core = assemble(directory, clock, fork, options, opened, [channel, preparing])?;
+    let core = assemble(storage, directory, clock, fork, options, opened, [channel, preparing])?;
     core.ask_preparer(&mut lock(&core.open));
     let handle = Handle { core: Arc::new(core), threads: Mutex::default() };
     match options.background {
@@ -57,6 +61,7 @@ pub(crate) fn open(
 }
 
 fn assemble(
+    storage: &Arc<dyn Storage>,
     directory: Arc<dyn Directory>,
     clock: Arc<dyn Clock>,
     fork: ForkWord,
@@ -72,20 +77,27 @@ fn assemble(
     let smallest = opened.spares.iter().map(|spare| spare.size()).min();
     let segment_size = smallest.unwrap_or(u64::MAX).min(options.segment_size);
     let limits = WalOptions { segment_size, ..options.clone() }.limits();
-    let slot = Slot::new(commits, identity, &opened.tail);
+    let stats = Arc::new(Stats::new(Arc::clone(&clock)));
+    let slot = Slot::new(commits, identity, &opened.tail, Arc::clone(&stats));
+    let home = Arc::clone(active.home());
     let staging = Staging::new(limits, &opened.tail, active, opened.spares);
     let preparer = Preparer {
         channel: prepares,
         log_file: opened.log_file,
         segment_size: options.segment_size,
+        recycler: Recycler::new(home, to_usize(options.recycled), options.segment_size),
     };
     Ok(Core {
+        storage: Arc::clone(storage),
         directory,
         clock,
         log: opened.log,
         limits,
         background: options.background,
         progress: Progress::starting_at(opened.tail.next_lsn.previous()),
+        stats,
+        pins: Mutex::default(),
+        retention: Retention::new(options),
         start: AtomicU64::new(opened.start.get()),
         index: Arc::new(SegmentIndex::new(opened.segments)),
         fork,
@@ -167,10 +179,12 @@ impl Open {
             place: Place::Free(slot),
             flight: None,
             syncing: None,
+            tails: super::group::Waiting::default(),
             preparation: super::prepare::Preparation::default(),
             committer_sleeps: false,
             stop: false,
             room_waiters: 0,
+            spacious: super::ready::Room::default(),
         }
     }
 }
@@ -179,24 +193,28 @@ impl Core {
     /// Refuses appends from now on. `false` if that was done before.
     fn begin_closing(&self) -> bool {
         let mut open = lock(&self.open);
-        if open.phase == Phase::Open {
-            open.phase = Phase::Closing;
-            self.room.notify_all();
-            return true;
+        if open.phase != Phase::Open {
+            return false;
         }
-        false
+        open.phase = Phase::Closing;
+        let resolved = self.room_came(&mut open);
+        drop(open);
+        Resolved::wake(resolved.into_iter().collect());
+        true
     }
 
-    /// Waits until another caller has closed the log.
+    /// Waits until another caller has closed the log, or has found it poisoned: one that panicked
+    /// never closes it.
     fn await_closed(&self) {
         let mut open = lock(&self.open);
-        while open.phase != Phase::Closed {
+        while open.phase != Phase::Closed && open.failed.is_none() {
             open = self.await_room(open);
         }
     }
 
     /// Makes everything durable and writes the closing frame behind it.
     fn write_closing(&self) -> Result<()> {
+        let _panics = Panics::poison(self);
         self.wait_durable(self.progress.appended())?;
         let mut open = lock(&self.open);
         loop {
@@ -221,7 +239,11 @@ impl Core {
     /// Says in `LOG` that the log was closed cleanly.
     fn log_clean(&self) -> Result<()> {
         match lock(&self.preparer).as_mut() {
-            Some(preparer) => self.write_log(preparer, true),
+            Some(preparer) => {
+                self.write_log(preparer, true)?;
+                preparer.recycler.clear();
+                Ok(())
+            }
             None => Ok(()),
         }
     }
@@ -245,7 +267,12 @@ impl Core {
         lock(&self.preparer).take();
         drop(self.index.remove_before(SegmentNumber::new(u64::MAX)));
         lock(&self.lock).take();
-        lock(&self.open).phase = Phase::Closed;
+        let tails = {
+            let mut open = lock(&self.open);
+            open.phase = Phase::Closed;
+            open.tails_look()
+        };
         self.room.notify_all();
+        Resolved::wake(tails.into_iter().collect());
     }
 }

@@ -5,12 +5,15 @@
 //! the log was poisoned (LOG.md L12).
 
 use super::core::{Core, Open, Panics, closed};
+use super::group::Resolved;
 use super::log_file::{LogFile, LogState};
 use super::options::Background;
+use super::recycle::Recycler;
 use super::segment::Segment;
 use super::truncate;
+use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{Lsn, SegmentNumber};
+use crate::ids::{LogId, Lsn, SegmentNumber};
 use crate::storage::Channel;
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, MutexGuard, lock, wait};
@@ -21,6 +24,18 @@ pub(crate) struct Preparer {
     pub(crate) channel: Box<dyn Channel>,
     pub(crate) log_file: LogFile,
     pub(crate) segment_size: u64,
+    pub(crate) recycler: Recycler,
+}
+
+impl Preparer {
+    /// The next segment, of a file that was kept or of a new one.
+    fn segment(&mut self, log: LogId, number: SegmentNumber, clock: &dyn Clock) -> Result<Segment> {
+        let channel = &mut *self.channel;
+        if let Some(segment) = self.recycler.reuse(log, number, channel, clock)? {
+            return Ok(segment);
+        }
+        Segment::prepare(self.recycler.home(), log, number, self.segment_size, channel)
+    }
 }
 
 /// What was asked of it, and what came of that; under the log's mutex.
@@ -33,6 +48,13 @@ pub(crate) struct Preparation {
     asked: bool,
     /// Whether the log has come into a new segment since `LOG` was written.
     pub(crate) log_is_stale: bool,
+}
+
+impl Preparation {
+    /// How many attempts have ended.
+    pub(super) fn attempts(&self) -> u64 {
+        self.attempts
+    }
 }
 
 impl Core {
@@ -62,50 +84,65 @@ impl Core {
         mut open: MutexGuard<'a, Open>,
         need: u64,
     ) -> Result<MutexGuard<'a, Open>> {
+        self.stats.segment_waits.count();
         let seen = open.preparation.attempts;
-        open.preparation.asked = true;
         if self.background == Background::Inline {
+            open.preparation.asked = true;
             drop(open);
             self.prepare();
             open = lock(&self.open);
         } else {
-            self.preparer_work.notify_one();
+            // The error of an earlier attempt does not matter: this waits for another.
+            drop(self.want_segment(&mut open, need));
             while open.preparation.attempts == seen && open.check().is_ok() {
                 open = self.await_room(open);
             }
         }
         open.check()?;
-        match &open.preparation.failed {
-            Some(error) => {
-                let message = format!("no space for a frame of {need} bytes");
-                let error = Error::new(error.kind(), message).caused_by(error.clone());
-                Err(error.at_path(self.directory.path()))
-            }
-            None => Ok(open),
-        }
+        self.attempt_failed(&open, need).map_or(Ok(open), Err)
+    }
+
+    /// Has a segment prepared, for a frame of `need` bytes; returns why the last attempt failed, if
+    /// it did.
+    pub(super) fn want_segment(&self, open: &mut Open, need: u64) -> Option<Error> {
+        open.preparation.asked = true;
+        self.preparer_work.notify_one();
+        self.attempt_failed(open, need)
+    }
+
+    /// Why the last attempt to prepare a segment failed, if it did.
+    pub(super) fn attempt_failed(&self, open: &Open, need: u64) -> Option<Error> {
+        let error = open.preparation.failed.as_ref()?;
+        let message = format!("no space for a frame of {need} bytes");
+        let error = Error::new(error.kind(), message).caused_by(error.clone());
+        Some(error.at_path(self.directory.path()))
     }
 
     /// Prepares what is missing and writes `LOG` if it is stale.
     pub(super) fn prepare(&self) {
         let _panics = Panics::poison(self);
+        let mut resolved = Vec::new();
+        self.take_steps(&mut resolved);
+        // Without the preparer's lock, which a waker that closes the log would need (GROUP-3).
+        Resolved::wake(resolved);
+    }
+
+    fn take_steps(&self, resolved: &mut Vec<Resolved>) {
         let mut preparer = lock(&self.preparer);
         let Some(preparer) = preparer.as_mut() else { return };
         while let Some(step) = self.next_step() {
             match step {
                 Step::WriteLog => {
                     if let Err(error) = self.write_log(preparer, false) {
-                        self.poison(error);
+                        resolved.extend(self.fail(&mut lock(&self.open), error));
+                    } else {
+                        // What cannot be read now is not given up; `apply_retention` says why.
+                        drop(self.retain(preparer, resolved));
                     }
                 }
                 Step::Prepare(number) => {
-                    let made = Segment::prepare(
-                        &*self.directory,
-                        self.log,
-                        number,
-                        preparer.segment_size,
-                        &mut *preparer.channel,
-                    );
-                    self.finish_attempt(made, preparer.segment_size);
+                    let made = preparer.segment(self.log, number, &*self.clock);
+                    resolved.extend(self.finish_attempt(made, preparer.segment_size));
                 }
             }
         }
@@ -125,7 +162,7 @@ impl Core {
         missing.map(Step::Prepare)
     }
 
-    fn finish_attempt(&self, made: Result<Segment>, size: u64) {
+    fn finish_attempt(&self, made: Result<Segment>, size: u64) -> Option<Resolved> {
         let failed = match &made {
             Ok(_) => None,
             Err(error) if error.kind() == ErrorKind::DiskFull => {
@@ -138,6 +175,9 @@ impl Core {
             }
             Err(error) => Some(error.clone()),
         };
+        if made.is_ok() {
+            self.stats.prepared(size);
+        }
         let mut open = lock(&self.open);
         match made {
             Ok(segment) if open.failed.is_none() => open.staging.add_spare(Arc::new(segment)),
@@ -149,7 +189,7 @@ impl Core {
         }
         open.preparation.failed = failed;
         open.preparation.attempts += 1;
-        self.room.notify_all();
+        self.room_came(&mut open)
     }
 
     /// Writes the next slot of `LOG`: how far the log is durable now.
@@ -180,16 +220,35 @@ impl Core {
             let message = format!("record {lsn} is not durable, so nothing before it is given up");
             return Err(Error::new(ErrorKind::Invalid, message).at_path(self.directory.path()));
         }
+        let mut resolved = Vec::new();
+        let start = self.truncate(lsn, durable, &mut resolved);
+        Resolved::wake(resolved);
+        start
+    }
+
+    fn truncate(&self, lsn: Lsn, durable: Lsn, resolved: &mut Vec<Resolved>) -> Result<Lsn> {
         let mut preparer = lock(&self.preparer);
         let Some(preparer) = preparer.as_mut() else { return Err(closed()) };
         self.check()?;
+        self.truncate_with(preparer, lsn, durable, resolved)
+    }
+
+    /// As [`Core::truncate_before`], for who has the preparer. Pins hold what they hold (PIN-1).
+    pub(super) fn truncate_with(
+        &self,
+        preparer: &mut Preparer,
+        lsn: Lsn,
+        durable: Lsn,
+        resolved: &mut Vec<Resolved>,
+    ) -> Result<Lsn> {
+        let pins = lock(&self.pins);
         let start = truncate::truncate_before(
-            lsn,
+            pins.clamp(lsn),
             durable,
             &self.index,
-            &*self.directory,
             &mut preparer.log_file,
             &mut *preparer.channel,
+            &mut preparer.recycler,
         );
         match start {
             Ok(start) => {
@@ -199,7 +258,7 @@ impl Core {
             Err(cause) => {
                 let error = Error::new(ErrorKind::Poisoned, "a truncation of the log failed");
                 let error = error.caused_by(cause);
-                self.poison(error.clone());
+                resolved.extend(self.fail(&mut lock(&self.open), error.clone()));
                 Err(error)
             }
         }

@@ -5,6 +5,8 @@ use crate::ids::{StreamId, to_usize};
 /// Bytes of a record's header.
 pub(crate) const RECORD_HEADER: usize = 8;
 const FLAG_EXTENSION: u8 = 1;
+/// Which of the header's bytes says what kind of record it is.
+const KIND: usize = 6;
 
 /// Who a record is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +42,29 @@ pub(crate) fn encode_header(out: &mut [u8], length: u32, stream: StreamId, kind:
     header |= u64::from(stream.get()) << 32;
     header |= byte << 48;
     out[..RECORD_HEADER].copy_from_slice(&header.to_le_bytes());
+}
+
+/// Turns the `number`th record (from 0) of a payload that is still in memory into a void one, which
+/// readers skip. `false` if there is none.
+pub(crate) fn make_void(payload: &mut [u8], number: u64) -> bool {
+    let mut rest = payload;
+    for _ in 0..number {
+        let Some(header) = rest.first_chunk::<RECORD_HEADER>() else { return false };
+        let length = to_usize(u64::from_le_bytes(*header) & 0xffff_ffff);
+        let Some((_, behind)) =
+            std::mem::take(&mut rest).split_at_mut_checked(RECORD_HEADER + length)
+        else {
+            return false;
+        };
+        rest = behind;
+    }
+    match rest.get_mut(KIND) {
+        Some(kind) => {
+            *kind = 0;
+            true
+        }
+        None => false,
+    }
 }
 
 /// Takes the next record off `payload`. `None` if the bytes are not a whole record.
@@ -98,5 +123,22 @@ mod tests {
         bytes[7] = 1;
         bytes[8] = 200;
         assert_eq!(decode(&mut bytes.as_slice()), None);
+    }
+
+    #[test]
+    fn a_record_becomes_void_and_its_neighbours_stay() {
+        let mut bytes = Vec::new();
+        for length in [3, 0, 70_000, 5] {
+            let at = bytes.len();
+            bytes.resize(at + RECORD_HEADER + length, 7);
+            let length = u32::try_from(length).unwrap();
+            encode_header(&mut bytes[at..], length, StreamId::DEFAULT, RecordKind::User);
+        }
+        assert!(make_void(&mut bytes, 2) && !make_void(&mut bytes, 4));
+        let mut rest = bytes.as_slice();
+        let kinds: Vec<_> =
+            std::iter::from_fn(|| decode(&mut rest)).map(|record| record.kind).collect();
+        use RecordKind::{User, Void};
+        assert_eq!(kinds, [User, User, Void, User]);
     }
 }

@@ -27,11 +27,15 @@ use crate::ids::{Epoch, LogId, Lsn, Position, SegmentNumber};
 use crate::planted::{Bug, planted};
 use crate::storage::{Channel, Directory, Lock, OpenMode, Storage};
 use crate::sync::Arc;
+use crate::wal::home::Home;
 use crate::wal::index::SegmentEntry;
 use crate::wal::log_file::LogFile;
 use crate::wal::scan::Expected;
 use crate::wal::segment::{Segment, SegmentHeader, file_name};
 use crate::wal::window::{WINDOW, Window};
+
+/// No writer counts that far; half of what decoding accepts.
+const COUNTER_MAX: u64 = u64::MAX / 4;
 
 /// What recovery must know.
 #[derive(Clone, Debug)]
@@ -100,19 +104,20 @@ pub(crate) struct RecoveryReport {
 /// `DiskFull` and `Io`. Nothing was changed for the first four.
 pub(crate) fn recover(
     storage: &dyn Storage,
-    directory: &Arc<dyn Directory>,
+    opened: &Arc<dyn Directory>,
     clock: &dyn Clock,
     options: &RecoverOptions,
     channel: &mut dyn Channel,
 ) -> Result<Opened> {
-    let directory = &**directory;
+    let directory = &**opened;
     let lock = inventory::lock(directory, clock, options)?;
-    let mut device = Device { channel, window: Window::new(WINDOW) };
+    let home = Home::new(Arc::clone(opened));
+    let mut device = Device { channel, window: Window::new(WINDOW), home: Arc::clone(&home) };
     let found = Inventory::take(storage, directory, clock, options, &mut device)?;
     let Inventory { mut log_file, created, mut segments, below, unfinished } = found;
     let start = walk_start(&mut device, &segments, &log_file)?;
     let mut entries = sealed_entries(&mut device, &segments, &log_file, start)?;
-    reopen_for_writing(directory, clock, options, &mut segments, start)?;
+    reopen_for_writing(&home, clock, options, &mut segments, start)?;
     device.window.forget();
 
     let walked = walk::walk(&mut device, &segments, expected_at(&segments, &log_file, start))?;
@@ -122,18 +127,19 @@ pub(crate) fn recover(
         return Err(corrupt(directory, &walked, &found, last, witness));
     }
     let previous = previous_barrier(&mut device, &segments, &log_file, &walked)?;
+    let epoch = next_epoch(directory, &walked, &found, &log_file)?;
     if !directory.backend().direct && !planted(Bug::RecoverFromCache) {
         cut::write_again(&mut device, &segments, start, walked.end.position)?;
     }
 
     entries.extend(walked_entries(&segments, &walked));
     let mut opening = cut::Opening {
-        directory,
+        home: &home,
         clock,
         segments,
         unfinished,
         entries,
-        epoch: next_epoch(&walked, &found, &log_file),
+        epoch,
         nonce: cut::nonce(storage),
         segment_size: options.segment_size,
     };
@@ -215,7 +221,7 @@ fn sealed_entries(
                 let message = "the first frame of a sealed segment is damaged: restore the \
                                segment from a copy; nothing was changed";
                 return Err(Error::new(ErrorKind::Corrupt, message)
-                    .at_path(segment.file().path())
+                    .at_path(segment.path())
                     .at_position(expected.position)
                     .for_lsns(before, log_file.state().durable_lsn));
             }
@@ -227,7 +233,7 @@ fn sealed_entries(
 /// Step (1) of LOG.md L14: every segment from `start` on is opened to be written, locked, synced;
 /// then the directory is. What is read afterwards is what a crash will leave.
 fn reopen_for_writing(
-    directory: &dyn Directory,
+    home: &Arc<Home>,
     clock: &dyn Clock,
     options: &RecoverOptions,
     segments: &mut Segments,
@@ -236,16 +242,16 @@ fn reopen_for_writing(
     for (number, segment) in segments.range_mut(start..) {
         let cached = planted(Bug::RecoverFromCache);
         let mode = if cached { OpenMode::Write } else { OpenMode::WriteDirect };
-        let file = directory.open(&file_name(*number), mode)?;
+        let file = home.directory().open(&file_name(*number), mode)?;
         inventory::lock_file(&*file, clock, options.lock_wait)?;
         if !cached {
             file.sync()?;
         }
         let log = LogId::from_bytes([0; 16]);
         let header = SegmentHeader { log, number: *number, size: segment.size() };
-        *segment = Arc::new(Segment::from_parts(&header, file));
+        *segment = Arc::new(Segment::opened(home, &header, file));
     }
-    directory.sync()?;
+    home.directory().sync()?;
     Ok(())
 }
 
@@ -287,8 +293,21 @@ fn previous_barrier(
 }
 
 /// One more than the highest that was ever seen, accepted or not (LOG.md L16).
-fn next_epoch(walked: &Walked, found: &Evidence, log_file: &LogFile) -> Epoch {
-    walked.epoch().max(found.highest_epoch).max(log_file.state().highest_epoch).next()
+fn next_epoch(
+    directory: &dyn Directory,
+    walked: &Walked,
+    found: &Evidence,
+    log_file: &LogFile,
+) -> Result<Epoch> {
+    let highest = walked.epoch().max(found.highest_epoch).max(log_file.state().highest_epoch);
+    // Decoding refuses counters at the end of their range, so that no sum overflows. What is near
+    // it was never counted up to: writing on from there would be writing what nobody can read.
+    if highest.get() >= COUNTER_MAX || walked.next_lsn().get() >= COUNTER_MAX {
+        let message = "a checksum holds, and an epoch or a record's number is beyond what any \
+                       writer reaches: restore the directory from a copy; nothing was changed";
+        return Err(Error::new(ErrorKind::Corrupt, message).at_path(directory.path()));
+    }
+    Ok(highest.next())
 }
 
 /// The error for acknowledged records that do not stand.

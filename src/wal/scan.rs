@@ -4,6 +4,7 @@
 //! SCAN-1: a frame stands only if everything the format asks of it holds.
 //! SCAN-2: no length is used before it was checked against the segment (LOG.md L4).
 
+use crate::checksum::is_zero;
 use crate::ids::{Epoch, LogId, Lsn, Position, SegmentNumber, to_u64, to_usize};
 use crate::planted::{Bug, planted};
 use crate::storage::BLOCK;
@@ -86,7 +87,7 @@ pub(crate) enum Verdict<'a> {
 pub(crate) fn judge_header(bytes: &[u8], expected: &Expected) -> Result<(FrameHeader, u32), Fault> {
     let Some((header, crc)) = FrameHeader::decode(bytes, expected.log, expected.position) else {
         let block = bytes.get(..BLOCK).unwrap_or(bytes);
-        let blank = block.iter().all(|byte| *byte == 0);
+        let blank = is_zero(block);
         return Err(if blank { Fault::Blank } else { Fault::NoHeader });
     };
     let room = expected.segment_size.saturating_sub(expected.position.offset);

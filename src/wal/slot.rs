@@ -12,6 +12,7 @@ use super::progress::Progress;
 use super::recovery::Tail;
 use super::segment::FIRST_FRAME;
 use super::staging::Frame;
+use super::stats::{Stats, Written};
 use crate::checksum::crc32c;
 use crate::error::{Error, ErrorKind};
 use crate::ids::{Epoch, LogId, Position, to_u64, to_usize};
@@ -39,10 +40,16 @@ pub(crate) struct Slot {
     next: Position,
     /// Files that hold frames which were written plain and not synced since.
     dirty: Vec<Arc<dyn File>>,
+    stats: Arc<Stats>,
 }
 
 impl Slot {
-    pub(crate) fn new(channel: Box<dyn Channel>, identity: Identity, tail: &Tail) -> Slot {
+    pub(crate) fn new(
+        channel: Box<dyn Channel>,
+        identity: Identity,
+        tail: &Tail,
+        stats: Arc<Stats>,
+    ) -> Slot {
         Slot {
             channel,
             identity,
@@ -50,6 +57,7 @@ impl Slot {
             seal_time_ns: tail.seal_time_ns,
             next: tail.position,
             dirty: Vec::new(),
+            stats,
         }
     }
 
@@ -86,6 +94,7 @@ impl Slot {
         let file = Arc::clone(frame.segment.file());
         let flag = durable && !planted(Bug::SkipDurableFlag);
         let op = Op::Write { file: Arc::clone(&file), offset, buffer, durable: flag };
+        let begun = self.stats.now();
         let buffer = whole(self.channel.run(op), wanted, &file).map_err(|failure| {
             let error = Error::new(ErrorKind::Poisoned, "a write of the log failed");
             let error = error.at_path(file.path()).at_position(header.position);
@@ -96,7 +105,11 @@ impl Slot {
             };
             error.caused_by(failure.at(offset))
         })?;
+        let payload = u64::from(header.payload_length);
+        let (records, on_disk) = (header.records, to_u64(wanted));
+        self.stats.wrote(begun, Written { records, payload, on_disk, durable });
         let last = header.next_lsn().previous();
+        progress.recent.keep(&header, &buffer);
         progress.set_written(last);
         if durable {
             progress.set_durable(last);
@@ -140,6 +153,7 @@ impl Slot {
             return Ok(());
         }
         for file in std::mem::take(&mut self.dirty) {
+            self.stats.syncs.count();
             let mut result = self.channel.run(Op::Sync { file: Arc::clone(&file) }).result;
             if planted(Bug::RetrySync) && result.is_err() {
                 result = self.channel.run(Op::Sync { file: Arc::clone(&file) }).result;

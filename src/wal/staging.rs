@@ -11,7 +11,7 @@ use super::frame::{FRAME_HEADER, FrameKind, frame_length};
 use super::group::Waiting;
 use super::options::Limits;
 use super::range::LsnRange;
-use super::record::{RECORD_HEADER, RecordKind, encode_header};
+use super::record::{self, RECORD_HEADER, RecordKind, encode_header};
 use super::recovery::Tail;
 use super::segment::{FIRST_FRAME, Segment};
 use crate::ids::{Lsn, Position, SegmentNumber, StreamId, to_u64, to_usize};
@@ -24,8 +24,19 @@ use crate::sync::Arc;
 pub(crate) struct Want {
     pub(crate) stream: StreamId,
     pub(crate) kind: RecordKind,
-    /// Whether the caller waits until it is durable.
-    pub(crate) durable: bool,
+    /// What the caller waits for.
+    pub(crate) until: Mark,
+}
+
+/// How far a record has to come before its append returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mark {
+    /// It has its place.
+    Appended,
+    /// The kernel has it, and all before it.
+    Written,
+    /// It and all before it are on stable storage.
+    Durable,
 }
 
 /// Why nothing could be placed. Nothing was changed.
@@ -270,6 +281,14 @@ impl Staging {
         let mut frames = self.sealed.iter_mut().chain(self.open.as_mut());
         let frame = frames.find(|frame| lsn <= frame.last_lsn())?;
         (lsn >= frame.first_lsn).then_some(&mut frame.waiting)
+    }
+
+    /// Makes the record with this LSN void, if its frame was not taken out yet (LOG.md L6).
+    pub(crate) fn make_void(&mut self, lsn: Lsn) -> bool {
+        let mut frames = self.sealed.iter_mut().chain(self.open.as_mut());
+        let Some(frame) = frames.find(|frame| lsn <= frame.last_lsn()) else { return false };
+        let Some(number) = lsn.get().checked_sub(frame.first_lsn.get()) else { return false };
+        record::make_void(&mut frame.buffer[FRAME_HEADER..frame.used], number)
     }
 
     /// Those who wait for the open frame.

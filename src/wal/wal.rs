@@ -10,7 +10,7 @@ use super::pending::Pending;
 use super::range::LsnRange;
 use super::record::RecordKind;
 use super::replay::Replay;
-use super::staging::Want;
+use super::staging::{Mark, Want};
 use crate::clock::{Clock, SystemClock};
 use crate::error::Result;
 use crate::ids::{LogId, Lsn, StreamId};
@@ -84,8 +84,17 @@ impl Wal {
         Ok(Wal { handle: Arc::new(open::open(&storage, clock, path.as_ref(), &options)?) })
     }
 
-    fn core(&self) -> &Arc<Core> {
+    pub(super) fn core(&self) -> &Arc<Core> {
         self.handle.core()
+    }
+
+    /// Runs a blocking append and counts how long its acknowledgement took.
+    pub(super) fn timed<T>(&self, append: impl FnOnce(&Core) -> Result<T>) -> Result<T> {
+        let core = self.core();
+        let begun = core.stats.now();
+        let outcome = append(core)?;
+        core.stats.appended(begun);
+        Ok(outcome)
     }
 
     /// Appends a record to the default stream and returns when it, and every record before it, is
@@ -103,8 +112,8 @@ impl Wal {
     /// # Errors
     /// As [`append`](Wal::append).
     pub fn append_to(&self, stream: StreamId, payload: &[u8]) -> Result<Lsn> {
-        let want = Want { stream, kind: RecordKind::User, durable: true };
-        Ok(self.core().append(want, &[payload])?.first())
+        let want = Want { stream, kind: RecordKind::User, until: Mark::Durable };
+        self.timed(|core| Ok(core.append(want, &[payload])?.first()))
     }
 
     /// Appends records as one: after a crash all of them are there, or none. Returns when they are
@@ -137,7 +146,8 @@ impl Wal {
     ) -> Result<LsnRange> {
         // User code runs here, before anything is reserved (LOG.md L6).
         let payloads: Vec<&[u8]> = payloads.iter().map(AsRef::as_ref).collect();
-        self.core().append(Want { stream, kind: RecordKind::User, durable: true }, &payloads)
+        let want = Want { stream, kind: RecordKind::User, until: Mark::Durable };
+        self.timed(|core| core.append(want, &payloads))
     }
 
     /// Appends a record to the default stream without waiting: its place in the order is fixed,
@@ -165,7 +175,7 @@ impl Wal {
     /// # Errors
     /// As [`append`](Wal::append).
     pub fn submit_to(&self, stream: StreamId, payload: &[u8]) -> Result<Pending> {
-        let want = Want { stream, kind: RecordKind::User, durable: false };
+        let want = Want { stream, kind: RecordKind::User, until: Mark::Appended };
         let lsns = self.core().append(want, &[payload])?;
         Ok(Pending::new(Arc::clone(self.core()), lsns.first()))
     }
@@ -173,12 +183,13 @@ impl Wal {
     /// Appends internal records as one atomic batch, durable on return. May use the segment that
     /// is kept in reserve when the disk is full (LOG.md L5). `replay` does not show them.
     pub(crate) fn append_internal(&self, stream: StreamId, payloads: &[&[u8]]) -> Result<LsnRange> {
-        self.core().append(Want { stream, kind: RecordKind::Internal, durable: true }, payloads)
+        self.core()
+            .append(Want { stream, kind: RecordKind::Internal, until: Mark::Durable }, payloads)
     }
 
     /// As [`submit`](Wal::submit), an internal record.
     pub(crate) fn submit_internal(&self, stream: StreamId, payload: &[u8]) -> Result<Pending> {
-        let want = Want { stream, kind: RecordKind::Internal, durable: false };
+        let want = Want { stream, kind: RecordKind::Internal, until: Mark::Appended };
         let lsns = self.core().append(want, &[payload])?;
         Ok(Pending::new(Arc::clone(self.core()), lsns.first()))
     }
@@ -268,6 +279,12 @@ impl Wal {
     #[cfg(test)]
     pub(crate) fn staged_bytes(&self) -> usize {
         crate::sync::lock(&self.core().open).staging.allocated()
+    }
+
+    /// Leaves a waker with the open frame, and nobody who writes it.
+    #[cfg(test)]
+    pub(crate) fn leave_waker(&self, waker: &std::task::Waker) {
+        crate::sync::lock(&self.core().open).staging.waiting_for_open().join_future(waker);
     }
 
     /// Raises the written mark above what will be written: a bug, for the test of panics.

@@ -3,7 +3,9 @@
 //! Exit codes: 0 done, 2 an error, which is a sentence on stderr.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints")]
 
+mod bench;
 mod wal_append;
+mod wal_bench;
 mod wal_cat;
 
 use std::process::ExitCode;
@@ -36,6 +38,8 @@ enum Wal {
     ///
     /// Opens the log as its writer: while another process writes it, this fails after 5 s.
     Cat(wal_cat::Arguments),
+    /// Measure the log on your disk, beside the raw limit of the same minute.
+    Bench(wal_bench::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -46,6 +50,7 @@ fn main() -> ExitCode {
     let outcome = match command {
         Wal::Append(arguments) => wal_append::run(&arguments),
         Wal::Cat(arguments) => wal_cat::run(&arguments),
+        Wal::Bench(arguments) => wal_bench::run(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -266,6 +266,19 @@ fn the_epoch_is_above_every_header_that_decodes() {
     assert_eq!((writer.opened.epoch, lsns(&writer)), (Epoch::new(3), vec![1]));
 }
 
+/// The opening after it wrote a barrier with an epoch that no decoder accepts: the one after that
+/// lost every record.
+#[test]
+fn an_epoch_at_the_end_of_its_range_is_refused() {
+    let disk = disk(1);
+    let mut writer = Writer::open(&disk).unwrap();
+    writer.append(b"one").unwrap();
+    writer.opened.epoch = Epoch::new(u64::MAX / 2 - 1);
+    writer.frame(FrameKind::Barrier, &[]).unwrap();
+    drop(writer);
+    refused(&disk, ErrorKind::Corrupt);
+}
+
 #[test]
 #[cfg(feature = "planted")]
 fn planted_epoch_from_accepted_is_seen() {

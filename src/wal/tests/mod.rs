@@ -1,9 +1,18 @@
 //! The write side on the simulated disk: every fault, every crash, disk full, waiting threads.
 
+mod backup;
+mod buffered;
 mod crashes;
 mod faults;
+mod lookup;
+mod patience;
+mod recycling;
+mod retention;
 mod space;
+mod stats;
+mod tail;
 mod waiting;
+mod wakers;
 
 use std::sync::mpsc;
 use std::time::Duration;

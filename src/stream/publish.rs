@@ -1,0 +1,101 @@
+//! Step 5: every sink, in the job's order, retried until the outcome is known (ENGINE.md E1).
+//!
+//! PUBLISH-1: a sink is called again under the same batch id, with a higher attempt that is durable
+//! before the call (ENGINE.md E20).
+//! PUBLISH-2: a sink that has published is not called again because another one failed.
+
+use std::time::Duration;
+
+use super::batch::Batch;
+use super::driver::JobDriver;
+use super::journal::Named;
+use crate::error::{Error, ErrorKind, Result};
+use crate::sink::Sink;
+use crate::sync::Arc;
+use crate::sync::atomic::Ordering;
+
+/// The pause before a sink's second attempt; doubled for each later one.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// The longest time in which a pause does not notice that the job is to end.
+const SLICE: Duration = Duration::from_millis(25);
+
+impl JobDriver {
+    /// Step 5.
+    pub(crate) fn publish(&self, batch: &mut Batch) -> Result<()> {
+        for (number, sink) in self.job.sinks.iter().enumerate() {
+            let progress = self.publish_to(sink, number, batch)?;
+            batch.published.push(Named::new(sink.name(), progress));
+        }
+        Ok(())
+    }
+
+    /// Calls one sink, as often as it takes and the options allow.
+    fn publish_to(
+        &self,
+        sink: &Arc<dyn Sink>,
+        number: usize,
+        batch: &mut Batch,
+    ) -> Result<Vec<u8>> {
+        let (mut tried, mut pause) = (1, FIRST_PAUSE);
+        loop {
+            let output = &*batch.computed().outputs[number];
+            let error = match sink.publish(batch.plan.batch, batch.attempt, output) {
+                Ok(progress) => {
+                    if tried > 1 {
+                        self.board.update(|progress| progress.sink_alarm = None);
+                    }
+                    return Ok(progress);
+                }
+                Err(error) => error,
+            };
+            if !may_pass(&error) {
+                return Err(error);
+            }
+            self.board.update(|progress| progress.sink_alarm = Some(error.to_string()));
+            if tried >= self.options.sink_attempts {
+                return Err(given_up(sink.name(), batch, tried, error));
+            }
+            self.notify()?;
+            if !self.pause(pause) {
+                return Err(given_up(sink.name(), batch, tried, error));
+            }
+            (tried, pause) = (tried + 1, (pause * 2).min(LONGEST_PAUSE));
+            batch.attempt += 1;
+            self.announce(batch)?;
+        }
+    }
+
+    /// Waits; `false` as soon as the job is to end.
+    fn pause(&self, mut rest: Duration) -> bool {
+        while !self.ending.load(Ordering::Acquire) {
+            if rest.is_zero() {
+                return true;
+            }
+            let slice = rest.min(SLICE);
+            self.env.clock.sleep(slice);
+            rest -= slice;
+        }
+        false
+    }
+}
+
+/// Whether another attempt may end otherwise: not if the output belongs to somebody else, or holds
+/// what this code does not read.
+fn may_pass(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::SinkFailed | ErrorKind::DiskFull | ErrorKind::Io)
+}
+
+/// The error that ends the job; the next start publishes the same batch again.
+fn given_up(sink: &str, batch: &Batch, tried: u32, error: Error) -> Error {
+    let message = format!(
+        "the sink `{sink}` failed at batch {}, the last of {tried} attempts in this run; started \
+         again, the job publishes the same batch again",
+        batch.plan.batch
+    );
+    let given_up = Error::new(ErrorKind::SinkFailed, message);
+    match error.path().map(std::path::Path::to_owned) {
+        Some(path) => given_up.at_path(path).caused_by(error),
+        None => given_up.caused_by(error),
+    }
+}

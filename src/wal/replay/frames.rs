@@ -1,0 +1,397 @@
+//! Finding the frames of the log one after the other, each verified before it is handed out.
+//!
+//! Sealed segments are mapped and never change. The active one is read: only frames that are
+//! durable are looked at, and those never change either.
+
+use std::ops::Range;
+
+use super::ahead::{Ahead, Piece};
+use super::mapped::{Mapped, PIECE};
+use super::reader::Reader;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{LogId, Lsn, Position, SegmentNumber, to_u64, to_usize};
+use crate::planted::{Bug, planted};
+use crate::storage::{BLOCK, Directory};
+use crate::sync::Arc;
+use crate::wal::frame::{self, FRAME_HEADER, FrameHeader, FrameKind};
+use crate::wal::index::{SegmentEntry, SegmentIndex};
+use crate::wal::scan::{self, Expected, Fault};
+use crate::wal::segment::{Segment, SegmentMap};
+
+/// Where the frames come from, and how far it was read.
+#[derive(Debug)]
+pub(super) struct Frames {
+    index: Arc<SegmentIndex>,
+    entries: Vec<SegmentEntry>,
+    /// Which entry `expected` points into.
+    at: usize,
+    expected: Expected,
+    /// Frames that lie wholly below are passed by their headers.
+    pub(super) from: Lsn,
+    /// Frames that begin above are not looked at.
+    pub(super) through: Lsn,
+    map: Option<Mapped>,
+    reader: Reader,
+    /// Whether, behind the last record, the next segment must continue this one.
+    seam: bool,
+    /// How many threads shall verify ahead, once reading begins.
+    pub(super) threads: usize,
+    ahead: Option<Ahead>,
+    pub(super) ended: bool,
+}
+
+/// A frame that stands.
+pub(super) struct Found {
+    pub(super) header: FrameHeader,
+    pub(super) crc: u32,
+    /// The map it is in, else it is in the reader's window.
+    pub(super) map: Option<Arc<SegmentMap>>,
+    /// Where the payload is; empty if nobody wants it.
+    pub(super) payload: Range<usize>,
+}
+
+impl Frames {
+    /// The frames that hold records from `from` through `through`, which must be durable.
+    pub(super) fn new(
+        index: Arc<SegmentIndex>,
+        directory: Arc<dyn Directory>,
+        log: LogId,
+        from: Lsn,
+        through: Lsn,
+    ) -> Frames {
+        let entries = index.reaching(from);
+        let expected = Expected::start_of(log, SegmentNumber::new(0), 0);
+        let reader = Reader::new(Arc::clone(&index), directory, log, through);
+        let start = expected;
+        let mut frames = Frames::at_start(index, reader, entries, start, (from, through));
+        frames.seat();
+        frames
+    }
+
+    fn at_start(
+        index: Arc<SegmentIndex>,
+        reader: Reader,
+        entries: Vec<SegmentEntry>,
+        expected: Expected,
+        (from, through): (Lsn, Lsn),
+    ) -> Frames {
+        Frames {
+            index,
+            entries,
+            at: 0,
+            expected,
+            from,
+            through,
+            map: None,
+            reader,
+            seam: false,
+            threads: 0,
+            ahead: None,
+            ended: false,
+        }
+    }
+
+    /// The frames of each segment that holds records, oldest first.
+    pub(super) fn by_segment(
+        index: &Arc<SegmentIndex>,
+        directory: &Arc<dyn Directory>,
+        log: LogId,
+        through: Lsn,
+    ) -> Vec<Frames> {
+        let all = index.reaching(Lsn::ZERO);
+        let mut parts = Vec::with_capacity(all.len());
+        for (nth, entry) in all.iter().enumerate() {
+            let from = entry.first_lsn;
+            let next = all.get(nth + 1);
+            let last = next.map_or(through, |next| next.first_lsn.previous().min(through));
+            if from > last {
+                continue;
+            }
+            // Segments without records are walked on the way to the next one that has some. If
+            // there is none yet, the next segment's first frame may not be durable.
+            let after = all.iter().skip(nth + 1).rposition(|other| other.first_lsn == last.next());
+            let until = nth + after.map_or(0, |after| after + 1);
+            let seam = until > nth && last < through;
+            let until = if seam { until } else { nth + usize::from(next.is_some()) };
+            let (index, directory) = (Arc::clone(index), Arc::clone(directory));
+            let reader = Reader::new(Arc::clone(&index), directory, log, last);
+            let (entries, expected) = (all[nth..=until].to_vec(), start_of(log, entry));
+            let part = Frames::at_start(index, reader, entries, expected, (from, last));
+            parts.push(Frames { seam, ..part });
+        }
+        parts
+    }
+
+    /// Lives as long as any thread that verifies ahead.
+    #[cfg(test)]
+    pub(super) fn verifiers(&self) -> Option<std::sync::Weak<super::ahead::Shared>> {
+        self.ahead.as_ref().map(Ahead::shared)
+    }
+
+    /// The first LSN of the oldest segment.
+    pub(super) fn first_lsn(&self) -> Option<Lsn> {
+        self.entries.first().map(|entry| entry.first_lsn)
+    }
+
+    /// Ends with `last`.
+    pub(super) fn end_with(&mut self, last: Lsn) {
+        if last < self.through {
+            self.through = last;
+            self.seam = false;
+        }
+    }
+
+    /// Goes to the best place from which to reach `from`, if nothing was read yet.
+    fn seat(&mut self) {
+        let behind = self.entries.partition_point(|entry| entry.first_lsn <= self.from);
+        self.entries.drain(..behind.saturating_sub(1));
+        let log = self.expected.log;
+        let place = self.index.place_before(self.from);
+        self.expected = match (place, self.entries.first()) {
+            (Some(place), Some(first)) if place.position.segment >= first.segment.number() => place,
+            (_, Some(first)) => start_of(log, first),
+            (_, None) => self.expected,
+        };
+        let number = self.expected.position.segment;
+        let at = self.entries.iter().position(|entry| entry.segment.number() == number);
+        (self.at, self.ended) = (at.unwrap_or(0), at.is_none());
+    }
+
+    /// Behind the last frame that was found.
+    pub(super) fn position(&self) -> Position {
+        self.expected.position
+    }
+
+    /// Leaves out what lies below `from`. `fresh`: nothing was read yet.
+    pub(super) fn skip_to(&mut self, from: Lsn, fresh: bool) {
+        if from <= self.from {
+            return;
+        }
+        self.from = from;
+        if fresh {
+            self.seat();
+        }
+    }
+
+    /// The bytes that hold a frame that is in no map.
+    #[inline]
+    pub(super) fn window(&self) -> &[u8] {
+        self.reader.loaded()
+    }
+
+    /// The next frame that holds records from `from` on; `None` at the end.
+    pub(super) fn next(&mut self) -> Result<Option<Found>> {
+        while !self.ended {
+            let next = self.expected.next_lsn.unwrap_or(Lsn::FIRST);
+            let above = next > self.through;
+            if above && !self.seam && !planted(Bug::ReadAboveDurable) {
+                break;
+            }
+            let Some(found) = self.find()? else {
+                if self.seam && above {
+                    return Err(self.corrupt());
+                }
+                break;
+            };
+            if self.seam && above && self.at + 1 == self.entries.len() {
+                // It stands, so it continues this segment. Its records are somebody else's.
+                self.ended = true;
+                return Ok(None);
+            }
+            self.expected = self.expected.after(&found.header, found.crc);
+            match found.header.kind {
+                FrameKind::Records if found.header.next_lsn() > self.from => {
+                    return Ok(Some(found));
+                }
+                FrameKind::Tombstone => return Err(self.tombstone(&found.header)),
+                FrameKind::Records
+                | FrameKind::Barrier
+                | FrameKind::Attestation
+                | FrameKind::Closing => {}
+            }
+        }
+        if !self.ended {
+            self.index.remember(self.expected);
+        }
+        self.ended = true;
+        Ok(None)
+    }
+
+    /// The frame that continues the log, here or at the start of the next segment. A durable one
+    /// must: if none does, not even read from the device again, it is corruption.
+    fn find(&mut self) -> Result<Option<Found>> {
+        if let Some(found) = self.find_ahead() {
+            return Ok(Some(found));
+        }
+        for direct in [false, true] {
+            let fault = match self.look(self.at, &self.expected.clone(), direct)? {
+                Ok(found) => return Ok(Some(found)),
+                Err(fault) => fault,
+            };
+            if planted(Bug::PaddingIsEnd) && fault == Fault::Blank {
+                return Ok(None);
+            }
+            let Some(next) = self.entries.get(self.at + 1) else { continue };
+            let there = self.expected.at_segment(next.segment.number(), next.segment.size());
+            if let Ok(found) = self.look(self.at + 1, &there, direct)? {
+                self.at += 1;
+                self.expected = there;
+                return Ok(Some(found));
+            }
+        }
+        if self.expected.next_lsn.is_some_and(|next| next > self.through) {
+            return Ok(None);
+        }
+        Err(self.corrupt())
+    }
+
+    /// The next frame that was verified ahead. When there is none any more, it is looked for here.
+    fn find_ahead(&mut self) -> Option<Found> {
+        if self.threads > 0 {
+            let threads = std::mem::take(&mut self.threads);
+            let sealed = self.entries.len().saturating_sub(1);
+            let bounds = (self.from, self.through);
+            let sealed = &self.entries[..sealed];
+            self.ahead = Ahead::start(threads, sealed, self.at, self.expected, bounds);
+        }
+        let Some(next) = self.ahead.as_mut()?.next() else {
+            self.ahead = None;
+            return None;
+        };
+        if let Some((at, place)) = next.place {
+            (self.at, self.expected) = (at, place);
+        }
+        let Piece { header, crc, payload } = next.piece.clone();
+        Some(Found { header, crc, map: Some(Arc::clone(next.map)), payload })
+    }
+
+    /// What stands at a place: in the map of a sealed segment, or, of the active one and of one
+    /// that cannot be mapped, in the file; when `direct`, on the device.
+    fn look(
+        &mut self,
+        at: usize,
+        expected: &Expected,
+        direct: bool,
+    ) -> Result<Result<Found, Fault>> {
+        let Some(entry) = self.entries.get(at) else { return Ok(Err(Fault::Blank)) };
+        let segment = Arc::clone(&entry.segment);
+        if expected.position.offset >= segment.size() {
+            return Ok(Err(Fault::Blank));
+        }
+        let sealed = at + 1 < self.entries.len();
+        if sealed
+            && !direct
+            && let Some(judged) = self.look_at_map(&segment, expected)
+        {
+            return Ok(judged);
+        }
+        if direct {
+            self.reader.forget();
+        }
+        self.look_at_file(&segment, expected, direct)
+    }
+
+    /// `None` if the bytes cannot be had by a map.
+    fn look_at_map(
+        &mut self,
+        segment: &Segment,
+        expected: &Expected,
+    ) -> Option<Result<Found, Fault>> {
+        if self.map.as_ref().is_none_or(|map| map.segment() != segment.number()) {
+            self.map = None;
+            self.map = Mapped::of(segment, PIECE);
+        }
+        let (from, through) = (self.from, self.through);
+        let map = self.map.as_mut()?;
+        let offset = expected.position.offset;
+        let (header, crc) = match scan::judge_header(map.secure(offset, to_u64(BLOCK))?, expected) {
+            Ok(found) => found,
+            Err(fault) => return Some(Err(fault)),
+        };
+        let start = to_usize(offset) + FRAME_HEADER;
+        let mut payload = start..start;
+        if is_wanted(&header, from, through) {
+            let bytes = map.secure(offset, header.length_on_disk())?;
+            let Some(bytes) = frame::payload(&header, bytes) else {
+                return Some(Err(Fault::Payload));
+            };
+            payload.end += bytes.len();
+        }
+        Some(Ok(Found { header, crc, map: Some(map.share()), payload }))
+    }
+
+    fn look_at_file(
+        &mut self,
+        segment: &Segment,
+        expected: &Expected,
+        direct: bool,
+    ) -> Result<Result<Found, Fault>> {
+        let offset = expected.position.offset;
+        let bytes = self.reader.load(segment, offset, to_u64(BLOCK), direct)?;
+        let (header, crc) = match scan::judge_header(bytes, expected) {
+            Ok(found) => found,
+            Err(fault) => return Ok(Err(fault)),
+        };
+        let mut length = 0;
+        if is_wanted(&header, self.from, self.through) {
+            let bytes = self.reader.load(segment, offset, header.length_on_disk(), direct)?;
+            match frame::payload(&header, bytes) {
+                Some(payload) => length = payload.len(),
+                None => return Ok(Err(Fault::Payload)),
+            }
+        }
+        let start = to_usize(offset - self.reader.start()) + FRAME_HEADER;
+        let payload = start..start + length;
+        Ok(Ok(Found { header, crc, map: None, payload }))
+    }
+
+    fn segment(&self) -> Option<&Segment> {
+        self.entries.get(self.at).map(|entry| &*entry.segment)
+    }
+
+    fn place(&self, error: Error) -> Error {
+        let error = error.at_position(self.expected.position);
+        match self.segment() {
+            Some(segment) => error.at_path(segment.path()),
+            None => error,
+        }
+    }
+
+    fn corrupt(&self) -> Error {
+        let next = self.expected.next_lsn.unwrap_or(self.from);
+        let message = format!(
+            "acknowledged records are damaged, also when read from the device again; everything \
+             before record {next} is intact: restore the segment from a copy, or salvage the log"
+        );
+        let last = match self.entries.get(self.at + 1) {
+            Some(entry) if entry.first_lsn > next => entry.first_lsn.previous(),
+            _ => self.through.max(next),
+        };
+        self.place(Error::new(ErrorKind::Corrupt, message).for_lsns(next, last))
+    }
+
+    /// A frame whose checksum holds and whose records make no sense, at `lsn`.
+    pub(super) fn senseless(&self, lsn: Lsn) -> Error {
+        let message = "a frame's checksum holds and its records make no sense: it was not written \
+                       by a correct writer";
+        self.place(Error::new(ErrorKind::Corrupt, message).for_lsns(lsn, lsn))
+    }
+
+    fn tombstone(&self, header: &FrameHeader) -> Error {
+        let message = "the log was salvaged by a newer version of sawmill: read it with that one";
+        let error = Error::new(ErrorKind::Unsupported, message);
+        self.place(error).for_lsns(header.first_lsn, header.first_lsn)
+    }
+}
+
+/// The start of a segment of which nothing but its first LSN is known.
+fn start_of(log: LogId, entry: &SegmentEntry) -> Expected {
+    let start = Expected::start_of(log, entry.segment.number(), entry.segment.size());
+    Expected { next_lsn: Some(entry.first_lsn), ..start }
+}
+
+/// Whether a frame's payload is looked at; otherwise only its header is.
+pub(super) fn is_wanted(header: &FrameHeader, from: Lsn, through: Lsn) -> bool {
+    let above = header.first_lsn > through && !planted(Bug::ReadAboveDurable);
+    header.kind != FrameKind::Records || (header.next_lsn() > from && !above)
+}

@@ -1,0 +1,131 @@
+//! Jobs that are started again in the process that ran them before.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use sawmill::testing::{Harness, NoHooks};
+use sawmill::{
+    Bytes, Engine, EngineOptions, ErrorKind, Ingest, Job, Received, RunOptions, StateHandle,
+    TextFiles, Trigger, name,
+};
+
+fn open(path: &Path) -> Engine {
+    Engine::open(path, EngineOptions { threads: 1, ..EngineOptions::default() }).unwrap()
+}
+
+type Calls = Arc<Mutex<Vec<(u64, u32)>>>;
+
+fn job(events: &Ingest, calls: &Calls) -> (Job, StateHandle<Bytes, u64>) {
+    let calls = Arc::clone(calls);
+    Job::build(name!("count"), |job| {
+        let words = job.source(name!("in"), Received::from(events));
+        words.for_each_batch(name!("callback"), move |batch| {
+            calls.lock().unwrap().push((batch.id().get(), batch.attempt()));
+            Ok(())
+        });
+        let counted = words.pair_with(|_| 1u64).reduce_by_key(|a, b| a + b);
+        let counts = counted.map_with_state::<u64, ()>(name!("counts"), |_, new, count| {
+            *count = Some(count.unwrap_or(0) + new.sum::<u64>());
+            None
+        });
+        counts.state
+    })
+    .unwrap()
+}
+
+/// E20: a completed batch is never handed over again. Its completion may not be durable yet when
+/// its run is dropped: the next start must not take the batch for one in flight.
+#[test]
+fn a_batch_whose_completion_is_on_its_way_is_complete() {
+    let place = tempfile::tempdir().unwrap();
+    let calls = Calls::default();
+    let engine = open(place.path());
+    let events = engine.ingest(name!("events")).unwrap();
+    for life in 1..=20 {
+        let (job, counts) = job(&events, &calls);
+        let run = engine.start(job, RunOptions::default()).unwrap();
+        events.append(b"oak").unwrap();
+        while counts.get(b"oak") != Some(life) {
+            std::thread::sleep(Duration::from_micros(50));
+        }
+        drop(run);
+    }
+    drop((events, engine));
+    let expected: Vec<(u64, u32)> = (1..=20).map(|batch| (batch, 1)).collect();
+    assert_eq!(*calls.lock().unwrap(), expected);
+    // And the log says so, too.
+    let engine = open(place.path());
+    let (job, counts) = job(&engine.ingest(name!("events")).unwrap(), &calls);
+    let run = engine.start(job, RunOptions::default()).unwrap();
+    assert_eq!(counts.get(b"oak"), Some(20));
+    run.stop().unwrap();
+}
+
+/// What recovery reads to rebuild state, it has compared: it is not read once more to compare.
+#[test]
+fn a_range_that_was_just_rebuilt_is_not_read_again() {
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("input");
+    std::fs::write(&file, "oak ash elm\n".repeat(1000)).unwrap();
+    let life = |steps: u32| {
+        let engine = open(&place.path().join("data"));
+        let (job, ()) = Job::build(name!("files"), |job| {
+            let lines = job.source(name!("in"), TextFiles::new([&file]));
+            lines.for_each_batch(name!("nothing"), |_| Ok(()));
+        })
+        .unwrap();
+        let checkpoint_interval = Duration::from_secs(3600);
+        let trigger = Trigger::Bytes(1000);
+        let options = RunOptions { trigger, checkpoint_interval, ..RunOptions::default() };
+        let mut harness = Harness::new(&engine, job, options, Box::new(NoHooks)).unwrap();
+        let read = harness.progress().bytes_read;
+        for _ in 0..steps {
+            harness.step().unwrap();
+        }
+        (read, harness.progress().input_bytes)
+    };
+    let (read, first) = life(3);
+    assert_eq!(read, 0);
+    // No checkpoint yet: all of it is read, to rebuild.
+    let (read, second) = life(0);
+    assert_eq!((read, second), (first, first));
+    // A checkpoint, and nothing behind it: the last range is read, to compare.
+    let (read, _) = life(2);
+    assert!(0 < read && read < first, "{read} of {first}");
+}
+
+/// The first start may go wrong in many ways: what it recorded binds nobody before it did anything.
+#[test]
+fn a_job_that_planned_nothing_may_be_another_one_next_time() {
+    let place = tempfile::tempdir().unwrap();
+    let engine = open(&place.path().join("data"));
+    let events = engine.ingest(name!("events")).unwrap();
+    events.append(b"oak").unwrap();
+    let missing = place.path().join("missing");
+    let (job_of_files, ()) = Job::build(name!("first"), |job| {
+        let lines = job.source(name!("files"), TextFiles::new([&missing]));
+        lines.for_each_batch(name!("nothing"), |_| Ok(()));
+    })
+    .unwrap();
+    let trigger = Trigger::AvailableNow { bytes: 1000 };
+    let options = RunOptions { trigger, ..RunOptions::default() };
+    let run = engine.start(job_of_files, options.clone()).unwrap();
+    assert_eq!(run.await_termination().unwrap_err().kind(), ErrorKind::Io);
+    let calls = Calls::default();
+    let (second, counts) = job(&events, &calls);
+    let run = engine.start(second, RunOptions { parallelism: 3, ..options.clone() }).unwrap();
+    run.await_termination().unwrap();
+    assert_eq!(counts.get(b"oak"), Some(1));
+    // From then on the directory is that job's.
+    let refused = engine.start(job(&events, &calls).0, options.clone()).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::JobMismatch);
+    drop((events, engine));
+    let engine = open(&place.path().join("data"));
+    let events = engine.ingest(name!("events")).unwrap();
+    let (third, counts) = job(&events, &calls);
+    let run = engine.start(third, RunOptions { parallelism: 3, ..options }).unwrap();
+    run.await_termination().unwrap();
+    assert_eq!(counts.get(b"oak"), Some(1));
+}
