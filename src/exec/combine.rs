@@ -118,7 +118,10 @@ impl<K: Key, V: Row, C: Combine<V>> Shuffle for MapSide<K, V, C> {
             let hash = hash(key);
             if let Some(table) = targets.of(hash).filter(|_| refused.is_none()) {
                 let place = Place { table: &mut tables[table], hash, key, user };
-                refused = self.combine.fold(place, value).err();
+                // Written only on failure: what cannot fail then costs nothing for it.
+                if let Err(error) = self.combine.fold(place, value) {
+                    refused = Some(error);
+                }
             }
         })?;
         refused.map_or(Ok(()), Err)?;
