@@ -114,6 +114,10 @@ fn a_file_sink_that_fails_once_is_published_again() {
                 panic!("operation {operation} {kind:?}: {e}\n{}", world.disk.trace())
             });
             check(&world, &finished).unwrap();
+            // What a failed sync forgot, the next attempt has written again.
+            world.disk.power_off();
+            let after = world.disk.power_cycle(CrashOutcome::LoseAll);
+            assert_eq!(output(&after), finished.output, "operation {operation} {kind:?}");
             let outside = world.outside.lock().unwrap();
             // The callback comes behind the file sink: its first attempt is the batch's second.
             retried += outside.batches.values().filter(|(all, _)| *all == [2]).count();
