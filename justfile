@@ -29,13 +29,21 @@ kill-long:
     SAWMILL_KILLS=200 cargo test --release --all-features --test wal_kill --test wal_in_flight -- --nocapture
     cargo test --release --all-features --test crash --test inputs -- --nocapture --include-ignored
 
+# The staging word under every interleaving; a build of its own.
+loom:
+    RUSTFLAGS="--cfg loom" cargo test --release --target-dir target/loom --test loom_staging
+
 # Every fuzz target for SECONDS; needs a C++ compiler, no nightly.
 fuzz SECONDS="60":
     bash fuzz/run {{SECONDS}}
 
-# One bench, or all.
+# One bench, or all; with SAWMILL_BENCH=full for 15 rounds of a second.
 bench NAME="":
     cargo bench {{ if NAME == "" { "" } else { "--bench " + NAME } }}
+
+# Other logs beside ours, for as long as `SAWMILL_BENCH=full` or less; downloads and builds them.
+bench-peers *NAMES:
+    cargo run --release --manifest-path benches/peers/Cargo.toml -- {{NAMES}}
 
 # Undefined behaviour in the buffers; needs a nightly toolchain with miri.
 miri:

@@ -3,17 +3,20 @@
 use super::group::{Resolved, Waiting};
 use super::index::SegmentIndex;
 use super::options::{Background, Limits};
+use super::pins::Pins;
 use super::prepare::{Preparation, Preparer};
 use super::progress::Progress;
 use super::ready::Room;
+use super::retention::Retention;
 use super::slot::Slot;
+use super::stage::Stage;
 use super::staging::Staging;
 use super::stats::Stats;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogId, Lsn};
 use crate::storage::ForkWord;
-use crate::storage::{Directory, Lock};
+use crate::storage::{Directory, Lock, Storage};
 use crate::sync::atomic::AtomicU64;
 use crate::sync::{Arc, Condvar, Mutex, lock};
 
@@ -82,13 +85,18 @@ pub(crate) struct Open {
 /// The log, shared by its handles and its threads.
 #[derive(Debug)]
 pub(crate) struct Core {
+    pub(crate) storage: Arc<dyn Storage>,
     pub(crate) directory: Arc<dyn Directory>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) log: LogId,
     pub(crate) limits: Limits,
     pub(crate) background: Background,
     pub(crate) progress: Progress,
+    /// Where records are put without the mutex.
+    pub(super) stage: Arc<Stage>,
     pub(crate) stats: Arc<Stats>,
+    pub(crate) pins: Mutex<Pins>,
+    pub(crate) retention: Retention,
     /// The first LSN of the log.
     pub(crate) start: AtomicU64,
     pub(crate) index: Arc<SegmentIndex>,
@@ -103,6 +111,14 @@ pub(crate) struct Core {
     /// A segment should be prepared or `LOG` written.
     pub(crate) preparer_work: Condvar,
     pub(crate) preparer: Mutex<Option<Preparer>>,
+}
+
+/// What a [`Pending`](crate::Pending) holds of the log. There is one for each lane, with a count
+/// of references of its own: threads that submit would otherwise fight over one cache line.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(crate) struct Share {
+    pub(super) core: Arc<Core>,
 }
 
 impl Open {
