@@ -144,7 +144,7 @@ impl Replay {
     }
 
     /// Verifies frames ahead of the reader on `threads` threads of its own, at most 64; 0 (the
-    /// default): on the reader's. Only sealed segments, and at most `2 * threads + 2` pieces of
+    /// default): on the reader's. Only sealed segments, and at most `8 * threads` pieces of
     /// 512 KiB (or one frame) at once. Records, their order and errors are the same. The threads
     /// start with the first [`next`](Replay::next) and end before the replay is dropped, or when
     /// there is nothing left to verify. If the system refuses threads, there are fewer.

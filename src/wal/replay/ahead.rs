@@ -116,7 +116,7 @@ impl Ahead {
         let (batches, taken, running, stop) = (VecDeque::new(), 0, 0, false);
         let state = Mutex::new(State { scout: Some(scout), batches, taken, running, stop });
         let (ready, room) = (Condvar::new(), Condvar::new());
-        let shared = Arc::new(Shared { state, limit: 2 * threads + 2, ready, room });
+        let shared = Arc::new(Shared { state, limit: 8 * threads, ready, room });
         let mut started = Vec::new();
         for _ in 0..threads {
             lock(&shared.state).running += 1;
