@@ -14,83 +14,22 @@
 )]
 
 mod common;
+#[path = "common/count.rs"]
+mod count;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use count::{Checksum, Counts, is_space};
 use criterion::{Criterion, Throughput};
 use rayon::prelude::*;
-use sawmill::{Bytes, Dataset, Executor, Kv, PartitionSource, RunContext};
+use sawmill::{Bytes, Dataset, Executor, Kv};
 use xxhash_rust::xxh3::xxh3_64;
 
 const TEXT_BYTES: usize = 16 << 20;
 const DISTINCT: usize = 200_000;
 const PARTITIONS: usize = 16;
 const ROUNDS: usize = 15;
-
-fn is_space(byte: &u8) -> bool {
-    matches!(byte, b' ' | 9..=13)
-}
-
-/// The result of either way: the same whatever the order of words.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Checksum {
-    words: u64,
-    distinct: u64,
-    digest: u64,
-}
-
-impl Checksum {
-    fn add(&mut self, word: &[u8], count: u64) {
-        self.words += count;
-        self.distinct += 1;
-        self.digest = self.digest.wrapping_add(xxh3_64(word).wrapping_mul(count));
-    }
-
-    fn merge(self, other: Checksum) -> Checksum {
-        Checksum {
-            words: self.words + other.words,
-            distinct: self.distinct + other.distinct,
-            digest: self.digest.wrapping_add(other.digest),
-        }
-    }
-}
-
-/// Lines of a text in memory.
-struct Text {
-    bytes: Arc<Vec<u8>>,
-    pieces: Vec<std::ops::Range<usize>>,
-}
-
-impl PartitionSource<Bytes> for Text {
-    fn name(&self) -> &str {
-        "text"
-    }
-
-    fn partitions(&self, _run: &RunContext) -> sawmill::Result<u32> {
-        Ok(self.pieces.len() as u32)
-    }
-
-    fn read(
-        &self,
-        _run: &RunContext,
-        partition: u32,
-        out: &mut dyn FnMut(&[u8]),
-    ) -> sawmill::Result<()> {
-        let mut rest = &self.bytes[self.pieces[partition as usize].clone()];
-        while !rest.is_empty() {
-            // The standard library's fast search for a byte.
-            let line = std::io::BufRead::skip_until(&mut { rest }, b'\n').unwrap_or(rest.len());
-            out(&rest[..line]);
-            rest = &rest[line..];
-        }
-        Ok(())
-    }
-
-    fn describe(&self, _run: &RunContext, partition: u32) -> String {
-        format!("bytes {:?}", self.pieces[partition as usize])
-    }
-}
 
 fn word_count(lines: &Dataset<Bytes>) -> Dataset<Kv<Bytes, u64>> {
     lines
@@ -107,45 +46,6 @@ fn on_datasets(executor: &Executor, counts: &Dataset<Kv<Bytes, u64>>) -> Checksu
     let run = executor.context();
     let add = |sum: &mut Checksum, (word, count): (&[u8], u64)| sum.add(word, count);
     executor.fold(&run, counts, Checksum::default, add, Checksum::merge).expect("a word count")
-}
-
-/// Counts by slices of the text: open addressing, half full at most, nothing copied.
-struct Counts<'t> {
-    slots: Vec<u32>,
-    rows: Vec<(u64, &'t [u8], u64)>,
-}
-
-impl<'t> Counts<'t> {
-    fn with_capacity(words: usize) -> Counts<'t> {
-        let slots = vec![0; (words * 2).next_power_of_two()];
-        Counts { slots, rows: Vec::with_capacity(words) }
-    }
-
-    fn add(&mut self, hash: u64, word: &'t [u8], count: u64) {
-        if (self.rows.len() + 1) * 2 > self.slots.len() {
-            let mask = self.slots.len() * 2 - 1;
-            self.slots = vec![0; mask + 1];
-            for (row, (hash, _, _)) in (1..).zip(&self.rows) {
-                let mut at = *hash as usize & mask;
-                while self.slots[at] != 0 {
-                    at = (at + 1) & mask;
-                }
-                self.slots[at] = row;
-            }
-        }
-        let mask = self.slots.len() - 1;
-        let mut at = hash as usize & mask;
-        while self.slots[at] != 0 {
-            let row = &mut self.rows[self.slots[at] as usize - 1];
-            if row.0 == hash && row.1 == word {
-                row.2 += count;
-                return;
-            }
-            at = (at + 1) & mask;
-        }
-        self.rows.push((hash, word, count));
-        self.slots[at] = self.rows.len() as u32;
-    }
 }
 
 fn by_hand(pool: &rayon::ThreadPool, text: &[u8], pieces: &[std::ops::Range<usize>]) -> Checksum {
@@ -186,17 +86,24 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
+/// `cargo bench` says `--bench`; run as a test, a bench does hardly anything.
+fn is_test() -> bool {
+    let given = |name: &str| std::env::args().any(|word| word == name);
+    !given("--bench") || given("--test")
+}
+
 fn main() {
-    let text = Arc::new(common::zipf_text(7, TEXT_BYTES, DISTINCT));
+    let (bytes, rounds) = if is_test() { (TEXT_BYTES / 256, 1) } else { (TEXT_BYTES, ROUNDS) };
+    let text = Arc::new(common::zipf_text(7, bytes, DISTINCT));
     let pieces = common::cut_at_lines(&text, PARTITIONS);
     let executor = Executor::new(0, PARTITIONS as u32).expect("threads");
     let pool = rayon::ThreadPoolBuilder::new().build().expect("threads");
-    let source = Text { bytes: Arc::clone(&text), pieces: pieces.clone() };
+    let source = common::Text { bytes: Arc::clone(&text), pieces: pieces.clone() };
     let counts = word_count(&Dataset::from_source(Arc::new(source)));
 
     let (mut hand, mut datasets) = (Vec::new(), Vec::new());
     let mut words = 0;
-    for round in 0..=ROUNDS {
+    for round in 0..=rounds {
         let start = Instant::now();
         let expected = by_hand(&pool, &text, &pieces);
         let by_hand = start.elapsed();

@@ -15,7 +15,7 @@ use std::fmt;
 use std::ops::Range;
 
 use crate::error::{Error, Result};
-use crate::ids::{LogId, Lsn, StreamId};
+use crate::ids::{LogId, Lsn, Position, StreamId};
 use crate::storage::Directory;
 use crate::sync::Arc;
 use crate::wal::index::SegmentIndex;
@@ -83,11 +83,11 @@ pub struct Replay {
 }
 
 /// A record found: where its payload is in the current frame's bytes.
-struct Shown {
-    lsn: Lsn,
-    stream: StreamId,
+pub(super) struct Shown {
+    pub(super) lsn: Lsn,
+    pub(super) stream: StreamId,
     internal: bool,
-    payload: Range<usize>,
+    pub(super) payload: Range<usize>,
 }
 
 impl Replay {
@@ -109,6 +109,16 @@ impl Replay {
         let (map, rest, records, fresh) = (None, 0..0, 0, true);
         let (stream, to) = (None, Lsn::new(u64::MAX));
         Replay { frames, map, rest, records, next_lsn, fresh, internal, stream, to }
+    }
+
+    /// Behind the last frame that was read.
+    pub(crate) fn position(&self) -> Position {
+        self.frames.position()
+    }
+
+    /// The first LSN of the oldest segment it reads; `None` if the log has given its segments away.
+    pub(super) fn begins_at(&self) -> Option<Lsn> {
+        self.frames.first_lsn()
     }
 
     /// Shows only the records of one stream.
@@ -178,7 +188,7 @@ impl Replay {
 
     /// The bytes that hold the current frame.
     #[inline]
-    fn bytes(&self) -> &[u8] {
+    pub(super) fn bytes(&self) -> &[u8] {
         match &self.map {
             Some(map) => map,
             None => self.frames.window(),
@@ -186,7 +196,7 @@ impl Replay {
     }
 
     #[inline]
-    fn advance(&mut self) -> Option<Result<Shown>> {
+    pub(super) fn advance(&mut self) -> Option<Result<Shown>> {
         loop {
             if self.records == 0 {
                 match self.next_frame() {

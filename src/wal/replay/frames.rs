@@ -9,7 +9,7 @@ use super::ahead::{Ahead, Piece};
 use super::mapped::{Mapped, PIECE};
 use super::reader::Reader;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{LogId, Lsn, SegmentNumber, to_u64, to_usize};
+use crate::ids::{LogId, Lsn, Position, SegmentNumber, to_u64, to_usize};
 use crate::planted::{Bug, planted};
 use crate::storage::{BLOCK, Directory};
 use crate::sync::Arc;
@@ -128,6 +128,11 @@ impl Frames {
         self.ahead.as_ref().map(Ahead::shared)
     }
 
+    /// The first LSN of the oldest segment.
+    pub(super) fn first_lsn(&self) -> Option<Lsn> {
+        self.entries.first().map(|entry| entry.first_lsn)
+    }
+
     /// Ends with `last`.
     pub(super) fn end_with(&mut self, last: Lsn) {
         if last < self.through {
@@ -150,6 +155,11 @@ impl Frames {
         let number = self.expected.position.segment;
         let at = self.entries.iter().position(|entry| entry.segment.number() == number);
         (self.at, self.ended) = (at.unwrap_or(0), at.is_none());
+    }
+
+    /// Behind the last frame that was found.
+    pub(super) fn position(&self) -> Position {
+        self.expected.position
     }
 
     /// Leaves out what lies below `from`. `fresh`: nothing was read yet.

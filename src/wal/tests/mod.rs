@@ -1,13 +1,16 @@
 //! The write side on the simulated disk: every fault, every crash, disk full, waiting threads.
 
+mod backup;
 mod buffered;
 mod crashes;
 mod faults;
 mod lookup;
 mod patience;
 mod recycling;
+mod retention;
 mod space;
 mod stats;
+mod tail;
 mod waiting;
 mod wakers;
 
