@@ -40,8 +40,9 @@ pub struct WalOptions {
     pub lock_wait: Duration,
     /// How many segment files that were given up are kept, to be used again instead of preparing
     /// new ones: that saves writing every byte twice. Disk that a log holds: its records, three
-    /// prepared segments, these, and what open readers still read below the start. None are kept
-    /// on copy-on-write file systems and in memory. Default 4, minimum 0 (off), maximum 1024.
+    /// prepared segments, these, and what open readers still read below the start. Each of these
+    /// keeps a file open. None are kept on copy-on-write file systems and in memory. Default 4,
+    /// minimum 0 (off), maximum 1024.
     pub recycled: u64,
     /// Bytes of segments beyond which the oldest ones go, whenever the log comes into a new one and
     /// at [`Wal::apply_retention`](crate::Wal::apply_retention). The active segment always stays,

@@ -70,9 +70,6 @@ impl Recycler {
 
     /// Takes segments that lie below the durable start (RECYCLE-1).
     pub(crate) fn give_up(&mut self, entries: Vec<SegmentEntry>) {
-        if let Some(last) = entries.last() {
-            self.home.forget_before(last.segment.number().next());
-        }
         self.given_up.extend(entries.into_iter().map(|entry| entry.segment));
         self.sweep();
     }
@@ -83,7 +80,11 @@ impl Recycler {
         for segment in std::mem::take(&mut self.given_up) {
             if !segment.is_alone() && !planted(Bug::RecycleShared) {
                 self.given_up.push(segment);
-            } else if let Some(file) = self.claim(segment.number()) {
+                continue;
+            }
+            // What is kept open for the next reader has none any more.
+            self.home.forget_before(segment.number().next());
+            if let Some(file) = self.claim(segment.number()) {
                 self.kept.push_back(Kept { number: segment.number(), file });
             } else if self.remove(segment.number()).is_ok() {
                 removed = true;

@@ -15,7 +15,7 @@ use crate::ids::{LogId, SegmentNumber, to_u64, to_usize};
 use crate::planted::{Bug, planted};
 use crate::storage::{AlignedBuf, BLOCK, Channel, Directory, File, IoFailure, LockKind};
 use crate::storage::{Mapping, OpenMode};
-use crate::sync::Arc;
+use crate::sync::{Arc, atomic};
 use crate::wal::home::Home;
 use crate::wal::transfer;
 
@@ -203,7 +203,10 @@ impl Segment {
     /// Whether nobody but the holder of this one knows the segment: no entry of a reader, no frame
     /// that is to be written.
     pub(crate) fn is_alone(self: &Arc<Segment>) -> bool {
-        Arc::strong_count(self) == 1 && Arc::strong_count(&self.known) == 1
+        let alone = Arc::strong_count(self) == 1 && Arc::strong_count(&self.known) == 1;
+        // What those who let go of it did comes before what is done next.
+        atomic::fence(atomic::Ordering::Acquire);
+        alone
     }
 
     /// Whether it has a file of its own open, as what is written has.

@@ -88,6 +88,27 @@ fn segments_below_the_start_are_used_again_and_bounded() {
 }
 
 #[test]
+fn segments_that_a_reader_let_go_are_used_again() {
+    let disk = disk(47, Device::Fua);
+    let wal = inline(&disk);
+    append(&wal, 10, LARGE);
+    let mut replay = wal.replay().unwrap();
+    assert_eq!(truncate(&wal, 10), 10);
+    append(&wal, 1, LARGE);
+    assert_eq!((reused(&wal), disk.files().len()), (0, 2 + 10 + 3));
+    while let Some(record) = replay.next() {
+        record.unwrap();
+    }
+    drop(replay);
+    append(&wal, 5, LARGE);
+    assert_eq!(reused(&wal), 4);
+    // LOCK, LOG, seven with records, spare and reserve; what readers left open is closed.
+    assert_eq!(disk.files().len(), 2 + 7 + 2);
+    assert!(disk.open_descriptions() <= 8, "{}", disk.open_descriptions());
+    shows(&wal, 10, 16).unwrap();
+}
+
+#[test]
 fn nothing_is_kept_where_recycling_is_off() {
     let disk = disk(41, Device::Fua);
     let wal = with_recycled(&disk, 0);
