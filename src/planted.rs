@@ -60,6 +60,8 @@ bugs! {
     ReadErrorIsTorn => "read-error-is-torn",
     /// L17: segments are unlinked before the new start is durable.
     UnlinkBeforeStart => "unlink-before-start",
+    /// L18: a segment that somebody can see is recycled.
+    RecycleShared => "recycle-shared",
     /// L19: readers are shown records above the durable LSN.
     ReadAboveDurable => "read-above-durable",
     /// L5: an LSN is given before there is space for its record.

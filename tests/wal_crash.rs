@@ -314,6 +314,19 @@ fn sequences(take: impl Fn(usize) -> bool) -> Vec<Vec<Step>> {
     all
 }
 
+/// Lives in whose last step a segment is used again, or frames are written over the old ones of
+/// such a segment, by the incarnation that kept it or by the next one.
+const RECYCLING: [&[Step]; 5] = {
+    use Step::{Append, AppendBatch, Reopen, Roll, Truncate};
+    [
+        &[Roll, Truncate, Roll],
+        &[Roll, Truncate, Roll, Roll],
+        &[Roll, Truncate, Roll, Roll, AppendBatch],
+        &[Roll, Truncate, Roll, Truncate, Roll, Append, Truncate],
+        &[Roll, Truncate, Roll, Reopen, Roll],
+    ]
+};
+
 fn is_long() -> bool {
     std::env::var("SAWMILL_SIM").is_ok_and(|value| value == "long")
 }
@@ -325,6 +338,9 @@ fn every_crash(device: Device, offset: usize) {
     // 95 shares no factor with 7: all steps are last ones, after all kinds of others.
     for steps in sequences(|number| long || number % 95 == offset) {
         gate.run(&steps).unwrap_or_else(|violation| panic!("{violation}"));
+    }
+    for steps in RECYCLING {
+        gate.run(steps).unwrap_or_else(|violation| panic!("{violation}"));
     }
     println!("{device:?}: {} states", gate.states);
     assert!(gate.states > 10_000, "{}", gate.states);
@@ -338,6 +354,17 @@ fn every_crash_keeps_what_was_acknowledged_flush() {
 #[test]
 fn every_crash_keeps_what_was_acknowledged_fua() {
     every_crash(Device::Fua, 11);
+}
+
+/// Those lives do what they are for.
+#[test]
+fn the_gate_looks_at_recycled_segments() {
+    for steps in RECYCLING {
+        let disk =
+            SimDisk::with_options(1, SimOptions { trace_lines: 10_000, ..Default::default() });
+        life(&disk, steps, &mut Model::default()).unwrap();
+        assert!(disk.trace().contains("rename 0000000000000000"), "{steps:?}: {}", disk.trace());
+    }
 }
 
 /// The gate must bite: each of these bugs is found by it.

@@ -281,6 +281,28 @@ impl SimDisk {
         state.collect(home);
     }
 
+    /// Gives a file a second name in its directory, durably. Counts as no operation.
+    ///
+    /// # Errors
+    /// `ENOENT` if there is no such file.
+    pub fn hard_link(&self, path: impl AsRef<Path>, name: &str) -> Result<(), IoFailure> {
+        let path = path.as_ref();
+        let missing = || IoFailure::from_errno("link", path, ENOENT);
+        let mut state = self.state();
+        let number = state.lookup(path).ok_or_else(missing)?;
+        let home = path.parent().ok_or_else(missing)?;
+        let names = state.directories.get_mut(home).ok_or_else(missing)?;
+        names.visible.insert(name.to_owned(), number);
+        names.durable.insert(name.to_owned(), number);
+        Ok(())
+    }
+
+    /// How many descriptions of files are open.
+    #[must_use]
+    pub fn open_descriptions(&self) -> u64 {
+        self.state().inodes.values().map(|inode| u64::from(inode.handles)).sum()
+    }
+
     /// The paths of all visible files, sorted.
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {

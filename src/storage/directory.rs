@@ -230,6 +230,28 @@ impl Directory for SystemDirectory {
         let stat = rustix::fs::fstatvfs(&self.descriptor).map_err(failed("statvfs", &self.path))?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
+
+    fn overwrites_in_place(&self) -> bool {
+        // A file system that does not say what it is gets the careful answer.
+        rustix::fs::fstatfs(&self.descriptor).is_ok_and(|stat| !moves_or_forgets(stat.f_type))
+    }
+}
+
+/// Whether this is the magic number of a file system that writes to new places, or to none.
+#[allow(clippy::useless_conversion, reason = "on other machines the number is narrower")]
+fn moves_or_forgets(magic: rustix::fs::FsWord) -> bool {
+    // The kernel's numbers have 32 bits; the field may be signed.
+    let magic = i64::from(magic) & 0xFFFF_FFFF;
+    [
+        0x9123_683E, // btrfs
+        0x2FC1_2FC1, // ZFS
+        0xCA45_1A4E, // bcachefs
+        0x3434,      // NILFS
+        0xF2F5_2010, // F2FS
+        0x0102_1994, // tmpfs
+        0x8584_58F6, // ramfs
+    ]
+    .contains(&magic)
 }
 
 fn failed(operation: &'static str, path: &Path) -> impl Fn(Errno) -> IoFailure {

@@ -153,6 +153,12 @@ pub trait Directory: fmt::Debug + Send + Sync {
     /// # Errors
     /// The operating system's.
     fn free_bytes(&self) -> Result<u64, IoFailure>;
+    /// Whether a write over written bytes goes to the same place of the medium, so that a file
+    /// that was written once is worth keeping. `false` on copy-on-write file systems and in memory.
+    /// By default `true`.
+    fn overwrites_in_place(&self) -> bool {
+        true
+    }
 }
 
 /// A directory's lock, held until dropped.
@@ -192,6 +198,16 @@ pub trait File: fmt::Debug + Send + Sync {
     /// # Errors
     /// `ENOSPC` leaves the file as it was or shorter than asked.
     fn allocate(&self, length: u64) -> Result<(), IoFailure>;
+    /// As [`File::allocate`]; `true` if the bytes are zeros that were really written, as some file
+    /// systems do it faster than anybody else (`FALLOC_FL_WRITE_ZEROES`, Linux 6.17). Where that
+    /// does not work, and by default: `allocate`, and `false`.
+    ///
+    /// # Errors
+    /// As [`File::allocate`].
+    fn allocate_written(&self, length: u64) -> Result<bool, IoFailure> {
+        self.allocate(length)?;
+        Ok(false)
+    }
     /// Cuts or extends the file.
     ///
     /// # Errors

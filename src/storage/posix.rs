@@ -17,6 +17,8 @@ use crate::error::{Error, ErrorKind};
 
 /// Names the environment variable that decides where the option is [`BackendChoice::Auto`].
 const VARIABLE: &str = "SAWMILL_BACKEND";
+/// `FALLOC_FL_WRITE_ZEROES`, by its value in the kernel's interface.
+const WRITE_ZEROES: u32 = 0x80;
 
 /// Who shall carry file operations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -191,6 +193,21 @@ impl File for SystemFile {
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.set_length(length),
             Err(errno) => Err(self.failed("allocate")(errno)),
         }
+    }
+
+    fn allocate_written(&self, length: u64) -> Result<bool, IoFailure> {
+        let written = FallocateFlags::from_bits_retain(WRITE_ZEROES);
+        if length > 0 && self.stamp()?.length == 0 {
+            match retry_on_intr(|| rustix::fs::fallocate(&self.descriptor, written, 0, length)) {
+                Ok(()) => return Ok(true),
+                // An older kernel, another file system, or a device that would have to be sent
+                // every zero.
+                Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {}
+                Err(errno) => return Err(self.failed("allocate")(errno)),
+            }
+        }
+        self.allocate(length)?;
+        Ok(false)
     }
 
     fn set_length(&self, length: u64) -> Result<(), IoFailure> {

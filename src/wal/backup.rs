@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::core::{Core, closed};
 use super::frame::{FRAME_HEADER, FrameHeader};
+use super::home::Home;
 use super::index::{SegmentEntry, SegmentIndex};
 use super::log_file::{LOG_NAME, LOG_UNFINISHED, LogFile, LogState};
 use super::pins::Pin;
@@ -17,7 +18,7 @@ use super::transfer;
 use super::wal::Wal;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Lsn, Position, to_u64, to_usize};
-use crate::storage::{AlignedBuf, BLOCK, Channel, Directory, File, OpenMode};
+use crate::storage::{AlignedBuf, BLOCK, Channel, Directory, OpenMode};
 use crate::sync::{Arc, lock};
 
 const LOCK_NAME: &str = "LOCK";
@@ -163,8 +164,8 @@ impl Core {
 
     fn header_at(&self, entry: &SegmentEntry, position: Position) -> Result<Option<FrameHeader>> {
         let mut channel = self.index.channel(&*self.directory)?;
-        let file = entry.segment.file();
-        let block = transfer::read_exact(&mut *channel, file, position.offset, BLOCK)?;
+        let file = entry.segment.device()?;
+        let block = transfer::read_exact(&mut *channel, &file, position.offset, BLOCK)?;
         self.index.give_back(channel);
         let header = FrameHeader::decode(&block[..FRAME_HEADER], self.log, position);
         Ok(header.map(|(header, _)| header))
@@ -179,7 +180,7 @@ impl Core {
         directory: &dyn Directory,
         [reading, writing]: [&mut dyn Channel; 2],
     ) -> Result<()> {
-        let (source, size) = (Arc::clone(segment.file()), segment.size());
+        let (source, size) = (segment.device()?, segment.size());
         let file = directory.open(&file_name(segment.number()), OpenMode::CreateDirect)?;
         file.allocate(size)?;
         let mut offset = FIRST_FRAME;
@@ -203,15 +204,14 @@ impl Core {
 
     /// Reads every frame of the copy back.
     fn verify(&self, extent: &Extent, directory: &Arc<dyn Directory>) -> Result<()> {
-        let opened = |entry: &SegmentEntry| -> Result<SegmentEntry> {
+        let home = Home::new(Arc::clone(directory));
+        let copied = |entry: &SegmentEntry| {
             let (number, size) = (entry.segment.number(), entry.segment.size());
-            let file: Arc<dyn File> = directory.open(&file_name(number), OpenMode::ReadDirect)?;
             let header = SegmentHeader { log: self.log, number, size };
-            let segment = Arc::new(Segment::from_parts(&header, file));
-            Ok(SegmentEntry { segment, first_lsn: entry.first_lsn })
+            let segment = Arc::new(Segment::sealed(&home, &header));
+            SegmentEntry { segment, first_lsn: entry.first_lsn }
         };
-        let entries = extent.entries.iter().map(opened).collect::<Result<Vec<_>>>()?;
-        let index = Arc::new(SegmentIndex::new(entries));
+        let index = Arc::new(SegmentIndex::new(extent.entries.iter().map(copied).collect()));
         let (target, through) = (Arc::clone(directory), extent.through);
         let end = end_of(Replay::new(index, target, self.log, Lsn::ZERO, through, true))?;
         if end == extent.records_end {

@@ -2,7 +2,8 @@
 //! rotation, truncation, which removes some, and readers, which take a copy.
 //!
 //! INDEX-1: numbers are dense and ascending; first LSNs never fall.
-//! INDEX-2: the last entry is the active segment; all others are sealed.
+//! INDEX-2: the last entry is the active segment; all others are sealed, and hold no description
+//! that writes.
 
 use std::collections::VecDeque;
 
@@ -18,6 +19,14 @@ pub(crate) struct SegmentEntry {
     pub(crate) segment: Arc<Segment>,
     /// The first LSN of its first frame.
     pub(crate) first_lsn: Lsn,
+}
+
+impl SegmentEntry {
+    fn seal(&mut self) {
+        if self.segment.is_open() {
+            self.segment = Arc::new(self.segment.to_sealed());
+        }
+    }
 }
 
 /// How many places are remembered.
@@ -36,7 +45,9 @@ pub(crate) struct SegmentIndex {
 
 impl SegmentIndex {
     /// An index of these, oldest first.
-    pub(crate) fn new(entries: Vec<SegmentEntry>) -> SegmentIndex {
+    pub(crate) fn new(mut entries: Vec<SegmentEntry>) -> SegmentIndex {
+        let sealed = entries.len().saturating_sub(1);
+        entries.iter_mut().take(sealed).for_each(SegmentEntry::seal);
         let (places, channels) = (Mutex::default(), Mutex::default());
         SegmentIndex { entries: Mutex::new(entries), places, channels }
     }
@@ -47,9 +58,10 @@ impl SegmentIndex {
     /// If its number is not the next one (INDEX-1).
     pub(crate) fn push(&self, entry: SegmentEntry) {
         let mut entries = lock(&self.entries);
-        if let Some(last) = entries.last() {
+        if let Some(last) = entries.last_mut() {
             let dense = last.segment.number().next() == entry.segment.number();
             assert!(dense && last.first_lsn <= entry.first_lsn, "INDEX-1: dense and ascending");
+            last.seal();
         }
         entries.push(entry);
     }

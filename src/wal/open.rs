@@ -9,13 +9,14 @@ use super::options::{Background, WalOptions};
 use super::prepare::Preparer;
 use super::progress::Progress;
 use super::recovery::{Opened, RecoverOptions, recover};
+use super::recycle::Recycler;
 use super::retention::Retention;
 use super::slot::{Identity, Slot};
 use super::staging::{NoRoom, Staging};
 use super::stats::Stats;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::SegmentNumber;
+use crate::ids::{SegmentNumber, to_usize};
 use crate::storage::ForkWord;
 use crate::storage::{Channel, Directory, Storage};
 use crate::sync::atomic::AtomicU64;
@@ -78,11 +79,13 @@ fn assemble(
     let limits = WalOptions { segment_size, ..options.clone() }.limits();
     let stats = Arc::new(Stats::new(Arc::clone(&clock)));
     let slot = Slot::new(commits, identity, &opened.tail, Arc::clone(&stats));
+    let home = Arc::clone(active.home());
     let staging = Staging::new(limits, &opened.tail, active, opened.spares);
     let preparer = Preparer {
         channel: prepares,
         log_file: opened.log_file,
         segment_size: options.segment_size,
+        recycler: Recycler::new(home, to_usize(options.recycled), options.segment_size),
     };
     Ok(Core {
         storage: Arc::clone(storage),
@@ -233,7 +236,11 @@ impl Core {
     /// Says in `LOG` that the log was closed cleanly.
     fn log_clean(&self) -> Result<()> {
         match lock(&self.preparer).as_mut() {
-            Some(preparer) => self.write_log(preparer, true),
+            Some(preparer) => {
+                self.write_log(preparer, true)?;
+                preparer.recycler.clear();
+                Ok(())
+            }
             None => Ok(()),
         }
     }

@@ -47,6 +47,11 @@ pub struct WalOptions {
     /// their frame was sealed. With both options, what either lets go goes. Default `None`,
     /// minimum 1 s, maximum 100 years. Not for the log of an [`Engine`](crate::Engine).
     pub retain_age: Option<Duration>,
+    /// How many segment files that were given up are kept, to be used again instead of preparing
+    /// new ones: that saves writing every byte twice. Disk that a log holds: its records, three
+    /// prepared segments, these, and what open readers still read below the start. None are kept
+    /// on copy-on-write file systems and in memory. Default 4, minimum 0 (off), maximum 1024.
+    pub recycled: u64,
     /// Who carries the file operations. Default [`BackendChoice::Auto`]: what works best; the
     /// environment variable `SAWMILL_BACKEND` then overrides it.
     pub backend: BackendChoice,
@@ -75,6 +80,7 @@ impl Default for WalOptions {
             lock_wait: Duration::from_secs(5),
             retain_bytes: None,
             retain_age: None,
+            recycled: 4,
             backend: BackendChoice::Auto,
             background: Background::Threads,
         }
@@ -97,6 +103,7 @@ impl WalOptions {
         within("segment_size", self.segment_size, 64 * KIB, 4096 * MIB)?;
         within("memory", self.memory, MIB, 16 * 1024 * MIB)?;
         within("max_record", self.max_record, 1, 1024 * MIB)?;
+        within("recycled", self.recycled, 0, 1024)?;
         within("lock_wait (seconds)", self.lock_wait.as_secs(), 0, 3600)?;
         if let Some(bytes) = self.retain_bytes {
             within("retain_bytes", bytes, 64 * KIB, u64::MAX)?;
@@ -161,6 +168,7 @@ mod tests {
             WalOptions { segment_size: 64 * KIB + 1, ..good.clone() },
             WalOptions { memory: 1, ..good.clone() },
             WalOptions { max_record: 0, ..good.clone() },
+            WalOptions { recycled: 1025, ..good.clone() },
             WalOptions { lock_wait: Duration::from_secs(4000), ..good.clone() },
             WalOptions { retain_bytes: Some(1), ..good.clone() },
             WalOptions { retain_age: Some(Duration::from_millis(999)), ..good.clone() },

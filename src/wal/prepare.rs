@@ -8,10 +8,12 @@ use super::core::{Core, Open, Panics, closed};
 use super::group::Resolved;
 use super::log_file::{LogFile, LogState};
 use super::options::Background;
+use super::recycle::Recycler;
 use super::segment::Segment;
 use super::truncate;
+use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{Lsn, SegmentNumber};
+use crate::ids::{LogId, Lsn, SegmentNumber};
 use crate::storage::Channel;
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, MutexGuard, lock, wait};
@@ -22,6 +24,18 @@ pub(crate) struct Preparer {
     pub(crate) channel: Box<dyn Channel>,
     pub(crate) log_file: LogFile,
     pub(crate) segment_size: u64,
+    pub(crate) recycler: Recycler,
+}
+
+impl Preparer {
+    /// The next segment, of a file that was kept or of a new one.
+    fn segment(&mut self, log: LogId, number: SegmentNumber, clock: &dyn Clock) -> Result<Segment> {
+        let channel = &mut *self.channel;
+        if let Some(segment) = self.recycler.reuse(log, number, channel, clock)? {
+            return Ok(segment);
+        }
+        Segment::prepare(self.recycler.home(), log, number, self.segment_size, channel)
+    }
 }
 
 /// What was asked of it, and what came of that; under the log's mutex.
@@ -127,13 +141,7 @@ impl Core {
                     }
                 }
                 Step::Prepare(number) => {
-                    let made = Segment::prepare(
-                        &*self.directory,
-                        self.log,
-                        number,
-                        preparer.segment_size,
-                        &mut *preparer.channel,
-                    );
+                    let made = preparer.segment(self.log, number, &*self.clock);
                     resolved.extend(self.finish_attempt(made, preparer.segment_size));
                 }
             }
@@ -238,9 +246,9 @@ impl Core {
             pins.clamp(lsn),
             durable,
             &self.index,
-            &*self.directory,
             &mut preparer.log_file,
             &mut *preparer.channel,
+            &mut preparer.recycler,
         );
         match start {
             Ok(start) => {

@@ -27,6 +27,7 @@ use crate::ids::{Epoch, LogId, Lsn, Position, SegmentNumber};
 use crate::planted::{Bug, planted};
 use crate::storage::{Channel, Directory, Lock, OpenMode, Storage};
 use crate::sync::Arc;
+use crate::wal::home::Home;
 use crate::wal::index::SegmentEntry;
 use crate::wal::log_file::LogFile;
 use crate::wal::scan::Expected;
@@ -103,19 +104,20 @@ pub(crate) struct RecoveryReport {
 /// `DiskFull` and `Io`. Nothing was changed for the first four.
 pub(crate) fn recover(
     storage: &dyn Storage,
-    directory: &Arc<dyn Directory>,
+    opened: &Arc<dyn Directory>,
     clock: &dyn Clock,
     options: &RecoverOptions,
     channel: &mut dyn Channel,
 ) -> Result<Opened> {
-    let directory = &**directory;
+    let directory = &**opened;
     let lock = inventory::lock(directory, clock, options)?;
-    let mut device = Device { channel, window: Window::new(WINDOW) };
+    let home = Home::new(Arc::clone(opened));
+    let mut device = Device { channel, window: Window::new(WINDOW), home: Arc::clone(&home) };
     let found = Inventory::take(storage, directory, clock, options, &mut device)?;
     let Inventory { mut log_file, created, mut segments, below, unfinished } = found;
     let start = walk_start(&mut device, &segments, &log_file)?;
     let mut entries = sealed_entries(&mut device, &segments, &log_file, start)?;
-    reopen_for_writing(directory, clock, options, &mut segments, start)?;
+    reopen_for_writing(&home, clock, options, &mut segments, start)?;
     device.window.forget();
 
     let walked = walk::walk(&mut device, &segments, expected_at(&segments, &log_file, start))?;
@@ -132,7 +134,7 @@ pub(crate) fn recover(
 
     entries.extend(walked_entries(&segments, &walked));
     let mut opening = cut::Opening {
-        directory,
+        home: &home,
         clock,
         segments,
         unfinished,
@@ -219,7 +221,7 @@ fn sealed_entries(
                 let message = "the first frame of a sealed segment is damaged: restore the \
                                segment from a copy; nothing was changed";
                 return Err(Error::new(ErrorKind::Corrupt, message)
-                    .at_path(segment.file().path())
+                    .at_path(segment.path())
                     .at_position(expected.position)
                     .for_lsns(before, log_file.state().durable_lsn));
             }
@@ -231,7 +233,7 @@ fn sealed_entries(
 /// Step (1) of LOG.md L14: every segment from `start` on is opened to be written, locked, synced;
 /// then the directory is. What is read afterwards is what a crash will leave.
 fn reopen_for_writing(
-    directory: &dyn Directory,
+    home: &Arc<Home>,
     clock: &dyn Clock,
     options: &RecoverOptions,
     segments: &mut Segments,
@@ -240,16 +242,16 @@ fn reopen_for_writing(
     for (number, segment) in segments.range_mut(start..) {
         let cached = planted(Bug::RecoverFromCache);
         let mode = if cached { OpenMode::Write } else { OpenMode::WriteDirect };
-        let file = directory.open(&file_name(*number), mode)?;
+        let file = home.directory().open(&file_name(*number), mode)?;
         inventory::lock_file(&*file, clock, options.lock_wait)?;
         if !cached {
             file.sync()?;
         }
         let log = LogId::from_bytes([0; 16]);
         let header = SegmentHeader { log, number: *number, size: segment.size() };
-        *segment = Arc::new(Segment::from_parts(&header, file));
+        *segment = Arc::new(Segment::opened(home, &header, file));
     }
-    directory.sync()?;
+    home.directory().sync()?;
     Ok(())
 }
 

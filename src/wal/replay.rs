@@ -14,10 +14,11 @@ use std::ops::Range;
 
 use crate::error::{Error, Result};
 use crate::ids::{LogId, Lsn, Position, StreamId};
-use crate::storage::{Directory, Mapping};
+use crate::storage::Directory;
 use crate::sync::Arc;
 use crate::wal::index::SegmentIndex;
 use crate::wal::record::{self, RecordKind};
+use crate::wal::segment::SegmentMap;
 use frames::Frames;
 
 /// A record as [`Replay`] shows it. Its bytes are borrowed from the replay, not copied.
@@ -63,7 +64,7 @@ pub struct Record<'a> {
 pub struct Replay {
     frames: Frames,
     /// What holds the current frame; if nothing, the frames' own window.
-    map: Option<Arc<Mapping>>,
+    map: Option<Arc<SegmentMap>>,
     /// The current frame's records that were not shown yet, in those bytes.
     rest: Range<usize>,
     records: u32,

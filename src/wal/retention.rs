@@ -125,7 +125,7 @@ impl Core {
     /// When a segment's first frame was sealed; `None` if it was not written yet.
     fn seal_time(&self, entry: &SegmentEntry, channel: &mut dyn Channel) -> Result<Option<u64>> {
         let position = Position { segment: entry.segment.number(), offset: FIRST_FRAME };
-        let block = transfer::read_exact(channel, entry.segment.file(), FIRST_FRAME, BLOCK)?;
+        let block = transfer::read_exact(channel, &entry.segment.device()?, FIRST_FRAME, BLOCK)?;
         let header = FrameHeader::decode(&block, self.log, position);
         Ok(header.map(|(header, _)| header.seal_time_ns))
     }

@@ -4,13 +4,19 @@
 //! that has one was really written to its full length (LOG.md L1).
 //! SEGMENT-2: whoever writes a segment does so through the description that holds the exclusive
 //! lock of its byte 0 (LOG.md L11).
+//! SEGMENT-3: whoever reads a sealed segment does so through a description that holds the shared
+//! lock of its byte 1 (LOG.md L18).
+
+use std::path::PathBuf;
 
 use crate::checksum::{crc32c, is_zero};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogId, SegmentNumber, to_u64, to_usize};
 use crate::planted::{Bug, planted};
-use crate::storage::{AlignedBuf, BLOCK, Channel, Directory, File, LockKind, OpenMode};
+use crate::storage::{AlignedBuf, BLOCK, Channel, Directory, File, IoFailure, LockKind};
+use crate::storage::{Mapping, OpenMode};
 use crate::sync::Arc;
+use crate::wal::home::Home;
 use crate::wal::transfer;
 
 /// Where the first frame of a segment stands.
@@ -22,7 +28,7 @@ const VERSION: u32 = 1;
 const SUFFIX: &str = ".seg";
 const DIGITS: usize = 20;
 /// How many zeros one write of a preparation carries.
-const PREPARE_CHUNK: usize = 1024 * 1024;
+const PREPARE_CHUNK: usize = 256 * 1024;
 
 /// The file name of segment `number`.
 pub(crate) fn file_name(number: SegmentNumber) -> String {
@@ -76,6 +82,21 @@ impl SegmentHeader {
         out[32..40].copy_from_slice(&self.number.get().to_le_bytes());
         out[40..48].copy_from_slice(&self.size.to_le_bytes());
         seal_block(out);
+    }
+
+    /// Writes the header, durable.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub(crate) fn write(
+        &self,
+        file: &Arc<dyn File>,
+        channel: &mut dyn Channel,
+    ) -> Result<(), IoFailure> {
+        let mut block = AlignedBuf::zeroed(BLOCK);
+        block.set_len(BLOCK);
+        self.encode(&mut block);
+        transfer::write_all(channel, file, 0, block, true).map(drop)
     }
 
     /// The header in this block.
@@ -144,18 +165,50 @@ pub(crate) fn half(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(half)
 }
 
-/// An open segment: spare, active or sealed.
+/// A segment: spare, active or sealed.
+///
+/// A sealed one keeps no description open: who reads it opens one, and holds it no longer than it
+/// reads (SEGMENT-3). So a log of any length needs few.
 #[derive(Debug)]
 pub(crate) struct Segment {
     number: SegmentNumber,
     size: u64,
-    file: Arc<dyn File>,
+    home: Arc<Home>,
+    /// Shared by everything that stands for this file, so that it can be told who knows it.
+    known: Arc<()>,
+    /// Of an active or spare segment: what it is written through.
+    file: Option<Arc<dyn File>>,
 }
 
 impl Segment {
-    /// Takes an open file whose header has been read and found to be right.
-    pub(crate) fn from_parts(header: &SegmentHeader, file: Arc<dyn File>) -> Segment {
-        Segment { number: header.number, size: header.size, file }
+    /// A segment that nobody here writes, whose header has been read and found to be right.
+    pub(crate) fn sealed(home: &Arc<Home>, header: &SegmentHeader) -> Segment {
+        let (home, known) = (Arc::clone(home), Arc::default());
+        Segment { number: header.number, size: header.size, home, known, file: None }
+    }
+
+    /// Takes the open file. If it is written through this: it holds the exclusive lock of byte 0,
+    /// and the header has been read and found to be right, or was written.
+    pub(crate) fn opened(home: &Arc<Home>, header: &SegmentHeader, file: Arc<dyn File>) -> Segment {
+        Segment { file: Some(file), ..Segment::sealed(home, header) }
+    }
+
+    /// The same segment for its readers, once its last frame was placed: the description that
+    /// writes it goes with the last write.
+    pub(crate) fn to_sealed(&self) -> Segment {
+        let (home, known) = (Arc::clone(&self.home), Arc::clone(&self.known));
+        Segment { number: self.number, size: self.size, home, known, file: None }
+    }
+
+    /// Whether nobody but the holder of this one knows the segment: no entry of a reader, no frame
+    /// that is to be written.
+    pub(crate) fn is_alone(self: &Arc<Segment>) -> bool {
+        Arc::strong_count(self) == 1 && Arc::strong_count(&self.known) == 1
+    }
+
+    /// Whether it has a file of its own open, as what is written has.
+    pub(crate) fn is_open(&self) -> bool {
+        self.file.is_some()
     }
 
     /// Its number.
@@ -168,10 +221,57 @@ impl Segment {
         self.size
     }
 
+    /// Where it is.
+    pub(crate) fn home(&self) -> &Arc<Home> {
+        &self.home
+    }
+
+    /// Its path, for messages.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.home.directory().path().join(file_name(self.number))
+    }
+
     /// The open file. Of an active or spare segment: the description through which it is written,
-    /// which holds the exclusive lock of byte 0. It reads past the page cache, and can be mapped.
+    /// which holds the exclusive lock of byte 0. It reads past the page cache.
+    ///
+    /// # Panics
+    /// If it has none (SEGMENT-2).
     pub(crate) fn file(&self) -> &Arc<dyn File> {
-        &self.file
+        match &self.file {
+            Some(file) => file,
+            None => unreachable!("SEGMENT-2: a sealed segment is not written"),
+        }
+    }
+
+    /// A description to read from the device: the one that writes it, or a new one.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub(crate) fn device(&self) -> Result<Arc<dyn File>, IoFailure> {
+        let cached = planted(Bug::RecoverFromCache);
+        let mode = if cached { OpenMode::Read } else { OpenMode::ReadDirect };
+        match &self.file {
+            Some(file) => Ok(Arc::clone(file)),
+            None => self.home.open_to_read(self.number, mode),
+        }
+    }
+
+    /// The same segment, opened to be read through the page cache.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub(crate) fn through_cache(&self) -> Result<Segment, IoFailure> {
+        let file = self.home.open_to_read(self.number, OpenMode::Read)?;
+        Ok(Segment { file: Some(file), ..self.to_sealed() })
+    }
+
+    /// The whole of a sealed segment as a read-only map.
+    ///
+    /// # Errors
+    /// The operating system's; `UnexpectedEof` if the file is shorter than it was.
+    pub(crate) fn map(&self) -> Result<SegmentMap, IoFailure> {
+        let file = self.home.reader(self.number)?;
+        Ok(SegmentMap { map: file.map(self.size)?, _file: file })
     }
 
     /// Makes a new segment: zeros really written to its full length, header, file and directory
@@ -181,18 +281,19 @@ impl Segment {
     /// # Errors
     /// `DiskFull`, or what the operating system refused.
     pub(crate) fn prepare(
-        directory: &dyn Directory,
+        home: &Arc<Home>,
         log: LogId,
         number: SegmentNumber,
         size: u64,
         channel: &mut dyn Channel,
     ) -> Result<Segment> {
         assert!(is_valid_size(size), "SEGMENT: sizes are checked where they come from");
+        let directory = home.directory();
         let name = file_name(number);
         let file = directory.open(&name, OpenMode::CreateDirect)?;
         let header = SegmentHeader { log, number, size };
-        match Segment::fill(directory, &header, &file, channel) {
-            Ok(()) => Ok(Segment::from_parts(&header, file)),
+        match Segment::fill(&**directory, &header, &file, channel) {
+            Ok(()) => Ok(Segment::opened(home, &header, file)),
             Err(error) => {
                 // Only to give the space back at once: the next opening removes it as well.
                 drop(directory.unlink(&name));
@@ -211,23 +312,48 @@ impl Segment {
             let message = "a segment that was just created is locked by somebody else";
             return Err(Error::new(ErrorKind::Locked, message).at_path(file.path()));
         }
-        file.allocate(header.size)?;
-        let mut buffer = AlignedBuf::zeroed(to_usize(header.size).min(PREPARE_CHUNK));
-        let mut offset = 0;
-        while offset < header.size {
-            let length = to_usize(header.size - offset).min(buffer.capacity());
-            buffer.set_len(length);
-            buffer = transfer::write_all(channel, file, offset, buffer, false)?;
-            offset += to_u64(length);
+        // Where a write goes to a new place anyway, written zeros would be in vain.
+        if !directory.overwrites_in_place() {
+            file.allocate(header.size)?;
+        } else if !file.allocate_written(header.size)? {
+            write_zeros(header.size, file, channel)?;
         }
         file.sync()?;
-        buffer.set_len(BLOCK);
-        header.encode(&mut buffer);
-        transfer::write_all(channel, file, 0, buffer, true)?;
+        header.write(file, channel)?;
         if !planted(Bug::NoDirectorySync) {
             directory.sync()?;
         }
         Ok(())
+    }
+}
+
+/// Writes zeros to the file's full length, one small piece after the other: an append that meets
+/// one of them on its way to the device waits for that piece only.
+fn write_zeros(size: u64, file: &Arc<dyn File>, channel: &mut dyn Channel) -> Result<()> {
+    let mut buffer = AlignedBuf::zeroed(to_usize(size).min(PREPARE_CHUNK));
+    let mut offset = 0;
+    while offset < size {
+        let length = to_usize(size - offset).min(buffer.capacity());
+        buffer.set_len(length);
+        buffer = transfer::write_all(channel, file, offset, buffer, false)?;
+        offset += to_u64(length);
+    }
+    Ok(())
+}
+
+/// A sealed segment's bytes. Keeps the lock that says that somebody reads them (LOG.md L18).
+#[derive(Debug)]
+pub(crate) struct SegmentMap {
+    map: Mapping,
+    _file: Arc<dyn File>,
+}
+
+impl std::ops::Deref for SegmentMap {
+    type Target = Mapping;
+
+    #[inline]
+    fn deref(&self) -> &Mapping {
+        &self.map
     }
 }
 

@@ -5,7 +5,8 @@ use std::io;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Position, SegmentNumber, to_u64, to_usize};
-use crate::storage::{AlignedBuf, BLOCK, Channel, IoFailure};
+use crate::storage::{AlignedBuf, BLOCK, Channel, File, IoFailure};
+use crate::sync::Arc;
 use crate::wal::segment::Segment;
 use crate::wal::transfer;
 
@@ -20,13 +21,15 @@ pub(crate) struct Window {
     start: u64,
     step: u64,
     bytes_read: u64,
+    /// What a sealed segment is read through.
+    file: Option<(SegmentNumber, Arc<dyn File>)>,
 }
 
 impl Window {
     /// An empty window that reads `step` bytes at once.
     pub(crate) fn new(step: u64) -> Window {
         let segment = SegmentNumber::new(0);
-        Window { buffer: None, segment, start: 0, step, bytes_read: 0 }
+        Window { buffer: None, segment, start: 0, step, bytes_read: 0, file: None }
     }
 
     /// How many bytes were read from the device.
@@ -48,6 +51,20 @@ impl Window {
     /// Forgets what was read: the device is asked again.
     pub(crate) fn forget(&mut self) {
         self.segment = SegmentNumber::new(0);
+        self.file = None;
+    }
+
+    /// What the segment is read through.
+    fn file(&mut self, segment: &Segment) -> Result<Arc<dyn File>, IoFailure> {
+        match &self.file {
+            Some((number, file)) if *number == segment.number() && !segment.is_open() => {
+                return Ok(Arc::clone(file));
+            }
+            _ => {}
+        }
+        let file = segment.device()?;
+        self.file = (!segment.is_open()).then(|| (segment.number(), Arc::clone(&file)));
+        Ok(file)
     }
 
     /// The bytes from `offset`, a block boundary inside the segment, on: at least `wanted` of them,
@@ -125,7 +142,8 @@ impl Window {
         offset: u64,
         length: u64,
     ) -> Result<()> {
-        self.forget();
+        self.segment = SegmentNumber::new(0);
+        let file = self.file(segment)?;
         let length = to_usize(length);
         let mut buffer = match self.buffer.take() {
             Some(buffer) if buffer.capacity() >= length => buffer,
@@ -133,12 +151,12 @@ impl Window {
         };
         buffer.set_len(length);
         if length > 0 {
-            buffer = transfer::read(channel, segment.file(), offset, buffer)
+            buffer = transfer::read(channel, &file, offset, buffer)
                 .map_err(|failure| unreadable(segment, offset, failure))?;
         }
         if buffer.len() < length {
             let error = io::Error::from(io::ErrorKind::UnexpectedEof);
-            let failure = IoFailure::new("read", segment.file().path(), &error);
+            let failure = IoFailure::new("read", segment.path(), &error);
             return Err(unreadable(segment, offset + to_u64(buffer.len()), failure));
         }
         self.bytes_read += to_u64(length);
@@ -152,9 +170,8 @@ fn unreadable(segment: &Segment, offset: u64, failure: IoFailure) -> Error {
     let message = "the medium does not return bytes of the log; nothing was changed: check the \
                    device, copy what can be read, restore the rest from a copy";
     let position = Position { segment: segment.number(), offset };
-    let path = segment.file().path().to_owned();
     Error::new(ErrorKind::Unreadable, message)
-        .at_path(path)
+        .at_path(segment.path())
         .at_position(position)
         .caused_by(failure)
 }

@@ -16,9 +16,11 @@ use crate::wal::index::{SegmentEntry, SegmentIndex};
 use crate::wal::log_file::LogFile;
 use crate::wal::record::{self, RECORD_HEADER, RecordKind};
 use crate::wal::recovery::{Opened, RecoverOptions, RecoveryReport, Tail, recover};
+use crate::wal::recycle::Recycler;
 use crate::wal::replay::Replay;
 use crate::wal::segment::{FIRST_FRAME, SEGMENT_SIZE_MIN, Segment};
 use crate::wal::transfer;
+use crate::wal::truncate::truncate_before;
 
 /// Where the tests' logs are.
 pub(crate) const PLACE: &str = "/log";
@@ -120,7 +122,7 @@ impl Writer {
             None => {
                 let (log, size) = (self.opened.log, SEGMENT_SIZE_MIN);
                 let channel = &mut *self.channel;
-                Arc::new(Segment::prepare(&*self.directory, log, number, size, channel)?)
+                Arc::new(Segment::prepare(self.active.home(), log, number, size, channel)?)
             }
         };
         assert_eq!(spare.number(), number);
@@ -170,6 +172,15 @@ impl Writer {
         state.clean = clean;
         self.opened.log_file.write_slot(state, &mut *self.channel)?;
         Ok(())
+    }
+
+    /// Gives up what lies before `lsn`; no file is kept.
+    pub(crate) fn truncate(&mut self, lsn: Lsn) -> Result<Lsn> {
+        let known = self.opened.segments.len() - 1;
+        self.opened.segments.drain(..known);
+        let mut recycler = Recycler::new(Arc::clone(self.active.home()), 0, SEGMENT_SIZE_MIN);
+        let (log_file, channel) = (&mut self.opened.log_file, &mut *self.channel);
+        truncate_before(lsn, self.durable, &self.index, log_file, channel, &mut recycler)
     }
 
     /// Every user record from `from` on that is durable.

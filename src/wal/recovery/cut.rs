@@ -13,6 +13,7 @@ use crate::storage::{AlignedBuf, BLOCK, Directory, Storage};
 use crate::sync::Arc;
 use crate::wal::barrier::Barrier;
 use crate::wal::frame::{FRAME_HEADER, FrameHeader, FrameKind, frame_length};
+use crate::wal::home::Home;
 use crate::wal::index::SegmentEntry;
 use crate::wal::log_file::LogFile;
 use crate::wal::segment::{FIRST_FRAME, Segment, file_name};
@@ -21,7 +22,7 @@ use crate::wal::window::WINDOW;
 
 /// An opening whose decision is made, and whose barrier is not yet written.
 pub(super) struct Opening<'a> {
-    pub(super) directory: &'a dyn Directory,
+    pub(super) home: &'a Arc<Home>,
     pub(super) clock: &'a dyn Clock,
     pub(super) segments: Segments,
     /// Files to be removed: their numbers are needed again.
@@ -44,7 +45,7 @@ impl Opening<'_> {
         // The highest first: whatever a crash keeps of it leaves no gap behind.
         let mut names: Vec<_> = self.unfinished.iter().map(|number| file_name(*number)).collect();
         names.reverse();
-        remove(self.directory, &names)?;
+        remove(&**self.home.directory(), &names)?;
 
         let next_lsn = walked.next_lsn();
         let state = *log_file.state();
@@ -108,8 +109,7 @@ impl Opening<'_> {
         };
         if !self.segments.contains_key(&number) {
             let size = self.segment_size;
-            let segment =
-                Segment::prepare(self.directory, state.log, number, size, device.channel)?;
+            let segment = Segment::prepare(self.home, state.log, number, size, device.channel)?;
             self.segments.insert(number, Arc::new(segment));
         }
         if self.entries.last().is_none_or(|last| last.segment.number() < number) {

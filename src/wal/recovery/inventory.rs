@@ -183,7 +183,7 @@ impl Inventory {
             if let Some(first) = self.unfinished.first() {
                 return Err(broken(directory, *first, "is damaged or missing"));
             }
-            self.segments.insert(number, Arc::new(Segment::from_parts(&header, file)));
+            self.segments.insert(number, Arc::new(Segment::sealed(&device.home, &header)));
             return Ok(());
         }
         // Either its preparation never came to an end (then it holds no frame, and it is among the
@@ -264,7 +264,7 @@ fn holds_frames(
     // Only a place to read from: nothing is believed of it.
     let unknown = log.unwrap_or(LogId::from_bytes([0; 16]));
     let header = SegmentHeader { log: unknown, number, size: length };
-    let segment = Segment::from_parts(&header, Arc::clone(file));
+    let segment = Segment::opened(&device.home, &header, Arc::clone(file));
     device.window.forget();
     let mut offset = FIRST_FRAME;
     let mut found = false;

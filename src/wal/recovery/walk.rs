@@ -11,6 +11,7 @@ use crate::storage::{BLOCK, Channel};
 use crate::sync::Arc;
 use crate::wal::barrier::Barrier;
 use crate::wal::frame::{FrameHeader, FrameKind};
+use crate::wal::home::Home;
 use crate::wal::scan::{self, Expected, Fault, Verdict};
 use crate::wal::segment::Segment;
 use crate::wal::window::Window;
@@ -22,6 +23,7 @@ pub(super) type Segments = BTreeMap<SegmentNumber, Arc<Segment>>;
 pub(super) struct Device<'c> {
     pub(super) channel: &'c mut dyn Channel,
     pub(super) window: Window,
+    pub(super) home: Arc<Home>,
 }
 
 /// A barrier on the way.
@@ -203,5 +205,5 @@ pub(super) fn header_at(
 
 fn tombstone(segment: &Segment, position: Position) -> Error {
     let message = "the log was salvaged by a newer version of sawmill: open it with that one";
-    Error::new(ErrorKind::Unsupported, message).at_path(segment.file().path()).at_position(position)
+    Error::new(ErrorKind::Unsupported, message).at_path(segment.path()).at_position(position)
 }

@@ -10,12 +10,12 @@ use super::reader::Reader;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogId, Lsn, Position, SegmentNumber, to_u64, to_usize};
 use crate::planted::{Bug, planted};
-use crate::storage::{BLOCK, Directory, Mapping};
+use crate::storage::{BLOCK, Directory};
 use crate::sync::Arc;
 use crate::wal::frame::{self, FRAME_HEADER, FrameHeader, FrameKind};
 use crate::wal::index::{SegmentEntry, SegmentIndex};
 use crate::wal::scan::{self, Expected, Fault};
-use crate::wal::segment::Segment;
+use crate::wal::segment::{Segment, SegmentMap};
 
 /// Where the frames come from, and how far it was read.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ pub(super) struct Found {
     pub(super) header: FrameHeader,
     pub(super) crc: u32,
     /// The map it is in, else it is in the reader's window.
-    pub(super) map: Option<Arc<Mapping>>,
+    pub(super) map: Option<Arc<SegmentMap>>,
     /// Where the payload is; empty if nobody wants it.
     pub(super) payload: Range<usize>,
 }
@@ -239,7 +239,7 @@ impl Frames {
     fn place(&self, error: Error) -> Error {
         let error = error.at_position(self.expected.position);
         match self.segment() {
-            Some(segment) => error.at_path(segment.file().path()),
+            Some(segment) => error.at_path(segment.path()),
             None => error,
         }
     }

@@ -4,9 +4,8 @@
 //! there, and the reader turns to reading the device, which says what is wrong.
 
 use crate::ids::{SegmentNumber, to_usize};
-use crate::storage::Mapping;
 use crate::sync::Arc;
-use crate::wal::segment::Segment;
+use crate::wal::segment::{Segment, SegmentMap};
 
 /// How much is populated at once, unless a frame is longer.
 pub(super) const PIECE: usize = 256 * 1024;
@@ -15,7 +14,7 @@ pub(super) const PIECE: usize = 256 * 1024;
 #[derive(Debug)]
 pub(super) struct Mapped {
     segment: SegmentNumber,
-    bytes: Arc<Mapping>,
+    bytes: Arc<SegmentMap>,
     /// What may be touched ends here; what lies before was passed.
     secured: usize,
     piece: usize,
@@ -24,7 +23,7 @@ pub(super) struct Mapped {
 impl Mapped {
     /// Maps a segment; `None` if that is refused, also because the file is shorter than it was.
     pub(super) fn of(segment: &Segment, piece: usize) -> Option<Mapped> {
-        let bytes = Arc::new(segment.file().map(segment.size()).ok()?);
+        let bytes = Arc::new(segment.map().ok()?);
         Some(Mapped { segment: segment.number(), bytes, secured: 0, piece })
     }
 
@@ -32,7 +31,7 @@ impl Mapped {
         self.segment
     }
 
-    pub(super) fn share(&self) -> Arc<Mapping> {
+    pub(super) fn share(&self) -> Arc<SegmentMap> {
         Arc::clone(&self.bytes)
     }
 

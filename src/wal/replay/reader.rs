@@ -12,11 +12,11 @@ use std::fmt;
 
 use crate::error::Result;
 use crate::ids::{LogId, Lsn, Position, SegmentNumber, to_u64, to_usize};
-use crate::storage::{AlignedBuf, Channel, Directory, Op, OpenMode};
+use crate::storage::{AlignedBuf, Channel, Directory, Op};
 use crate::sync::Arc;
 use crate::wal::frame::FrameHeader;
 use crate::wal::index::SegmentIndex;
-use crate::wal::segment::{Segment, SegmentHeader, file_name};
+use crate::wal::segment::Segment;
 use crate::wal::window::Window;
 
 /// How much is read at first: a poll of a few records reads little.
@@ -93,7 +93,8 @@ impl Reader {
         if !self.window.covers(segment, offset, wanted) {
             let known = self.cached.as_ref().is_some_and(|file| file.number() == segment.number());
             if self.moves > 1 && !known {
-                self.cached = self.open_cached(segment);
+                // Where it cannot be had any more, the device will do.
+                self.cached = segment.through_cache().ok();
             }
             let channel = match &mut self.channel {
                 Some(channel) => channel,
@@ -108,14 +109,6 @@ impl Reader {
         }
         let skip = to_usize(offset - self.window.start());
         Ok(self.window.loaded().get(skip..).unwrap_or_default())
-    }
-
-    /// `None` if it cannot be had by its name any more: the device will do.
-    fn open_cached(&self, segment: &Segment) -> Option<Segment> {
-        let header =
-            SegmentHeader { log: self.log, number: segment.number(), size: segment.size() };
-        let file = self.directory.open(&file_name(segment.number()), OpenMode::Read).ok()?;
-        Some(Segment::from_parts(&header, file))
     }
 
     /// Waits for what is in flight, and looks there from now on if it is of this segment.

@@ -5,6 +5,7 @@ mod crashes;
 mod faults;
 mod lookup;
 mod patience;
+mod recycling;
 mod retention;
 mod space;
 mod stats;

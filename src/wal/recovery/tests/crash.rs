@@ -63,12 +63,7 @@ fn life(disk: &SimDisk, model: &mut Model) -> crate::error::Result<()> {
         if round == 1 {
             let target = writer.durable.get();
             model.start = target;
-            let (index, directory) = (&writer.index, &*writer.directory);
-            let (log_file, channel) = (&mut writer.opened.log_file, &mut *writer.channel);
-            let (lsn, durable) = (Lsn::new(target), writer.durable);
-            crate::wal::truncate::truncate_before(
-                lsn, durable, index, directory, log_file, channel,
-            )?;
+            writer.truncate(Lsn::new(target))?;
             writer.close()?;
         }
     }

@@ -160,18 +160,7 @@ fn segments_below_the_start_are_removed_and_never_read() {
 }
 
 pub(super) fn truncate(writer: &mut Writer, lsn: u64) -> u64 {
-    let (index, directory) = (&writer.index, &*writer.directory);
-    let (log_file, channel) = (&mut writer.opened.log_file, &mut *writer.channel);
-    crate::wal::truncate::truncate_before(
-        Lsn::new(lsn),
-        writer.durable,
-        index,
-        directory,
-        log_file,
-        channel,
-    )
-    .unwrap()
-    .get()
+    writer.truncate(Lsn::new(lsn)).unwrap().get()
 }
 
 #[test]
