@@ -26,8 +26,8 @@ sim-long:
 
 # Real kills of real processes, as many as a release needs.
 kill-long:
-    SAWMILL_KILLS=200 cargo test --release --all-features --test wal_kill -- --nocapture
-    cargo test --release --all-features --test crash -- --nocapture --include-ignored
+    SAWMILL_KILLS=200 cargo test --release --all-features --test wal_kill --test wal_in_flight -- --nocapture
+    cargo test --release --all-features --test crash --test inputs -- --nocapture --include-ignored
 
 # Every fuzz target for SECONDS; needs a C++ compiler, no nightly.
 fuzz SECONDS="60":

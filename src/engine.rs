@@ -8,12 +8,12 @@ use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{Executor, Name};
 use crate::options::EngineOptions;
-use crate::recovery::{Scan, recover};
+use crate::recovery::{Ground, recover};
 use crate::source::Ingest;
 use crate::storage::{Storage, SystemStorage};
 use crate::stream::{Env, Hooks, Job, JobDriver, NoHooks, RunOptions, StreamRun, StreamTable};
-use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Arc, Mutex, lock};
 use crate::wal::Wal;
 
 /// A directory with a log (`DIR/log`) and checkpoints (`DIR/checkpoints`), in which one job runs.
@@ -52,6 +52,8 @@ pub struct Engine {
     options: EngineOptions,
     streams: Arc<StreamTable>,
     running: Arc<AtomicBool>,
+    /// What opening read, for the first start.
+    ground: Mutex<Option<Ground>>,
 }
 
 impl fmt::Debug for Engine {
@@ -98,10 +100,10 @@ impl Engine {
         let log = options.log.clone();
         let wal = Wal::open_with(Arc::clone(&storage), Arc::clone(&clock), path.join("log"), log)?;
         let checkpoints = open_checkpoints(&*storage, &path, &options)?;
-        let scan = Scan::new(&wal, checkpoints.newest()?.as_ref())?;
-        let streams = Arc::new(StreamTable::restored(scan.streams));
-        let running = Arc::new(AtomicBool::new(false));
-        Ok(Engine { wal, storage, clock, path, options, streams, running })
+        let ground = Ground::read(&wal, checkpoints)?;
+        let streams = Arc::new(StreamTable::restored(ground.scan.streams.clone()));
+        let (running, ground) = (Arc::new(AtomicBool::new(false)), Mutex::new(Some(ground)));
+        Ok(Engine { wal, storage, clock, path, options, streams, running, ground })
     }
 
     /// The handle that appends to the ingest stream of this name; a new name becomes a new stream,
@@ -138,9 +140,16 @@ impl Engine {
         hooks: Box<dyn Hooks>,
     ) -> Result<(JobDriver, Running)> {
         let running = self.claim()?;
-        let store = open_checkpoints(&*self.storage, &self.path, &self.options)?;
+        let opened = lock(&self.ground).take();
+        let ground = match opened {
+            Some(ground) => ground,
+            None => {
+                let store = open_checkpoints(&*self.storage, &self.path, &self.options)?;
+                Ground::read(&self.wal, store)?
+            }
+        };
         let env = self.env(self.options.threads, options.parallelism)?;
-        Ok((recover(env, job, options, hooks, store)?, running))
+        Ok((recover(env, job, options, hooks, ground)?, running))
     }
 
     /// Executes the log's batches again, into empty sinks.

@@ -32,7 +32,8 @@ pub use engine::Engine;
 pub use error::{Error, ErrorKind, Result};
 pub use exec::{
     Bytes, Data, Dataset, Drills, Emit, Executor, Key, Kv, Lost, Malformed, Name, OperatorId,
-    PartitionSource, Row, Rows, RunContext, Str, TaskKind, TaskOutcome, TaskRecord, Value, Wire,
+    PartitionSink, PartitionSource, Row, Rows, RunContext, Str, TaskKind, TaskOutcome, TaskRecord,
+    Value, Wire,
 };
 pub use ids::{BatchId, Epoch, Generation, LogId, Lsn, Position, SegmentNumber, StreamId};
 pub use options::EngineOptions;

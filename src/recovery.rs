@@ -40,14 +40,35 @@ pub(crate) struct Scan {
     pub(crate) boundary: Boundary,
     /// Batches above the checkpoint, dense and ascending.
     pub(crate) batches: VecDeque<Found>,
+    /// The last record that was looked at, or that the checkpoint makes unnecessary to look at.
+    through: Lsn,
 }
 
-impl Scan {
-    /// Reads what the newest whole checkpoint says, then the engine's records in the log.
+/// All that a start stands on. Read when the directory is opened; the first start goes on from
+/// there, so that nothing is read twice.
+#[derive(Debug)]
+pub(crate) struct Ground {
+    pub(crate) store: CheckpointStore,
+    pub(crate) loaded: Option<Loaded>,
+    pub(crate) scan: Scan,
+}
+
+impl Ground {
+    /// Reads the newest whole checkpoint, and what the log says behind it.
     ///
     /// # Errors
     /// `Corrupt` if the two contradict each other, or the log itself; `Unsupported`.
-    pub(crate) fn new(wal: &Wal, checkpoint: Option<&Loaded>) -> Result<Scan> {
+    pub(crate) fn read(wal: &Wal, store: CheckpointStore) -> Result<Ground> {
+        let loaded = store.newest()?;
+        let mut scan = Scan::new(wal, loaded.as_ref())?;
+        scan.read_on(wal)?;
+        Ok(Ground { store, loaded, scan })
+    }
+}
+
+impl Scan {
+    /// What the newest whole checkpoint says, which must be one of this log.
+    fn new(wal: &Wal, checkpoint: Option<&Loaded>) -> Result<Scan> {
         let mut scan = Scan::default();
         match checkpoint {
             Some(loaded) => {
@@ -60,6 +81,8 @@ impl Scan {
                 scan.shape = Some(state.shape);
                 scan.boundary = state.boundary;
                 scan.check_log_covers(wal, loaded.meta.floor)?;
+                // What the engine wrote before is in the checkpoint: streams and the job too.
+                scan.through = scan.boundary.completion;
             }
             None if wal.first_lsn() > Lsn::FIRST => {
                 let message = "the log was truncated, and no checkpoint has what it held; restore \
@@ -68,18 +91,26 @@ impl Scan {
             }
             None => {}
         }
+        Ok(scan)
+    }
+
+    /// Looks at all records that were not looked at yet.
+    ///
+    /// # Errors
+    /// `Corrupt` if they contradict the checkpoint or each other; the log's.
+    fn read_on(&mut self, wal: &Wal) -> Result<()> {
         // Another run of this process may have left its last completion behind, on its way to the
         // disk: a batch that is completed must not be taken for one in flight (RECOVERY-4).
         wal.sync()?;
-        let mut replay = wal.replay_all_from(wal.first_lsn())?;
+        let mut replay = wal.replay_all_from(self.through.next())?;
         while let Some(record) = replay.next() {
             let record = record?;
+            self.through = record.lsn;
             if record.internal && record.stream == JOURNAL {
-                scan.add(Entry::decode(record.payload, record.lsn)?, record.lsn)?;
+                self.add(Entry::decode(record.payload, record.lsn)?, record.lsn)?;
             }
         }
-        scan.check_order()?;
-        Ok(scan)
+        self.check_order()
     }
 
     /// A checkpoint is visible only when its batch's completion is durable (E1): a log that ends
@@ -169,11 +200,14 @@ pub(crate) fn recover(
     job: Job,
     options: RunOptions,
     hooks: Box<dyn Hooks>,
-    store: CheckpointStore,
+    ground: Ground,
 ) -> Result<JobDriver> {
     options.validate()?;
-    let loaded = store.newest()?;
-    let scan = Scan::new(&env.wal, loaded.as_ref())?;
+    for source in &job.sources {
+        source.check_log(env.wal.log_id())?;
+    }
+    let Ground { store, loaded, mut scan } = ground;
+    scan.read_on(&env.wal)?;
     let shape = job.shape(Generation::new(1), options.parallelism);
     match &scan.shape {
         Some(recorded) => shape.check_against(recorded)?,
@@ -185,6 +219,8 @@ pub(crate) fn recover(
     let mut driver = at_rest(env, job, options, hooks, shape)?;
     if let Some(loaded) = &loaded {
         load_states(&driver.env, loaded, &driver.states)?;
+        let fell_back = (!loaded.fell_back.is_empty()).then(|| loaded.fell_back.join("; "));
+        driver.board.update(|progress| progress.checkpoint_alarm = fell_back);
     }
     driver.store = Some(store);
     driver.boundary = scan.boundary;
@@ -227,11 +263,15 @@ fn at_rest(
 /// nothing into the log. Returns how many batches there were.
 #[cfg(feature = "testing")]
 pub(crate) fn reexecute(env: Env, job: Job) -> Result<u64> {
+    for source in &job.sources {
+        source.check_log(env.wal.log_id())?;
+    }
     if env.wal.first_lsn() > Lsn::FIRST {
         let message = "the log was truncated: it does not hold batch 1 any more";
         return Err(Error::new(ErrorKind::Invalid, message).at_path(env.wal.path()));
     }
-    let scan = Scan::new(&env.wal, None)?;
+    let mut scan = Scan::new(&env.wal, None)?;
+    scan.read_on(&env.wal)?;
     let Some(recorded) = scan.shape else { return Ok(0) };
     let shape = job.shape(recorded.generation, recorded.parallelism);
     shape.check_against(&recorded)?;

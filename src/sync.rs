@@ -16,6 +16,22 @@ pub(crate) fn spawn<T: Send + 'static>(
     std::thread::Builder::new().name(name.to_owned()).spawn(body)
 }
 
+/// Runs `body` on `count` threads at once, the calling one included; returns when all are done. A
+/// panic of one becomes the caller's.
+///
+/// # Errors
+/// The system refused a thread: `body` has run on fewer.
+pub(crate) fn scoped(name: &str, count: usize, body: impl Fn() + Sync) -> std::io::Result<()> {
+    std::thread::scope(|scope| {
+        let started = (1..count).try_for_each(|_| {
+            let builder = std::thread::Builder::new().name(name.to_owned());
+            builder.spawn_scoped(scope, &body).map(drop)
+        });
+        body();
+        started
+    })
+}
+
 /// Locks, also after a panic of another holder: our own panics poison the log by other means.
 pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)

@@ -1,6 +1,8 @@
 //! The crash gate of the engine: a job of two sources, state and two sinks is struck at every disk
 //! operation and between every two steps of its batches; what it leaves in the end is what it
 //! leaves when nobody strikes it.
+//!
+//! `SAWMILL_SIM=long` looks at more of what a crash may leave, and at many more pairs of crashes.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking")]
 
 mod engine_common;
@@ -10,8 +12,17 @@ use sawmill::sim::{CrashManner, CrashOutcome};
 use sawmill::testing::{NoHooks, Step};
 
 const MANNERS: [CrashManner; 3] = [CrashManner::Before, CrashManner::Torn, CrashManner::After];
-const OUTCOMES: [CrashOutcome; 3] =
-    [CrashOutcome::LoseAll, CrashOutcome::KeepAll, CrashOutcome::Seeded(7)];
+
+fn long() -> bool {
+    std::env::var("SAWMILL_SIM").is_ok_and(|value| value == "long")
+}
+
+/// What the power takes of what was not durable.
+fn outcomes() -> Vec<CrashOutcome> {
+    let seeds = if long() { 1..=24 } else { 7..=7 };
+    let all = [CrashOutcome::LoseAll, CrashOutcome::KeepAll].into_iter();
+    all.chain(seeds.map(CrashOutcome::Seeded)).collect()
+}
 
 /// Lives on after a crash, to the end, and compares.
 fn live_on(world: &World, story: &str) -> Result<(), String> {
@@ -42,7 +53,7 @@ fn crash_at_operations(manner: CrashManner) -> Result<u64, String> {
     let mut states = 0;
     for op in 1..=ops {
         let struck = strike(op, manner);
-        for outcome in OUTCOMES {
+        for outcome in outcomes() {
             let world = struck.with_disk(struck.disk.power_cycle(outcome));
             live_on(&world, &format!("operation {op} {manner:?}, {outcome:?}"))?;
             states += 1;
@@ -62,7 +73,7 @@ fn crash_at_steps() -> Result<u64, String> {
                 break;
             }
             world.disk.power_off();
-            for outcome in OUTCOMES {
+            for outcome in outcomes() {
                 let world = world.with_disk(world.disk.power_cycle(outcome));
                 live_on(&world, &format!("{step:?} number {number}, {outcome:?}"))?;
                 states += 1;
@@ -101,11 +112,12 @@ fn crash_at_every_operation() {
 #[test]
 fn crash_during_recovery() {
     let (_, ops, _) = undisturbed();
+    let (first, second) = if long() { (3, 2) } else { (23, 9) };
     let mut states = 0;
-    for op in (5..=ops).step_by(23) {
+    for op in (5..=ops).step_by(first) {
         let struck = strike(op, CrashManner::Torn);
         for outcome in [CrashOutcome::LoseAll, CrashOutcome::Seeded(op)] {
-            for second in (1..80).step_by(9) {
+            for second in (1..80).step_by(second) {
                 let world = struck.with_disk(struck.disk.power_cycle(outcome));
                 world.disk.crash_at(second, CrashManner::Torn);
                 if life(&world, Box::new(NoHooks)).is_ok() && !world.disk.is_off() {

@@ -5,7 +5,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use sawmill::{Bytes, Engine, EngineOptions, Ingest, Job, Received, RunOptions, StateHandle, name};
+use sawmill::testing::{Harness, NoHooks};
+use sawmill::{
+    Bytes, Engine, EngineOptions, Ingest, Job, Received, RunOptions, StateHandle, TextFiles,
+    Trigger, name,
+};
 
 fn open(path: &Path) -> Engine {
     Engine::open(path, EngineOptions { threads: 1, ..EngineOptions::default() }).unwrap()
@@ -57,4 +61,37 @@ fn a_batch_whose_completion_is_on_its_way_is_complete() {
     let run = engine.start(job, RunOptions::default()).unwrap();
     assert_eq!(counts.get(b"oak"), Some(20));
     run.stop().unwrap();
+}
+
+/// What recovery reads to rebuild state, it has compared: it is not read once more to compare.
+#[test]
+fn a_range_that_was_just_rebuilt_is_not_read_again() {
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("input");
+    std::fs::write(&file, "oak ash elm\n".repeat(1000)).unwrap();
+    let life = |steps: u32| {
+        let engine = open(&place.path().join("data"));
+        let (job, ()) = Job::build(name!("files"), |job| {
+            let lines = job.source(name!("in"), TextFiles::new([&file]));
+            lines.for_each_batch(name!("nothing"), |_| Ok(()));
+        })
+        .unwrap();
+        let checkpoint_interval = Duration::from_secs(3600);
+        let trigger = Trigger::Bytes(1000);
+        let options = RunOptions { trigger, checkpoint_interval, ..RunOptions::default() };
+        let mut harness = Harness::new(&engine, job, options, Box::new(NoHooks)).unwrap();
+        let read = harness.progress().bytes_read;
+        for _ in 0..steps {
+            harness.step().unwrap();
+        }
+        (read, harness.progress().input_bytes)
+    };
+    let (read, first) = life(3);
+    assert_eq!(read, 0);
+    // No checkpoint yet: all of it is read, to rebuild.
+    let (read, second) = life(0);
+    assert_eq!((read, second), (first, first));
+    // A checkpoint, and nothing behind it: the last range is read, to compare.
+    let (read, _) = life(2);
+    assert!(0 < read && read < first, "{read} of {first}");
 }

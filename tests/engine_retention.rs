@@ -10,7 +10,7 @@ use std::time::Duration;
 use engine_common::*;
 use sawmill::sim::CrashOutcome;
 use sawmill::testing::{Harness, NoHooks};
-use sawmill::{Result, name};
+use sawmill::{Ingest, Job, Received, Result, name};
 
 const AHEAD: u64 = 150;
 
@@ -85,4 +85,50 @@ fn a_floor_from_the_logs_end_is_caught() {
     use sawmill::planted::{Bug, with_planted};
     let story = with_planted(Bug::FloorFromLogEnd, ahead_truncated_killed).unwrap_err();
     println!("caught: {story}");
+}
+
+/// A source that waits for records which are rare does not keep those of the others.
+#[test]
+fn a_quiet_stream_does_not_pin_what_it_has_no_records_in() {
+    let world = World::new(5);
+    let engine = world.engine().unwrap();
+    let (busy, quiet) = (engine.ingest(name!("busy")).unwrap(), name!("quiet"));
+    let job = |busy: &Ingest, quiet: &Ingest| {
+        Job::build(name!("both"), |job| {
+            let busy = job.source(name!("busy"), Received::from(busy));
+            let quiet = job.source(name!("quiet"), Received::from(quiet));
+            let pairs = busy.union(&quiet).map_to_pair(|record| (record[0], 1u64));
+            let counts = pairs.map_with_state::<u64, ()>(name!("counts"), |_, new, count| {
+                *count = Some(count.unwrap_or(0) + new.sum::<u64>());
+                None
+            });
+            counts.state
+        })
+        .unwrap()
+    };
+    let mut rare = engine.ingest(quiet).unwrap();
+    let (mut engine, mut busy) = (engine, busy);
+    // First without any record of the quiet stream, then with one in each life.
+    for life in 0..3_u64 {
+        let (job, counts) = job(&busy, &rare);
+        let mut harness = Harness::new(&engine, job, options(), Box::new(NoHooks)).unwrap();
+        let before = engine.log().first_lsn();
+        assert_eq!(counts.get(b'q').unwrap_or(0), life.saturating_sub(1));
+        if life > 0 {
+            rare.append(b"q").unwrap();
+        }
+        for _ in 0..60 {
+            busy.append(&[b'b'; 4000]).unwrap();
+            harness.step().unwrap();
+            world.clock.advance(Duration::from_millis(11));
+        }
+        assert_eq!(counts.get(b'b'), Some(60 * (life + 1)));
+        assert_eq!(counts.get(b'q').unwrap_or(0), life);
+        let first = engine.log().first_lsn();
+        assert!(first > before, "life {life}: the log begins at {first}, as before");
+        drop((harness, busy, rare, engine));
+        engine = world.engine().unwrap();
+        busy = engine.ingest(name!("busy")).unwrap();
+        rare = engine.ingest(quiet).unwrap();
+    }
 }

@@ -11,7 +11,7 @@ use engine_common::*;
 use sawmill::sim::{CrashOutcome, FaultKind};
 use sawmill::testing::{Harness, NoHooks, Stepped};
 use sawmill::{
-    Engine, EngineOptions, ErrorKind, Ingest, Job, Listener, Progress, Received, Result,
+    Engine, EngineOptions, ErrorKind, Ingest, Job, JsonLines, Listener, Progress, Received, Result,
     RunOptions, StreamRun, name,
 };
 
@@ -195,4 +195,30 @@ fn a_job_that_is_stopped_from_its_own_callback_says_so() {
     // It was asked to end all the same, and then another one may run.
     let job = || callback(&events, &Calls::default(), |_| false);
     wait_for(|| engine.start(job(), RunOptions::default()).is_ok());
+}
+
+/// A file that is longer than a roll size chosen later is finished where it is.
+#[test]
+fn a_smaller_roll_size_than_before_takes_effect_at_the_next_line() {
+    let world = World::new(1);
+    for (life, roll_bytes) in [(1, 1000), (2, 10), (3, 1000)] {
+        let engine = world.engine().unwrap();
+        let events = engine.ingest(name!("events")).unwrap();
+        let (job, ()) = Job::build(name!("lines"), |job| {
+            let words = job.source(name!("in"), Received::from(&events));
+            let output = JsonLines::new("/out").with_roll_bytes(roll_bytes);
+            words.write_json_lines(name!("lines"), output);
+        })
+        .unwrap();
+        let mut harness = Harness::new(&engine, job, options(), Box::new(NoHooks)).unwrap();
+        for word in 0..5 {
+            events.append(format!("word {life}{word}").as_bytes()).unwrap();
+            assert!(matches!(harness.step().unwrap(), Stepped::Batch(_)));
+        }
+    }
+    let word = |life, word| format!("\"word {life}{word}\"\n");
+    let all: String = (1..=3).flat_map(|life| (0..5).map(move |w| word(life, w))).collect();
+    assert_eq!(output(&world.disk), all);
+    let parts = world.disk.files().into_iter().filter(|path| path.starts_with("/out")).count();
+    assert_eq!(parts, 7, "`_sink`, the first life's with a line more, 4 of one, the last life's");
 }

@@ -99,3 +99,74 @@ fn bounds_and_streams_over_segments() {
         assert_eq!(wanted.next(), None);
     }
 }
+
+#[test]
+fn consumers_of_the_segments_see_everything_once() {
+    let place = tempfile::tempdir().unwrap();
+    let wal = open(place.path());
+    let count = 40_000_u64;
+    for lsn in 1..=count {
+        wal.submit(&payload(lsn, 100)).unwrap();
+    }
+    wal.sync().unwrap();
+    for threads in [0, 1, 3, 16] {
+        let parts = wal.par_replay(threads, |mut replay| {
+            let mut lsns = Vec::new();
+            while let Some(record) = replay.next() {
+                let record = record?;
+                assert_eq!(record.payload, payload(record.lsn.get(), 100));
+                lsns.push(record.lsn.get());
+            }
+            Ok(lsns)
+        });
+        let parts = parts.unwrap();
+        assert!(parts.len() >= 5, "{}", parts.len());
+        assert_eq!(parts.concat(), (1..=count).collect::<Vec<_>>());
+    }
+    // The oldest one's error counts; bounds hold within each.
+    let failed = wal.par_replay(3, |mut replay| {
+        let first = replay.next().unwrap()?.lsn;
+        if first > Lsn::FIRST { wal.wait_durable(Lsn::new(1 << 60)).map(drop) } else { Ok(()) }
+    });
+    assert_eq!(failed.unwrap_err().kind(), ErrorKind::Invalid);
+    let few = wal.par_replay(2, |replay| {
+        let mut replay = replay.to(Lsn::new(3));
+        let mut shown = 0;
+        while let Some(record) = replay.next() {
+            record?;
+            shown += 1;
+        }
+        Ok(shown)
+    });
+    assert_eq!(few.unwrap().iter().sum::<u64>(), 3);
+}
+
+#[test]
+fn verified_ahead_everything_is_there_and_a_cut_segment_is_an_error() {
+    let place = tempfile::tempdir().unwrap();
+    let wal = open(place.path());
+    let count = 60_000_u64;
+    for lsn in 1..=count {
+        wal.submit(&payload(lsn, 100)).unwrap();
+    }
+    wal.sync().unwrap();
+    for threads in [1, 4] {
+        let mut replay = wal.replay().unwrap().verify_ahead(threads);
+        for lsn in 1..=count {
+            let record = replay.next().unwrap().unwrap();
+            assert_eq!((record.lsn, record.payload), (Lsn::new(lsn), &*payload(lsn, 100)));
+        }
+        assert!(replay.next().is_none());
+    }
+    cut(&segments(place.path())[3], 4096);
+    let mut replay = wal.replay().unwrap().verify_ahead(2);
+    let mut last = 0;
+    let error = loop {
+        match replay.next().unwrap() {
+            Ok(record) => last = record.lsn.get(),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::Unreadable, "{error}");
+    assert!((1..count).contains(&last), "{last}");
+}

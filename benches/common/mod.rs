@@ -1,5 +1,7 @@
 //! Generated text: words drawn by Zipf's law, in lines, the same for the same seed everywhere.
 
+#![allow(dead_code, reason = "each bench uses a part of it")]
+
 /// A small generator of even 64-bit numbers (splitmix64).
 pub(crate) struct Random(pub(crate) u64);
 

@@ -6,6 +6,25 @@ use super::row::Row;
 use super::run::RunContext;
 use crate::error::Result;
 
+/// Where [`Executor::save`] puts the rows of a dataset.
+pub trait PartitionSink<R: Row>: Sync {
+    /// Takes the rows of one partition. It is called in parallel for different partitions, and
+    /// again for the same one after a failure or a loss: the last call counts, and what an earlier
+    /// one wrote must not be seen beside it.
+    ///
+    /// # Errors
+    /// What taking the rows fails with (return it at once), and what writing fails with: `Io` is
+    /// attempted again, other kinds end the run.
+    fn write(&self, rows: Rows<'_, R>) -> Result<()>;
+
+    /// Called once, after all partitions: makes them visible, as a whole if the sink can. When it
+    /// is not called, nothing that was written counts.
+    ///
+    /// # Errors
+    /// What making visible fails with: it is `save`'s result.
+    fn finish(&self, partitions: u32) -> Result<()>;
+}
+
 impl Executor {
     /// Calls `action` for each partition, in parallel; the results stand in partition order.
     ///
@@ -49,6 +68,95 @@ impl Executor {
             Ok(part)
         })?;
         Ok(parts.into_iter().flatten().collect())
+    }
+
+    /// The first `rows` rows, owned, in order; all, if there are fewer.
+    ///
+    /// Partitions are computed from the first on, one, then four times as many each time, until
+    /// there are enough rows: what is not needed is mostly not computed.
+    ///
+    /// ```
+    /// use sawmill::{Dataset, Executor};
+    /// let executor = Executor::new(2, 4)?;
+    /// let numbers = Dataset::from_vec((0..100).collect(), 20);
+    /// let run = executor.context();
+    /// assert_eq!(executor.take(&run, &numbers, 7)?, [0, 1, 2, 3, 4, 5, 6]);
+    /// assert_eq!(run.tasks().len(), 1 + 4, "partitions of 5 rows");
+    /// # Ok::<(), sawmill::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Executor::for_each_partition`].
+    pub fn take<R: Row>(
+        &self,
+        run: &RunContext,
+        dataset: &Dataset<R>,
+        rows: usize,
+    ) -> Result<Vec<R::Owned>> {
+        let compute = dataset.parent();
+        let (mut taken, mut next, mut width) = (Vec::new(), 0u32, 1u32);
+        while taken.len() < rows {
+            let missing = rows - taken.len();
+            let some = next..next.saturating_add(width);
+            let parts = self.run_some(run, &dataset.node(), some.clone(), &|task| {
+                let mut part = Vec::new();
+                Rows::new(&*compute, task).for_each(|view| {
+                    if part.len() < missing {
+                        part.push(R::own(view));
+                    }
+                })?;
+                Ok(part)
+            })?;
+            if parts.is_empty() {
+                break;
+            }
+            taken.extend(parts.into_iter().flatten().take(missing));
+            (next, width) = (some.end, width.saturating_mul(4));
+        }
+        Ok(taken)
+    }
+
+    /// Hands each partition to a sink, in parallel, then tells the sink that this was all.
+    ///
+    /// # Errors
+    /// As [`Executor::for_each_partition`], and what the sink returns.
+    ///
+    /// ```
+    /// use std::collections::BTreeMap;
+    /// use std::sync::Mutex;
+    /// use sawmill::{Dataset, Executor, PartitionSink, Result, Rows};
+    ///
+    /// #[derive(Default)]
+    /// struct Memory(Mutex<BTreeMap<u32, Vec<u32>>>);
+    ///
+    /// impl PartitionSink<u32> for Memory {
+    ///     fn write(&self, rows: Rows<'_, u32>) -> Result<()> {
+    ///         let mut part = Vec::new();
+    ///         rows.for_each(|row| part.push(row))?;
+    ///         self.0.lock().unwrap().insert(rows.partition(), part);
+    ///         Ok(())
+    ///     }
+    ///
+    ///     fn finish(&self, partitions: u32) -> Result<()> {
+    ///         assert_eq!(self.0.lock().unwrap().len(), partitions as usize);
+    ///         Ok(())
+    ///     }
+    /// }
+    ///
+    /// let (executor, memory) = (Executor::new(2, 4)?, Memory::default());
+    /// let numbers = Dataset::from_vec(vec![1u32, 2, 3, 4], 2);
+    /// executor.save(&executor.context(), &numbers, &memory)?;
+    /// assert_eq!(memory.0.lock().unwrap()[&1], [3, 4]);
+    /// # Ok::<(), sawmill::Error>(())
+    /// ```
+    pub fn save<R: Row>(
+        &self,
+        run: &RunContext,
+        dataset: &Dataset<R>,
+        sink: &(impl PartitionSink<R> + ?Sized),
+    ) -> Result<()> {
+        let written = self.for_each_partition(run, dataset, |rows| sink.write(rows))?;
+        sink.finish(u32::try_from(written.len()).unwrap_or(u32::MAX))
     }
 
     /// Number of rows.

@@ -8,7 +8,7 @@ use super::keyed::KeyedInput;
 use super::node::{Compute, Dependency, Node, OperatorId, Parent};
 use super::row::{Data, Kv, Row};
 use super::run::RunContext;
-use super::source::{PartitionSource, SourceNode, VecSource};
+use super::source::{FnSource, PartitionSource, SourceNode, VecSource};
 use super::task::Task;
 use super::wire::Value;
 use crate::error::Result;
@@ -57,6 +57,23 @@ impl<T: Data> Dataset<T> {
     pub fn from_vec(rows: Vec<T>, partitions: u32) -> Dataset<T> {
         Dataset::from_source(Arc::new(VecSource::new(rows, partitions)))
     }
+
+    /// Partition `p` of `partitions` (at least 1) has the rows of `make(p)`, which is called
+    /// whenever they are needed and must return the same ones each time.
+    ///
+    /// ```
+    /// use sawmill::{Dataset, Executor};
+    /// let numbers = Dataset::from_fn(3, |partition| partition * 10..partition * 10 + 2);
+    /// assert_eq!(numbers.collect(&Executor::new(2, 1)?)?, [0, 1, 10, 11, 20, 21]);
+    /// # Ok::<(), sawmill::Error>(())
+    /// ```
+    #[must_use]
+    pub fn from_fn<I: IntoIterator<Item = T>>(
+        partitions: u32,
+        make: impl Fn(u32) -> I + Send + Sync + 'static,
+    ) -> Dataset<T> {
+        Dataset::from_source(Arc::new(FnSource::new(make, partitions)))
+    }
 }
 
 impl<R: Row> Dataset<R> {
@@ -94,7 +111,7 @@ impl<R: Row> Dataset<R> {
     pub fn shuffle(&self) -> Option<OperatorId> {
         self.0.dependencies().iter().find_map(|dependency| match dependency {
             Dependency::Wide(node) => Some(node.meta().id),
-            Dependency::Narrow(_) | Dependency::Slice(_) => None,
+            Dependency::Narrow(_) | Dependency::Slice(_) | Dependency::All(_) => None,
         })
     }
 
@@ -112,6 +129,14 @@ impl<R: Row> Dataset<R> {
     /// As [`Executor::count`].
     pub fn count(&self, executor: &Executor) -> Result<u64> {
         executor.count(&executor.context(), self)
+    }
+
+    /// The first `rows` rows: `Executor::take` in a run of its own.
+    ///
+    /// # Errors
+    /// As [`Executor::take`].
+    pub fn take(&self, executor: &Executor, rows: usize) -> Result<Vec<R::Owned>> {
+        executor.take(&executor.context(), self, rows)
     }
 }
 

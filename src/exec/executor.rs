@@ -10,6 +10,7 @@
 use std::any::Any;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use rayon::prelude::*;
@@ -133,10 +134,21 @@ impl Executor {
         target: &Arc<dyn Node>,
         action: &(dyn Fn(&Task<'_>) -> Result<T> + Sync),
     ) -> Result<Vec<T>> {
+        self.run_some(run, target, 0..u32::MAX, action)
+    }
+
+    /// As [`Executor::run`], for those of the target's partitions that are in `some`.
+    pub(crate) fn run_some<T: Send>(
+        &self,
+        run: &RunContext,
+        target: &Arc<dyn Node>,
+        some: Range<u32>,
+        action: &(dyn Fn(&Task<'_>) -> Result<T> + Sync),
+    ) -> Result<Vec<T>> {
         let plan = Plan::new(target, run)?;
         let partitions = plan.target_partitions();
         let mut results: Vec<Option<T>> = (0..partitions).map(|_| None).collect();
-        let mut wanted: BTreeSet<u32> = (0..partitions).collect();
+        let mut wanted: BTreeSet<u32> = (some.start..some.end.min(partitions)).collect();
         for _ in 0..MAX_LOSSES {
             self.prepare(run, &plan, &wanted)?;
             let work: Vec<Work> =

@@ -39,7 +39,9 @@ impl<R: Row> Dataset<R> {
             let held = match planned.node.role() {
                 Role::Fused => String::new(),
                 Role::Held(_) => ", held".to_owned(),
-                Role::Shuffle(_) => format!(", cut into {} buckets each", run.parallelism()),
+                Role::Shuffle(shuffle) => {
+                    format!(", cut into {} buckets each", shuffle.bucket_count(run))
+                }
             };
             let (name, partitions) = (plan.name(index), planned.partitions);
             line(
@@ -100,7 +102,7 @@ impl<R: Row> Dataset<R> {
 fn edge_text(edge: &Edge) -> String {
     match edge {
         Edge::Narrow { parent } | Edge::Slice { parent, .. } => format!(" <- {}", parent + 1),
-        Edge::Wide { parent } => format!(" <= {}", parent + 1),
+        Edge::Wide { parent } | Edge::All { parent } => format!(" <= {}", parent + 1),
     }
 }
 

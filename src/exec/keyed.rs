@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::key::{Key, hash, partition_of};
 use super::node::{Compute, Dependency, Held, Meta, Node, Parent, Partitioning, Role, Shuffle};
 use super::row::Kv;
-use super::table::ByteTable;
+use super::table::{ByteTable, INLINE, pad};
 use super::task::Task;
 use super::wire::Value;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::to_usize;
 use crate::sync::Arc;
 
 /// The rows of a dataset by the hash of their key, over as many partitions as the run's
@@ -47,6 +48,14 @@ impl<K: Key, V: Value> KeyedInput<K, V> {
         }
     }
 
+    /// Number of operators fused with the one that reads this: those of a parent read in place.
+    pub(crate) fn fused(&self) -> u32 {
+        match &self.0 {
+            Route::Narrow(parent) => parent.meta().fused,
+            Route::Wide(_) => 0,
+        }
+    }
+
     /// Whether there is no shuffle.
     pub(crate) fn is_narrow(&self) -> bool {
         matches!(self.0, Route::Narrow(_))
@@ -56,7 +65,7 @@ impl<K: Key, V: Value> KeyedInput<K, V> {
     pub(crate) fn for_each(
         &self,
         task: &Task<'_>,
-        each: &mut dyn FnMut(u64, &[u8], V),
+        mut each: impl FnMut(u64, &[u8], V),
     ) -> Result<()> {
         match &self.0 {
             Route::Narrow(parent) if parent.holds_table() => {
@@ -83,37 +92,88 @@ impl<K: Key, V: Value> KeyedInput<K, V> {
     }
 }
 
-/// Rows in emission order, with their hashes; keys packed.
+/// The key with these canonical bytes, which came from a key of this type.
+#[inline]
+pub(crate) fn view_of<K: Key>(bytes: &[u8]) -> Result<K::View<'_>> {
+    K::view(bytes).map_err(|error| {
+        let text = "a key does not read the canonical bytes it wrote";
+        Error::new(ErrorKind::TaskFailed, text).caused_by(error)
+    })
+}
+
+/// Rows in emission order, with their hashes.
+///
+/// One vector, so that filling many buckets at once writes to few places. While all keys have the
+/// same length of at most 8 bytes (numbers do), they lie in their rows; otherwise packed.
 pub(crate) struct KeyedRows<V> {
-    hashes: Vec<u64>,
-    /// Where each key ends in `keys`; it begins where the one before ends.
-    ends: Vec<usize>,
-    keys: Vec<u8>,
-    values: Vec<V>,
+    rows: Vec<KeyedRow<V>>,
+    keys: Keys,
+}
+
+struct KeyedRow<V> {
+    hash: u64,
+    /// The key, zero-padded, or where it ends in the packed keys: it begins where the one before
+    /// ends.
+    place: [u8; INLINE],
+    value: V,
+}
+
+enum Keys {
+    /// Each in its row, all of this length.
+    Inline(usize),
+    Packed(Vec<u8>),
 }
 
 impl<V> KeyedRows<V> {
     fn with_capacity(rows: usize) -> KeyedRows<V> {
-        KeyedRows {
-            hashes: Vec::with_capacity(rows),
-            ends: Vec::with_capacity(rows),
-            keys: Vec::with_capacity(rows * 8),
-            values: Vec::with_capacity(rows),
-        }
+        KeyedRows { rows: Vec::with_capacity(rows), keys: Keys::Inline(usize::MAX) }
     }
 
+    #[inline]
     fn push(&mut self, hash: u64, key: &[u8], value: V) {
-        self.hashes.push(hash);
-        self.keys.extend_from_slice(key);
-        self.ends.push(self.keys.len());
-        self.values.push(value);
+        let place = match &mut self.keys {
+            Keys::Inline(len) if *len == key.len() => pad(key),
+            Keys::Inline(_) | Keys::Packed(_) => self.place_other(key),
+        };
+        self.rows.push(KeyedRow { hash, place, value });
+    }
+
+    /// Places a key that has not the length of those before, or of which the length is not known.
+    fn place_other(&mut self, key: &[u8]) -> [u8; INLINE] {
+        if let Keys::Inline(len) = self.keys {
+            if self.rows.is_empty() && key.len() <= INLINE {
+                self.keys = Keys::Inline(key.len());
+                return pad(key);
+            }
+            let mut packed = Vec::with_capacity(self.rows.capacity() * INLINE);
+            for row in &mut self.rows {
+                packed.extend_from_slice(&row.place[..len]);
+                row.place = (packed.len() as u64).to_le_bytes();
+            }
+            self.keys = Keys::Packed(packed);
+        }
+        let Keys::Packed(packed) = &mut self.keys else { unreachable!("packed above") };
+        packed.extend_from_slice(key);
+        (packed.len() as u64).to_le_bytes()
     }
 
     fn for_each(&self, mut each: impl FnMut(u64, &[u8], &V)) {
-        let mut start = 0;
-        for ((hash, end), value) in self.hashes.iter().zip(&self.ends).zip(&self.values) {
-            each(*hash, &self.keys[start..*end], value);
-            start = *end;
+        match &self.keys {
+            // A length that the compiler knows: looking up such a key has fewer branches.
+            Keys::Inline(INLINE) => {
+                self.rows.iter().for_each(|row| each(row.hash, &row.place, &row.value));
+            }
+            Keys::Inline(len) => {
+                self.rows.iter().for_each(|row| each(row.hash, &row.place[..*len], &row.value));
+            }
+            Keys::Packed(packed) => {
+                let mut start = 0;
+                for row in &self.rows {
+                    let end = to_usize(u64::from_le_bytes(row.place));
+                    each(row.hash, &packed[start..end], &row.value);
+                    start = end;
+                }
+            }
         }
     }
 }
@@ -153,7 +213,7 @@ impl<K: Key, V: Value> Shuffle for KeyedShuffle<K, V> {
                 buckets[bucket].push(hash, key, value);
             }
         })?;
-        self.rows_before.learn(buckets.iter().map(|rows| rows.hashes.len()));
+        self.rows_before.learn(buckets.iter().map(|bucket| bucket.rows.len()));
         Ok(buckets.into_iter().map(|rows| Arc::new(rows) as Held).collect())
     }
 }
@@ -199,6 +259,8 @@ impl Targets {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::exec::dataset::Dataset;
     use crate::exec::executor::Executor;
@@ -234,7 +296,7 @@ mod tests {
     impl Hold for Probe {
         fn hold(&self, task: &Task<'_>) -> Result<Held> {
             let mut seen: Seen = Vec::new();
-            let each = &mut |hash, key: &[u8], value| seen.push((hash, key.to_vec(), value));
+            let each = |hash, key: &[u8], value| seen.push((hash, key.to_vec(), value));
             self.input.for_each(task, each)?;
             Ok(Arc::new(seen))
         }
@@ -261,6 +323,23 @@ mod tests {
     fn seen(run: &RunContext, dataset: &Dataset<u64>) -> Vec<Arc<Seen>> {
         let held = (0..run.parallelism()).map(|p| run.held::<Seen>(dataset.operator(), p));
         held.collect::<Option<_>>().expect("held after the run")
+    }
+
+    proptest! {
+        #[test]
+        fn rows_of_a_bucket_come_back_as_they_were(
+            even in prop::collection::vec(any::<u32>(), 0..20),
+            uneven in prop::collection::vec(prop::collection::vec(0u8..3, 0..12), 0..20),
+            room in 0usize..30,
+        ) {
+            let keys = even.iter().map(|key| key.to_le_bytes().to_vec()).chain(uneven);
+            let rows: Vec<_> = keys.map(|key| (hash(&key), key)).zip(0u64..).collect();
+            let mut bucket = KeyedRows::with_capacity(room);
+            rows.iter().for_each(|((hash, key), value)| bucket.push(*hash, key, *value));
+            let mut seen = Vec::new();
+            bucket.for_each(|hash, key, value| seen.push(((hash, key.to_vec()), *value)));
+            prop_assert_eq!(seen, rows);
+        }
     }
 
     #[test]

@@ -2,10 +2,12 @@
 #![allow(dead_code, reason = "some of this only the streaming engine's operators use")]
 
 mod action;
+mod combine;
 mod dataset;
 mod drill;
 mod executor;
 mod explain;
+mod joining;
 mod key;
 mod keyed;
 mod name;
@@ -16,9 +18,11 @@ mod row;
 mod run;
 mod source;
 mod table;
+mod tabled;
 mod task;
 mod wire;
 
+pub use action::PartitionSink;
 pub use dataset::{Dataset, Rows};
 pub use drill::Drills;
 pub use executor::Executor;

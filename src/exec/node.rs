@@ -48,6 +48,11 @@ impl Meta {
         Meta { id: OperatorId(NEXT.fetch_add(1, Ordering::Relaxed)), name: name.into(), fused: 1 }
     }
 
+    /// A node that is fused with `fused` operators before it (none: it starts a chain).
+    pub(crate) fn fused(name: &str, fused: u32) -> Meta {
+        Meta { fused: fused.saturating_add(1), ..Meta::first(name) }
+    }
+
     /// A node that is fused with its parent.
     pub(crate) fn after(name: impl Into<String>, parent: &Meta) -> Meta {
         Meta { fused: parent.fused.saturating_add(1), ..Meta::first(name) }
@@ -64,12 +69,17 @@ pub(crate) enum Dependency {
     /// Partition `p` needs bucket `p` of every partition of the parent, which must be a
     /// [`Role::Shuffle`].
     Wide(Arc<dyn Node>),
+    /// Every partition needs all partitions of the parent, which must be [`Role::Held`].
+    All(Arc<dyn Node>),
 }
 
 impl Dependency {
     pub(crate) fn node(&self) -> &Arc<dyn Node> {
         match self {
-            Dependency::Narrow(node) | Dependency::Slice(node) | Dependency::Wide(node) => node,
+            Dependency::Narrow(node)
+            | Dependency::Slice(node)
+            | Dependency::Wide(node)
+            | Dependency::All(node) => node,
         }
     }
 }
@@ -98,6 +108,11 @@ pub(crate) trait Shuffle: Sync {
     /// The buckets `wanted` (ascending) of partition `task.partition()` of the parent, in that
     /// order.
     fn buckets(&self, task: &Task<'_>, wanted: &[u32]) -> Result<Vec<Held>>;
+
+    /// Number of buckets of each partition: one for each partition of the nodes behind.
+    fn bucket_count(&self, run: &RunContext) -> u32 {
+        run.parallelism()
+    }
 }
 
 /// How the rows of a node are distributed over its partitions.

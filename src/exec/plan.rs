@@ -24,6 +24,10 @@ pub(crate) enum Edge {
     Wide {
         parent: usize,
     },
+    /// Each of the node's partitions needs all of the parent's.
+    All {
+        parent: usize,
+    },
 }
 
 pub(crate) struct Planned {
@@ -117,6 +121,7 @@ impl Plan {
             edges.push(match dependency {
                 Dependency::Narrow(_) => Edge::Narrow { parent },
                 Dependency::Wide(_) => Edge::Wide { parent },
+                Dependency::All(_) => Edge::All { parent },
                 Dependency::Slice(_) => {
                     let first = slices;
                     slices += count;
@@ -225,6 +230,10 @@ impl Plan {
             match *edge {
                 Edge::Narrow { parent } => demands[parent].partitions.extend(partitions),
                 Edge::Wide { parent } => demands[parent].buckets.extend(partitions),
+                Edge::All { parent } => {
+                    let all = 0..self.nodes[parent].partitions;
+                    demands[parent].partitions.extend(all);
+                }
                 Edge::Slice { parent, first } => {
                     let end = first + self.nodes[parent].partitions;
                     let mine = partitions.range(first..end).map(|partition| partition - first);

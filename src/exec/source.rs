@@ -112,3 +112,39 @@ impl<T: Data> PartitionSource<T> for VecSource<T> {
         format!("rows {}..{} of a vector", range.start, range.end)
     }
 }
+
+/// Rows that a function makes.
+pub(crate) struct FnSource<F> {
+    make: F,
+    partitions: u32,
+}
+
+impl<F> FnSource<F> {
+    pub(crate) fn new(make: F, partitions: u32) -> FnSource<F> {
+        FnSource { make, partitions: partitions.max(1) }
+    }
+}
+
+impl<I, F> PartitionSource<I::Item> for FnSource<F>
+where
+    I: IntoIterator,
+    I::Item: Data,
+    F: Fn(u32) -> I + Send + Sync,
+{
+    fn name(&self) -> &str {
+        "from_fn"
+    }
+
+    fn partitions(&self, _run: &RunContext) -> Result<u32> {
+        Ok(self.partitions)
+    }
+
+    fn read(&self, _run: &RunContext, partition: u32, out: &mut dyn FnMut(I::Item)) -> Result<()> {
+        (self.make)(partition).into_iter().for_each(out);
+        Ok(())
+    }
+
+    fn describe(&self, _run: &RunContext, partition: u32) -> String {
+        format!("call {partition} of a function")
+    }
+}

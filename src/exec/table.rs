@@ -11,7 +11,7 @@
 //! slower too: the processor overlaps the misses by itself, and copying the keys is not free.
 
 /// Keys up to this length lie in their entry.
-const INLINE: usize = 8;
+pub(super) const INLINE: usize = 8;
 const MIN_SLOTS: usize = 16;
 const MAX_SLOTS: usize = 1 << 31;
 
@@ -76,7 +76,7 @@ fn row_mask(slots: usize) -> u32 {
 
 /// At most 8 bytes, zero-padded, in at most three loads: overlapping loads agree where they meet.
 #[inline]
-fn pad(key: &[u8]) -> [u8; INLINE] {
+pub(super) fn pad(key: &[u8]) -> [u8; INLINE] {
     let len = key.len();
     let word = if let (Some(low), Some(high)) = (key.first_chunk::<4>(), key.last_chunk::<4>()) {
         let high = u64::from(u32::from_le_bytes(*high)) << (8 * (len - 4));

@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::row::{Bytes, Data, Kv, Row, Str};
+use crate::error::{Error, ErrorKind};
 use crate::ids::to_usize;
 
 /// Bytes that are not the encoding of a row of this type.
@@ -91,6 +92,28 @@ impl<T: Data + Serialize + DeserializeOwned> Wire for T {
         *bytes = rest;
         Ok(value)
     }
+}
+
+/// Pushes the rows of held bytes, which `put` wrote one after the other.
+///
+/// # Errors
+/// `TaskFailed` if the codec breaks its law.
+pub(crate) fn read_encoded<R: Wire>(
+    mut bytes: &[u8],
+    out: &mut dyn FnMut(R::View<'_>),
+) -> crate::error::Result<()> {
+    let failed = |text: &str| Error::new(ErrorKind::TaskFailed, text);
+    while !bytes.is_empty() {
+        let before = bytes.len();
+        let view = R::get(&mut bytes).map_err(|error| {
+            failed("the codec of a held row does not read what it wrote").caused_by(error)
+        })?;
+        out(view);
+        if bytes.len() == before {
+            return Err(failed("the codec of a held row writes no bytes"));
+        }
+    }
+    Ok(())
 }
 
 /// Appends a length as 8 bytes, little-endian.

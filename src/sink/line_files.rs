@@ -239,7 +239,9 @@ impl LineFiles {
                         file.insert(made.map_err(failed)?)
                     }
                 };
-                let (now, later) = rest.split_at(lines_to(rest, self.roll_bytes - mark.length));
+                // Longer already if the files were to be longer when it was begun.
+                let room = self.roll_bytes.saturating_sub(mark.length);
+                let (now, later) = rest.split_at(lines_to(rest, room));
                 let target = Arc::clone(target);
                 self.write(&target, mark.length, now)?;
                 unsynced = true;

@@ -115,6 +115,17 @@ impl Cursor {
         Ok(())
     }
 
+    /// Moves the position on over records that are not of the stream, if the cursor stands there:
+    /// to the first one that is, or to where nothing was looked at yet. Returns where that is.
+    pub(super) fn settle(&mut self, from: Lsn) -> Option<Lsn> {
+        let to = self.records.first().unwrap_or(self.scanned);
+        if self.start != from || to <= from {
+            return None;
+        }
+        self.start = to;
+        Some(to)
+    }
+
     /// The records of a planned input, if it is the one that was planned here last. The cursor then
     /// goes on behind them.
     pub(super) fn take(&mut self, planned: &PlannedRecords) -> Option<Records> {

@@ -31,7 +31,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::Result;
-use crate::ids::{Lsn, StreamId};
+use crate::ids::{LogId, Lsn, StreamId};
 use crate::storage::Storage;
 
 pub use attach::{Attached, StreamSource};
@@ -144,6 +144,14 @@ pub(crate) trait Source: Debug + Send + Sync {
     /// The stream of the engine's log that it reads; `None` for a direct source.
     fn stream(&self) -> Option<StreamId>;
 
+    /// Refuses to be read by an engine whose log is not the one that the source reads.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the source.
+    fn check_log(&self, _log: LogId) -> Result<()> {
+        Ok(())
+    }
+
     /// Cuts the next input behind `position` (`None`: from the start) at about `limit_bytes`.
     /// `None`: nothing new now. Changes nothing: what is not written to the log was never planned,
     /// and asking again with the same position takes what came meanwhile, too.
@@ -188,6 +196,15 @@ pub(crate) trait Source: Debug + Send + Sync {
     /// # Errors
     /// `Corrupt` if this is no position.
     fn retention(&self, position: Option<&[u8]>) -> Result<Option<Lsn>>;
+
+    /// A position further on that means the same: nothing that this source reads lies between.
+    /// `None`: as far as it is known, there is none.
+    ///
+    /// # Errors
+    /// `Corrupt` if this is no position.
+    fn settled(&self, _position: Option<&[u8]>) -> Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
 
     /// Whether nothing can come behind `position` any more.
     ///

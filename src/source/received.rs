@@ -4,13 +4,13 @@ use std::fmt;
 
 use super::attach::sealed::Sealed;
 use super::cursor::Cursor;
-use super::received_plan::{PlannedRecords, ReceivedInput, compare, decode_position};
+use super::received_plan::{PlannedRecords, ReceivedInput, compare, decode_position, position_at};
 use super::{
     Amount, Attached, LastRead, Meter, Opened, Planned, Source, SourceContext, StreamSource,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{Bytes, Name};
-use crate::ids::{Lsn, StreamId};
+use crate::ids::{LogId, Lsn, StreamId};
 use crate::sync::{Arc, Mutex, lock};
 use crate::wal::{LsnRange, Pending, Wal};
 
@@ -146,6 +146,18 @@ impl Source for ReceivedSource {
         Some(self.stream)
     }
 
+    fn check_log(&self, log: LogId) -> Result<()> {
+        if self.wal.log_id() == log {
+            return Ok(());
+        }
+        let text = format!(
+            "the source `{}` reads a stream of another engine: use a handle of the engine that \
+             the job is started in",
+            self.name
+        );
+        Err(Error::new(ErrorKind::Invalid, text).at_path(self.wal.path()))
+    }
+
     fn plan(
         &self,
         _cx: SourceContext<'_>,
@@ -193,6 +205,11 @@ impl Source for ReceivedSource {
 
     fn retention(&self, position: Option<&[u8]>) -> Result<Option<Lsn>> {
         decode_position(position).map(Some)
+    }
+
+    fn settled(&self, position: Option<&[u8]>) -> Result<Option<Vec<u8>>> {
+        let from = self.check_position(position)?;
+        Ok(lock(&self.cursor).settle(from).map(position_at))
     }
 
     fn exhausted(&self, _position: Option<&[u8]>) -> Result<bool> {

@@ -29,7 +29,12 @@ pub(super) fn decode_position(position: Option<&[u8]>) -> Result<Lsn> {
 
 /// The position behind a record.
 pub(super) fn position_behind(last: Lsn) -> Vec<u8> {
-    versioned::encode(VERSION, &last.next())
+    position_at(last.next())
+}
+
+/// The position at a record that is not planned yet.
+pub(super) fn position_at(next: Lsn) -> Vec<u8> {
+    versioned::encode(VERSION, &next)
 }
 
 /// A planned input: the records of one stream in a range of LSNs, both ends included.

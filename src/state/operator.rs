@@ -12,15 +12,26 @@ use crate::ids::{BatchId, to_usize};
 use crate::sync::{Arc, RwLock};
 
 /// One partition: completed state, and the batch that completed it.
+#[derive(Clone)]
 struct Partition<S> {
     completed: BatchId,
     table: StateTable<S>,
 }
 
 /// An operator's partitions, typed. Shared: a batch and the readers of queryable state read at the
-/// same time; a completing batch locks one partition for the time of its merge.
+/// same time; a completing batch locks one partition for the time of its merge. It merges in
+/// place, and into a copy only while somebody holds a snapshot.
 pub struct KeyedState<S> {
-    partitions: Vec<RwLock<Partition<S>>>,
+    partitions: Vec<RwLock<Arc<Partition<S>>>>,
+}
+
+/// The completed state of a partition as it was at a moment.
+pub(crate) struct Snapshot<S>(Arc<Partition<S>>);
+
+impl<S> Snapshot<S> {
+    pub(crate) fn table(&self) -> &StateTable<S> {
+        &self.0.table
+    }
 }
 
 impl<S> fmt::Debug for KeyedState<S> {
@@ -32,10 +43,11 @@ impl<S> fmt::Debug for KeyedState<S> {
 impl<S: State> KeyedState<S> {
     fn new(partitions: u32) -> KeyedState<S> {
         let empty = || Partition { completed: BatchId::default(), table: StateTable::new() };
-        KeyedState { partitions: (0..partitions).map(|_| RwLock::new(empty())).collect() }
+        let partitions = (0..partitions).map(|_| RwLock::new(Arc::new(empty())));
+        KeyedState { partitions: partitions.collect() }
     }
 
-    fn partition(&self, partition: u32) -> &RwLock<Partition<S>> {
+    fn partition(&self, partition: u32) -> &RwLock<Arc<Partition<S>>> {
         &self.partitions[to_usize(u64::from(partition))]
     }
 
@@ -57,6 +69,13 @@ impl<S: State> KeyedState<S> {
         body(guard.completed, &guard.table)
     }
 
+    /// The partition as it is now, to be looked at without keeping batches from completing. The
+    /// next merge copies the partition if this still lives then.
+    pub(crate) fn snapshot(&self, partition: u32) -> Snapshot<S> {
+        let lock = self.partition(partition);
+        Snapshot(Arc::clone(&lock.read().unwrap_or_else(std::sync::PoisonError::into_inner)))
+    }
+
     /// The completed value of a key in its partition, and the batch that completed it.
     ///
     /// # Panics
@@ -69,7 +88,8 @@ impl<S: State> KeyedState<S> {
 
     fn write<T>(&self, partition: u32, body: impl FnOnce(&mut Partition<S>) -> T) -> T {
         let lock = self.partition(partition);
-        body(&mut lock.write().unwrap_or_else(std::sync::PoisonError::into_inner))
+        let mut guard = lock.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        body(Arc::make_mut(&mut guard))
     }
 }
 

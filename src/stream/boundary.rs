@@ -31,6 +31,8 @@ pub(crate) struct Boundary {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Read {
     pub(crate) source: String,
+    /// The batch that read it.
+    pub(crate) batch: BatchId,
     pub(crate) input: Vec<u8>,
     pub(crate) digest: Vec<u8>,
 }
@@ -46,6 +48,11 @@ impl Boundary {
     /// The next position of a source; `None` if it had no input yet.
     pub(crate) fn position(&self, source: &str) -> Option<&[u8]> {
         named(&self.positions, source)
+    }
+
+    /// Moves a source on to a position that means the same.
+    pub(crate) fn settle(&mut self, source: &str, position: Vec<u8>) {
+        set(&mut self.positions, source, position);
     }
 
     /// Moves over a completed batch.
@@ -65,7 +72,7 @@ impl Boundary {
             let digest = named(&done.digests, &input.source).unwrap_or_default().to_vec();
             self.reads.retain(|read| read.source != input.source);
             let (source, input) = (input.source.clone(), input.input.clone());
-            self.reads.push(Read { source, input, digest });
+            self.reads.push(Read { source, batch: plan.batch, input, digest });
         }
         for sink in &done.sinks {
             set(&mut self.sinks, &sink.name, sink.bytes.clone());

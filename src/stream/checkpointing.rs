@@ -49,7 +49,18 @@ impl JobDriver {
         }
     }
 
+    /// What a source has looked at and found none of its records in, it needs no more (E3).
+    fn settle(&mut self) -> Result<()> {
+        for source in &self.job.sources {
+            if let Some(position) = source.settled(self.boundary.position(source.name()))? {
+                self.boundary.settle(source.name(), position);
+            }
+        }
+        Ok(())
+    }
+
     fn write_checkpoint(&mut self) -> Result<()> {
+        self.settle()?;
         let extents = self.encode_states()?;
         let streams = self.env.streams.snapshot();
         let floor = self.floor(&streams)?;

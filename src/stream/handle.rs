@@ -80,23 +80,22 @@ impl<K: Key, S: State> StateHandle<K, S> {
     }
 
     /// Calls `each` for every key and its completed value: by partition, there in first-seen
-    /// order. A partition does not complete a batch while `each` is called with its keys.
+    /// order. The job goes on meanwhile, and `each` may ask this handle, too; a batch that
+    /// completes while `each` is called with keys of a partition copies that partition first.
     ///
     /// # Errors
     /// `Corrupt` if the key's codec does not read what it wrote.
     pub fn for_each(&self, mut each: impl FnMut(K::View<'_>, &S)) -> Result<()> {
         let Some(state) = self.cell.state() else { return Ok(()) };
         for partition in 0..count(state) {
-            state.read(partition, |_, table| -> Result<()> {
-                for (key, value) in table.iter() {
-                    let view = K::view(key).map_err(|cause| {
-                        let text = "a key of the state is not of its type";
-                        Error::new(ErrorKind::Corrupt, text).caused_by(cause)
-                    })?;
-                    each(view, value);
-                }
-                Ok(())
-            })?;
+            let snapshot = state.snapshot(partition);
+            for (key, value) in snapshot.table().iter() {
+                let view = K::view(key).map_err(|cause| {
+                    let text = "a key of the state is not of its type";
+                    Error::new(ErrorKind::Corrupt, text).caused_by(cause)
+                })?;
+                each(view, value);
+            }
         }
         Ok(())
     }

@@ -5,11 +5,11 @@ use std::fmt;
 use super::journal::{JobShape, OperatorShape, SourceShape};
 use super::stateful::StatefulOperator;
 use crate::error::{Error, ErrorKind, Result};
-use crate::exec::{Data, Dataset, Emit, Key, Kv, Name, OperatorId, Row, Rows, Value};
+use crate::exec::{Data, Dataset, Emit, Kv, Name, OperatorId, Row, Rows};
 use crate::ids::Generation;
 use crate::sink::Sink;
 use crate::source::{Source, StreamSource};
-use crate::sync::{Arc, Mutex, lock};
+use crate::sync::{Arc, Mutex, MutexGuard, lock};
 
 /// What a job consists of while it is built.
 #[derive(Debug, Default)]
@@ -17,6 +17,10 @@ struct Parts {
     sources: Vec<Arc<dyn Source>>,
     sinks: Vec<Arc<dyn Sink>>,
     operators: Vec<Arc<dyn StatefulOperator>>,
+    /// What of the definition is wrong, found where no error could be returned.
+    wrong: Option<String>,
+    /// Whether the job was built: what is added then would never run.
+    built: bool,
 }
 
 /// Where streams register what they add to the job.
@@ -25,12 +29,19 @@ pub(crate) struct Registry(Arc<Mutex<Parts>>);
 
 impl Registry {
     pub(crate) fn add_operator(&self, operator: Arc<dyn StatefulOperator>) {
-        lock(&self.0).operators.push(operator);
+        self.open(operator.name().get()).operators.push(operator);
     }
 
     /// Adds an output.
     pub(crate) fn add_sink(&self, sink: Arc<dyn Sink>) {
-        lock(&self.0).sinks.push(sink);
+        self.open(sink.name()).sinks.push(sink);
+    }
+
+    /// The parts, for one more of them.
+    fn open(&self, name: &str) -> MutexGuard<'_, Parts> {
+        let parts = lock(&self.0);
+        assert!(!parts.built, "`{name}` is added to a job that was built: it would never run");
+        parts
     }
 }
 
@@ -67,12 +78,21 @@ impl Job {
     ///
     /// # Errors
     /// `Invalid` if two sources, two stateful operators or two sinks have the same name, if there
-    /// is no source, or if nothing comes of it.
+    /// is no source, if nothing comes of it, or if a stream of another job is united with one of
+    /// this job.
+    ///
+    /// # Panics
+    /// If `body` gives a stream of another job, which was built before, to a sink or to
+    /// [`map_with_state`](Stream::map_with_state): it would never run.
     pub fn build<T>(name: Name, body: impl FnOnce(&mut JobBuilder) -> T) -> Result<(Job, T)> {
         let mut builder = JobBuilder { registry: Registry::default() };
         let made = body(&mut builder);
-        let parts = std::mem::take(&mut *lock(&builder.registry.0));
-        let Parts { sources, sinks, operators } = parts;
+        let closed = Parts { built: true, ..Parts::default() };
+        let parts = std::mem::replace(&mut *lock(&builder.registry.0), closed);
+        let Parts { sources, sinks, operators, wrong, .. } = parts;
+        if let Some(wrong) = wrong {
+            return Err(Error::new(ErrorKind::Invalid, format!("job `{name}` {wrong}")));
+        }
         unique(name, "sources", sources.iter().map(|source| source.name()))?;
         unique(name, "sinks", sinks.iter().map(|sink| sink.name()))?;
         let names = operators.iter().map(|operator| operator.name().get());
@@ -304,14 +324,12 @@ impl<R: Row> Stream<R> {
     /// The rows of both streams of one job. See [`Dataset::union`].
     #[must_use]
     pub fn union(&self, other: &Stream<R>) -> Stream<R> {
+        if !Arc::ptr_eq(&self.registry.0, &other.registry.0) {
+            let wrong = "unites one of its streams with a stream of another job".to_owned();
+            for registry in [&self.registry, &other.registry] {
+                lock(&registry.0).wrong = Some(wrong.clone());
+            }
+        }
         self.derive(self.dataset.union(&other.dataset))
-    }
-}
-
-impl<K: Key, V: Value> Stream<Kv<K, V>> {
-    /// One row for each key of the batch. See [`Dataset::reduce_by_key`].
-    #[must_use]
-    pub fn reduce_by_key(&self, f: impl Fn(V, V) -> V + Send + Sync + 'static) -> Stream<Kv<K, V>> {
-        self.derive(self.dataset.reduce_by_key(f))
     }
 }

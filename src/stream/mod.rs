@@ -14,6 +14,7 @@ mod handle;
 mod hooks;
 mod job;
 mod journal;
+mod keyed;
 mod marks;
 mod options;
 mod outputs;

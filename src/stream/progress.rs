@@ -30,8 +30,8 @@ pub struct Progress {
     /// The last batch that an earlier run had completed, if there was one: this run goes on
     /// behind it.
     pub recovered_batch: Option<BatchId>,
-    /// Why the last checkpoint failed, until one succeeds. The job goes on meanwhile; what
-    /// recovery has to do, and what the log keeps, grows.
+    /// Why the last checkpoint failed, or which damaged one recovery had to pass over, until one
+    /// succeeds. The job goes on meanwhile; what recovery has to do, and what the log keeps, grows.
     pub checkpoint_alarm: Option<String>,
     /// Why a sink failed at the batch in flight, until it succeeds. It is called again, up to
     /// [`RunOptions::sink_attempts`](crate::RunOptions::sink_attempts) times.

@@ -197,7 +197,7 @@ where
     /// allocation: behind `reduce_by_key` it is the only one.
     fn group(&self, task: &Task<'_>) -> Result<ByteTable<(V, Vec<V>)>> {
         let mut groups = ByteTable::with_capacity(0);
-        self.input.for_each(task, &mut |hash, key, value| {
+        self.input.for_each(task, |hash, key, value| {
             let fold = |mut group: (V, Vec<V>), (value, _): (V, Vec<V>)| {
                 group.1.push(value);
                 group

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::core::{Core, Open, Phase, Place};
+use super::core::{Core, Open, Panics, Phase, Place};
 use super::group::Resolved;
 use super::index::SegmentIndex;
 use super::options::{Background, WalOptions};
@@ -202,16 +202,18 @@ impl Core {
         true
     }
 
-    /// Waits until another caller has closed the log.
+    /// Waits until another caller has closed the log, or has found it poisoned: one that panicked
+    /// never closes it.
     fn await_closed(&self) {
         let mut open = lock(&self.open);
-        while open.phase != Phase::Closed {
+        while open.phase != Phase::Closed && open.failed.is_none() {
             open = self.await_room(open);
         }
     }
 
     /// Makes everything durable and writes the closing frame behind it.
     fn write_closing(&self) -> Result<()> {
+        let _panics = Panics::poison(self);
         self.wait_durable(self.progress.appended())?;
         let mut open = lock(&self.open);
         loop {

@@ -5,8 +5,10 @@
 //! frame continues the one before, across segments too. A place where that fails is read again
 //! from the device before it is called corruption (LOG.md L14).
 
+mod ahead;
 mod frames;
 mod mapped;
+pub(crate) mod par;
 mod reader;
 
 use std::fmt;
@@ -20,6 +22,9 @@ use crate::wal::index::SegmentIndex;
 use crate::wal::record::{self, RecordKind};
 use crate::wal::segment::SegmentMap;
 use frames::Frames;
+
+/// How many threads verify ahead at most.
+const MAX_THREADS: usize = 64;
 
 /// A record as [`Replay`] shows it. Its bytes are borrowed from the replay, not copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +44,8 @@ pub struct Record<'a> {
 ///
 /// Only user records are shown: LSNs rise, but some may be skipped. A replay keeps the segments it
 /// started with: truncation meanwhile takes nothing from it. To see what was appended since, take
-/// another one from the next LSN.
+/// another one from the next LSN. It also keeps the lock of the segment that was active: drop it
+/// before the log is opened again, or that fails with [`Locked`](crate::ErrorKind::Locked).
 ///
 /// A segment file that somebody else cuts short meanwhile is an error, not a signal, unless it
 /// is cut under the very piece (256 KiB, or one frame) that is being read: no program should
@@ -128,7 +134,33 @@ impl Replay {
     #[must_use]
     pub fn to(mut self, lsn: Lsn) -> Replay {
         self.to = self.to.min(lsn);
-        self.frames.through = self.frames.through.min(lsn);
+        self.frames.end_with(lsn);
+        self
+    }
+
+    /// Verifies frames ahead of the reader on `threads` threads of its own, at most 64; 0 (the
+    /// default): on the reader's. Only sealed segments, and at most `2 * threads + 2` pieces of
+    /// 512 KiB (or one frame) at once. Records, their order and errors are the same. The threads
+    /// start with the first [`next`](Replay::next) and end before the replay is dropped, or when
+    /// there is nothing left to verify. If the system refuses threads, there are fewer.
+    ///
+    /// ```
+    /// # let place = tempfile::tempdir()?;
+    /// # let options = sawmill::WalOptions { segment_size: 64 << 10, ..Default::default() };
+    /// let wal = sawmill::Wal::open(place.path(), options)?;
+    /// for _ in 0..40 {
+    ///     wal.append(&[7; 10_000])?;
+    /// }
+    /// let (mut replay, mut count) = (wal.replay()?.verify_ahead(2), 0);
+    /// while let Some(record) = replay.next() {
+    ///     count += record?.payload.len();
+    /// }
+    /// assert_eq!(count, 400_000);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn verify_ahead(mut self, threads: usize) -> Replay {
+        self.frames.threads = threads.min(MAX_THREADS);
         self
     }
 

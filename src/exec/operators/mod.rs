@@ -1,10 +1,20 @@
 //! The operators, one per file. Each file has the same order: the method with its documentation,
 //! the node, the node's place in the lineage, what it computes, tests.
 
+mod aggregate_by_key;
+mod cogroup;
+mod count_by_key;
+mod count_by_value;
+mod distinct;
 mod filter;
 mod flat_map;
 mod flat_map_rows;
+mod full_outer_join;
+mod group_by_key;
+mod join;
 mod key_by;
+mod keys;
+mod left_outer_join;
 mod map;
 mod map_partitions;
 mod map_to_pair;
@@ -12,7 +22,11 @@ mod map_values;
 mod pair_with;
 mod persist;
 mod reduce_by_key;
+mod repartition;
+mod right_outer_join;
+mod sort_by_key;
 mod union;
+mod values;
 
 use super::node::{Meta, Parent};
 use super::row::Row;

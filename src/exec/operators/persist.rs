@@ -1,12 +1,12 @@
 //! `persist`: partitions that are computed once per run and held.
 
 use super::Narrow;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::exec::dataset::Dataset;
 use crate::exec::node::{Compute, Dependency, Held, Hold, Meta, Node, Partitioning, Role};
 use crate::exec::row::Row;
 use crate::exec::task::Task;
-use crate::exec::wire::Wire;
+use crate::exec::wire::{Wire, read_encoded};
 use crate::sync::Arc;
 
 impl<R: Row> Dataset<R> {
@@ -66,19 +66,6 @@ impl<R: Wire> Hold for Persist<R> {
 impl<R: Wire> Compute<R> for Persist<R> {
     fn run(&self, task: &Task<'_>, out: &mut dyn FnMut(R::View<'_>)) -> Result<()> {
         let bytes = task.held::<Vec<u8>>(self.base.meta.id, task.partition())?;
-        let mut left = &bytes[..];
-        while !left.is_empty() {
-            let before = left.len();
-            let view = R::get(&mut left).map_err(|error| {
-                let text = "the codec of a persisted row does not read what it wrote";
-                Error::new(ErrorKind::TaskFailed, text).caused_by(error)
-            })?;
-            out(view);
-            if left.len() == before {
-                let text = "the codec of a persisted row writes no bytes";
-                return Err(Error::new(ErrorKind::TaskFailed, text));
-            }
-        }
-        Ok(())
+        read_encoded::<R>(&bytes, out)
     }
 }

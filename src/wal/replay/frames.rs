@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use super::ahead::{Ahead, Piece};
 use super::mapped::{Mapped, PIECE};
 use super::reader::Reader;
 use crate::error::{Error, ErrorKind, Result};
@@ -31,6 +32,11 @@ pub(super) struct Frames {
     pub(super) through: Lsn,
     map: Option<Mapped>,
     reader: Reader,
+    /// Whether, behind the last record, the next segment must continue this one.
+    seam: bool,
+    /// How many threads shall verify ahead, once reading begins.
+    pub(super) threads: usize,
+    ahead: Option<Ahead>,
     pub(super) ended: bool,
 }
 
@@ -56,10 +62,78 @@ impl Frames {
         let entries = index.reaching(from);
         let expected = Expected::start_of(log, SegmentNumber::new(0), 0);
         let reader = Reader::new(Arc::clone(&index), directory, log, through);
-        let (at, map, ended) = (0, None, false);
-        let mut frames = Frames { index, entries, at, expected, from, through, map, reader, ended };
+        let start = expected;
+        let mut frames = Frames::at_start(index, reader, entries, start, (from, through));
         frames.seat();
         frames
+    }
+
+    fn at_start(
+        index: Arc<SegmentIndex>,
+        reader: Reader,
+        entries: Vec<SegmentEntry>,
+        expected: Expected,
+        (from, through): (Lsn, Lsn),
+    ) -> Frames {
+        Frames {
+            index,
+            entries,
+            at: 0,
+            expected,
+            from,
+            through,
+            map: None,
+            reader,
+            seam: false,
+            threads: 0,
+            ahead: None,
+            ended: false,
+        }
+    }
+
+    /// The frames of each segment that holds records, oldest first.
+    pub(super) fn by_segment(
+        index: &Arc<SegmentIndex>,
+        directory: &Arc<dyn Directory>,
+        log: LogId,
+        through: Lsn,
+    ) -> Vec<Frames> {
+        let all = index.reaching(Lsn::ZERO);
+        let mut parts = Vec::with_capacity(all.len());
+        for (nth, entry) in all.iter().enumerate() {
+            let from = entry.first_lsn;
+            let next = all.get(nth + 1);
+            let last = next.map_or(through, |next| next.first_lsn.previous().min(through));
+            if from > last {
+                continue;
+            }
+            // Segments without records are walked on the way to the next one that has some. If
+            // there is none yet, the next segment's first frame may not be durable.
+            let after = all.iter().skip(nth + 1).rposition(|other| other.first_lsn == last.next());
+            let until = nth + after.map_or(0, |after| after + 1);
+            let seam = until > nth && last < through;
+            let until = if seam { until } else { nth + usize::from(next.is_some()) };
+            let (index, directory) = (Arc::clone(index), Arc::clone(directory));
+            let reader = Reader::new(Arc::clone(&index), directory, log, last);
+            let (entries, expected) = (all[nth..=until].to_vec(), start_of(log, entry));
+            let part = Frames::at_start(index, reader, entries, expected, (from, last));
+            parts.push(Frames { seam, ..part });
+        }
+        parts
+    }
+
+    /// Lives as long as any thread that verifies ahead.
+    #[cfg(test)]
+    pub(super) fn verifiers(&self) -> Option<std::sync::Weak<super::ahead::Shared>> {
+        self.ahead.as_ref().map(Ahead::shared)
+    }
+
+    /// Ends with `last`.
+    pub(super) fn end_with(&mut self, last: Lsn) {
+        if last < self.through {
+            self.through = last;
+            self.seam = false;
+        }
     }
 
     /// Goes to the best place from which to reach `from`, if nothing was read yet.
@@ -104,10 +178,21 @@ impl Frames {
     pub(super) fn next(&mut self) -> Result<Option<Found>> {
         while !self.ended {
             let next = self.expected.next_lsn.unwrap_or(Lsn::FIRST);
-            if next > self.through && !planted(Bug::ReadAboveDurable) {
+            let above = next > self.through;
+            if above && !self.seam && !planted(Bug::ReadAboveDurable) {
                 break;
             }
-            let Some(found) = self.find()? else { break };
+            let Some(found) = self.find()? else {
+                if self.seam && above {
+                    return Err(self.corrupt());
+                }
+                break;
+            };
+            if self.seam && above && self.at + 1 == self.entries.len() {
+                // It stands, so it continues this segment. Its records are somebody else's.
+                self.ended = true;
+                return Ok(None);
+            }
             self.expected = self.expected.after(&found.header, found.crc);
             match found.header.kind {
                 FrameKind::Records if found.header.next_lsn() > self.from => {
@@ -130,6 +215,9 @@ impl Frames {
     /// The frame that continues the log, here or at the start of the next segment. A durable one
     /// must: if none does, not even read from the device again, it is corruption.
     fn find(&mut self) -> Result<Option<Found>> {
+        if let Some(found) = self.find_ahead() {
+            return Ok(Some(found));
+        }
         for direct in [false, true] {
             let fault = match self.look(self.at, &self.expected.clone(), direct)? {
                 Ok(found) => return Ok(Some(found)),
@@ -150,6 +238,26 @@ impl Frames {
             return Ok(None);
         }
         Err(self.corrupt())
+    }
+
+    /// The next frame that was verified ahead. When there is none any more, it is looked for here.
+    fn find_ahead(&mut self) -> Option<Found> {
+        if self.threads > 0 {
+            let threads = std::mem::take(&mut self.threads);
+            let sealed = self.entries.len().saturating_sub(1);
+            let bounds = (self.from, self.through);
+            let sealed = &self.entries[..sealed];
+            self.ahead = Ahead::start(threads, sealed, self.at, self.expected, bounds);
+        }
+        let Some(next) = self.ahead.as_mut()?.next() else {
+            self.ahead = None;
+            return None;
+        };
+        if let Some((at, place)) = next.place {
+            (self.at, self.expected) = (at, place);
+        }
+        let Piece { header, crc, payload } = next.piece.clone();
+        Some(Found { header, crc, map: Some(Arc::clone(next.map)), payload })
     }
 
     /// What stands at a place: in the map of a sealed segment, or, of the active one and of one

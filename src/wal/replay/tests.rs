@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use crate::error::ErrorKind;
-use crate::ids::{Lsn, StreamId};
+use crate::ids::{Lsn, SegmentNumber, StreamId};
 use crate::sim::SimDisk;
 use crate::wal::frame::FrameKind;
 use crate::wal::record::RecordKind;
-use crate::wal::replay::Replay;
+use crate::wal::replay::frames::Frames;
+use crate::wal::replay::{Replay, par};
 use crate::wal::segment::file_name;
 use crate::wal::writer_tests::{PLACE, Writer, disk, one_record};
 
@@ -212,4 +213,126 @@ fn nothing_comes_after_an_error() {
     }
     assert_eq!(outcomes, [false]);
     assert!(replay.next().is_none());
+}
+
+/// What consumers of the segments are shown, on three threads.
+fn by_segment(writer: &Writer) -> crate::error::Result<Vec<Vec<u64>>> {
+    let log = writer.opened.log;
+    let pieces = Frames::by_segment(&writer.index, &writer.directory, log, writer.durable);
+    par::in_parallel(3, pieces, |frames| {
+        let mut replay = Replay::of(frames, false);
+        let mut lsns = Vec::new();
+        while let Some(record) = replay.next() {
+            lsns.push(record?.lsn.get());
+        }
+        Ok(lsns)
+    })
+}
+
+#[test]
+fn every_record_has_one_consumer_also_with_segments_that_hold_none() {
+    let disk = disk(11);
+    let mut writer = written(&disk, 60, 3000);
+    // More than a segment of frames without records.
+    for _ in 0..20 {
+        writer.frame(FrameKind::Attestation, &[]).unwrap();
+    }
+    writer.append(b"behind").unwrap();
+    writer.plain(&[one_record(RecordKind::User, b"not durable")]).unwrap();
+    let parts = by_segment(&writer).unwrap();
+    assert!(parts.len() >= 4 && parts.iter().all(|part| !part.is_empty()), "{parts:?}");
+    assert_eq!(parts.concat(), (1..=61).collect::<Vec<_>>());
+}
+
+#[test]
+fn segments_that_do_not_continue_each_other_are_told_by_the_older_one() {
+    for (records, empty) in [(14, 0), (10, 19)] {
+        let disk = disk(12);
+        let mut writer = written(&disk, records, 3000);
+        for _ in 0..empty {
+            writer.frame(FrameKind::Attestation, &[]).unwrap();
+        }
+        assert_eq!(writer.tail().position.offset, 65536, "the segment is full");
+        writer.opened.tail.chain ^= 1;
+        for _ in 0..3 {
+            writer.append(b"x").unwrap();
+        }
+        let error = by_segment(&writer).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert_eq!(error.lsns().map(|lsns| lsns.0), Some(Lsn::new(records + 1)));
+    }
+}
+
+#[test]
+fn rot_in_one_segment_is_its_consumers_error() {
+    let disk = disk(13);
+    let writer = written(&disk, 60, 3000);
+    let path = Path::new(PLACE).join(file_name(SegmentNumber::new(2)));
+    disk.flip_byte(&path, 8192 + 500, 4).unwrap();
+    let error = by_segment(&writer).unwrap_err();
+    assert_eq!((error.kind(), error.position().unwrap().segment.get()), (ErrorKind::Corrupt, 2));
+}
+
+#[test]
+fn verified_ahead_it_is_the_same_replay() {
+    let disk = disk(14);
+    let mut writer = written(&disk, 80, 3000);
+    for _ in 0..20 {
+        writer.frame(FrameKind::Attestation, &[]).unwrap();
+    }
+    let records: Vec<_> =
+        (0..40_u16).map(|number| record_to(StreamId::new(number % 3), &[7; 900])).collect();
+    writer.frame(FrameKind::Records, &records).unwrap();
+    writer.append(b"behind").unwrap();
+    writer.plain(&[one_record(RecordKind::User, b"not durable")]).unwrap();
+    for (from, to) in [(0, 999), (1, 40), (17, 90), (33, 33), (80, 121), (121, 121), (122, 130)] {
+        let replay = || writer.replay(Lsn::ZERO, false).from(Lsn::new(from)).to(Lsn::new(to));
+        for threads in [1, 3] {
+            let ahead = shown(replay().verify_ahead(threads));
+            assert_eq!(ahead, shown(replay()), "{from} {to} {threads}");
+        }
+    }
+}
+
+#[test]
+fn verified_ahead_errors_come_in_their_place() {
+    for (lsn, field) in [(1, 500), (5, 50), (5, 500), (29, 500), (40, 500), (59, 500)] {
+        let disk = disk(15);
+        let writer = written(&disk, 60, 3000);
+        let position = {
+            let mut writer = Writer::open(&crate::wal::replay::tests::disk(15)).unwrap();
+            (1..=lsn).map(|lsn| writer.append(&payload(lsn, 3000)).unwrap()).last().unwrap()
+        };
+        let path = Path::new(PLACE).join(file_name(position.segment));
+        disk.flip_byte(&path, position.offset + field, 4).unwrap();
+        let mut replay = writer.replay(Lsn::ZERO, false).verify_ahead(3);
+        let mut last = 0;
+        let error = loop {
+            match replay.next().unwrap() {
+                Ok(record) => {
+                    last += 1;
+                    assert_eq!((record.lsn.get(), record.payload), (last, &*payload(last, 3000)));
+                }
+                Err(error) => break error,
+            }
+        };
+        assert_eq!((last, error.kind()), (lsn - 1, ErrorKind::Corrupt));
+        assert_eq!(error.position(), Some(position));
+        assert!(replay.next().is_none());
+    }
+}
+
+#[test]
+fn threads_end_with_the_replay_wherever_it_is() {
+    let disk = disk(16);
+    let writer = written(&disk, 120, 3000);
+    for count in [0, 1, 20, 119, 200] {
+        let mut replay = writer.replay(Lsn::ZERO, false).verify_ahead(2);
+        let shown = (0..count).take_while(|_| replay.next().is_some_and(|record| record.is_ok()));
+        assert_eq!(shown.count(), count.min(120));
+        let threads = replay.frames.verifiers();
+        drop(replay);
+        // Each thread holds a share of what they have in common.
+        assert!(threads.is_none_or(|threads| threads.strong_count() == 0));
+    }
 }

@@ -1,6 +1,7 @@
 //! The write side on the simulated disk: every fault, every crash, disk full, waiting threads.
 
 mod backup;
+mod buffered;
 mod crashes;
 mod faults;
 mod lookup;

@@ -150,3 +150,31 @@ fn a_panic_within_the_log_poisons_it_and_wakes_who_waits() {
     });
     assert_eq!(kind, ErrorKind::Poisoned);
 }
+
+#[test]
+fn a_replay_keeps_the_log_locked_until_it_is_dropped() {
+    let disk = disk(31, Device::Fua);
+    let wal = open(&disk, Background::Inline).unwrap();
+    wal.append(b"shown").unwrap();
+    let mut replay = wal.replay().unwrap();
+    wal.close().unwrap();
+    assert_eq!(open(&disk, Background::Inline).unwrap_err().kind(), ErrorKind::Locked);
+    assert_eq!(replay.next().unwrap().unwrap().payload, b"shown");
+    drop(replay);
+    assert_eq!(contents(&open(&disk, Background::Inline).unwrap()).unwrap().len(), 1);
+}
+
+/// The second one waited for ever for the first, which had panicked.
+#[test]
+fn a_panic_while_closing_leaves_no_second_closer_waiting() {
+    watched(|| {
+        let disk = disk(32, Device::Fua);
+        let wal = open(&disk, Background::Threads).unwrap();
+        wal.break_marks();
+        let closing = wal.clone();
+        let first = spawn("closing", move || closing.close());
+        let first = first.unwrap().join();
+        assert!(first.is_err() || first.unwrap().is_err());
+        wal.close().ok();
+    });
+}

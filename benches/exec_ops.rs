@@ -1,0 +1,324 @@
+//! How close do join, sort and grep on datasets come to what one would write by hand on rayon?
+//!
+//! Each work is done both ways, on all cores, in rounds that alternate, and both must arrive at the
+//! same checksum. Short by default; `SAWMILL_BENCH=full cargo bench --bench exec_ops` takes the
+//! sizes of docs/benchmarking.md (10 M rows). A word as argument picks one of `join`, `sort`,
+//! `grep`.
+
+#![allow(clippy::disallowed_methods, reason = "a bench measures real time")]
+#![allow(clippy::print_stdout, reason = "the ratio is what this prints")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "sizes of a bench, far below the limits"
+)]
+
+mod common;
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use common::Random;
+use rayon::prelude::*;
+use sawmill::{Bytes, Dataset, Executor, Kv, PartitionSource, RunContext};
+
+const PARTITIONS: usize = 16;
+
+type Pair = (u64, u64);
+
+/// Sum of what rows say; the order does not show.
+type Checksum = (u64, u64);
+
+fn add(a: Checksum, b: Checksum) -> Checksum {
+    (a.0 + b.0, a.1.wrapping_add(b.1))
+}
+
+/// Runs both ways in turn and prints the medians and the median of the ratios.
+fn compare<T: PartialEq + std::fmt::Debug>(
+    (name, rows, rounds): (&str, usize, usize),
+    by_hand: impl Fn() -> T,
+    on_datasets: impl Fn() -> T,
+) {
+    let (mut hand, mut datasets, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..=rounds {
+        let start = Instant::now();
+        let expected = by_hand();
+        let one = start.elapsed();
+        let start = Instant::now();
+        let found = on_datasets();
+        let other = start.elapsed();
+        assert_eq!(found, expected, "both ways come to the same result");
+        // The first round warms the machine up.
+        if round > 0 {
+            hand.push(one);
+            datasets.push(other);
+            ratios.push(one.as_secs_f64() / other.as_secs_f64());
+        }
+    }
+    ratios.sort_by(f64::total_cmp);
+    let (hand, datasets) = (median(hand), median(datasets));
+    let rate = |time: Duration| rows as f64 / time.as_secs_f64() / 1e6;
+    println!(
+        "{name}: {rows} rows, {rounds} rounds: by hand {hand:?} ({:.1} M/s), datasets \
+         {datasets:?} ({:.1} M/s), ratio {:.2}",
+        rate(hand),
+        rate(datasets),
+        ratios[ratios.len() / 2],
+    );
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
+
+fn pairs(seed: u64, rows: usize, keys: u64) -> Vec<Pair> {
+    let mut random = Random(seed);
+    (0..rows).map(|_| (random.next() % keys, random.next())).collect()
+}
+
+/// Pairs in memory, read in place.
+struct Pairs {
+    rows: Arc<Vec<Pair>>,
+}
+
+fn piece(rows: usize, partition: usize) -> Range<usize> {
+    partition * rows / PARTITIONS..(partition + 1) * rows / PARTITIONS
+}
+
+impl PartitionSource<Kv<u64, u64>> for Pairs {
+    fn name(&self) -> &str {
+        "pairs"
+    }
+
+    fn partitions(&self, _run: &RunContext) -> sawmill::Result<u32> {
+        Ok(PARTITIONS as u32)
+    }
+
+    fn read(
+        &self,
+        _run: &RunContext,
+        partition: u32,
+        out: &mut dyn FnMut(Pair),
+    ) -> sawmill::Result<()> {
+        self.rows[piece(self.rows.len(), partition as usize)].iter().for_each(|row| out(*row));
+        Ok(())
+    }
+
+    fn describe(&self, _run: &RunContext, partition: u32) -> String {
+        format!("rows {:?}", piece(self.rows.len(), partition as usize))
+    }
+}
+
+fn dataset(rows: &Arc<Vec<Pair>>) -> Dataset<Kv<u64, u64>> {
+    Dataset::from_source(Arc::new(Pairs { rows: Arc::clone(rows) }))
+}
+
+/// A strong and cheap hash of a number: what one would write for keys that are numbers.
+fn mixed(key: u64) -> u64 {
+    let hash = (key ^ (key >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    hash ^ (hash >> 29)
+}
+
+/// Rows by the hash of their key: for each piece, a bucket for each partition.
+fn partitioned(rows: &[Pair]) -> Vec<Vec<Vec<Pair>>> {
+    let pieces = (0..PARTITIONS).into_par_iter().with_max_len(1);
+    pieces
+        .map(|at| {
+            let room = rows.len() / PARTITIONS / PARTITIONS * 9 / 8;
+            let mut buckets: Vec<_> = (0..PARTITIONS).map(|_| Vec::with_capacity(room)).collect();
+            for &row in &rows[piece(rows.len(), at)] {
+                buckets[(mixed(row.0) >> 60) as usize].push(row);
+            }
+            buckets
+        })
+        .collect()
+}
+
+/// The partitioned hash join, for keys that are unique on the right: open addressing, half full.
+fn join_by_hand(left: &[Pair], right: &[Pair]) -> Checksum {
+    let (left, right) = (partitioned(left), partitioned(right));
+    let joined = (0..PARTITIONS).into_par_iter().with_max_len(1).map(|partition| {
+        let rows: usize = right.iter().map(|buckets| buckets[partition].len()).sum();
+        let mask = (rows * 2).next_power_of_two() - 1;
+        let mut slots: Vec<Pair> = vec![(u64::MAX, 0); mask + 1];
+        for &(key, value) in right.iter().flat_map(|buckets| &buckets[partition]) {
+            let mut at = mixed(key) as usize & mask;
+            while slots[at].0 != u64::MAX {
+                at = (at + 1) & mask;
+            }
+            slots[at] = (key, value);
+        }
+        let mut sum = (0, 0);
+        for &(key, value) in left.iter().flat_map(|buckets| &buckets[partition]) {
+            let mut at = mixed(key) as usize & mask;
+            while slots[at].0 != key && slots[at].0 != u64::MAX {
+                at = (at + 1) & mask;
+            }
+            if slots[at].0 == key {
+                sum = add(sum, (1, key ^ value ^ slots[at].1));
+            }
+        }
+        sum
+    });
+    joined.reduce(|| (0, 0), add)
+}
+
+fn join(executor: &Executor, pool: &rayon::ThreadPool, rows: usize, rounds: usize) {
+    let left = Arc::new(pairs(1, rows, rows as u64 / 8));
+    let mut random = Random(2);
+    let right = Arc::new((0..rows as u64 / 10).map(|key| (key, random.next())).collect::<Vec<_>>());
+    let joined = dataset(&left).join(&dataset(&right));
+    compare(
+        ("join", rows + right.len(), rounds),
+        || pool.install(|| join_by_hand(&left, &right)),
+        || {
+            let fold = |sum: &mut Checksum, (key, (a, b)): (u64, Pair)| {
+                *sum = add(*sum, (1, key ^ a ^ b));
+            };
+            executor.fold(&executor.context(), &joined, || (0, 0), fold, add).expect("a join")
+        },
+    );
+}
+
+fn sort(executor: &Executor, pool: &rayon::ThreadPool, rows: usize, rounds: usize) {
+    let rows = Arc::new(pairs(3, rows, u64::MAX));
+    let sorted = dataset(&rows).sort_by_key();
+    // Whether keys ascend, and a sum that shows where in the order a row stands.
+    let check = |parts: &mut dyn Iterator<Item = &[Pair]>| {
+        let (mut last, mut at, mut sum) = (0, 0u64, 0u64);
+        for &(key, value) in parts.flatten() {
+            assert!(last <= key, "keys ascend");
+            (last, at) = (key, at + 1);
+            sum = sum.wrapping_add((key ^ value).wrapping_mul(at | 1));
+        }
+        sum
+    };
+    let expected = {
+        let mut all = rows.to_vec();
+        all.sort_by_key(|row| row.0);
+        check(&mut std::iter::once(&all[..]))
+    };
+    let collect = || {
+        let run = executor.context();
+        executor
+            .for_each_partition(&run, &sorted, |rows| {
+                let mut part = Vec::new();
+                rows.for_each(|row| part.push(row))?;
+                Ok(part)
+            })
+            .expect("a sort")
+    };
+    assert_eq!(check(&mut collect().iter().map(|part| &part[..])), expected);
+    compare(
+        ("sort", rows.len(), rounds),
+        || {
+            let mut all = rows.to_vec();
+            pool.install(|| all.par_sort_by_key(|row| row.0));
+            (all.len(), all[0], all[all.len() - 1])
+        },
+        || {
+            let parts = collect();
+            let (first, last) = (parts.iter().flatten().next(), parts.iter().flatten().next_back());
+            (parts.iter().map(Vec::len).sum(), *first.expect("rows"), *last.expect("rows"))
+        },
+    );
+}
+
+/// Lines of 100 bytes in memory.
+struct Lines {
+    text: Arc<Vec<u8>>,
+    pieces: Vec<Range<usize>>,
+}
+
+/// The next line, with its newline, of a text that is not empty.
+fn line(rest: &[u8]) -> &[u8] {
+    &rest[..memchr::memchr(b'\n', rest).map_or(rest.len(), |at| at + 1)]
+}
+
+impl PartitionSource<Bytes> for Lines {
+    fn name(&self) -> &str {
+        "lines"
+    }
+
+    fn partitions(&self, _run: &RunContext) -> sawmill::Result<u32> {
+        Ok(self.pieces.len() as u32)
+    }
+
+    fn read(
+        &self,
+        _run: &RunContext,
+        partition: u32,
+        out: &mut dyn FnMut(&[u8]),
+    ) -> sawmill::Result<()> {
+        let mut rest = &self.text[self.pieces[partition as usize].clone()];
+        while !rest.is_empty() {
+            let line = line(rest);
+            out(line);
+            rest = &rest[line.len()..];
+        }
+        Ok(())
+    }
+
+    fn describe(&self, _run: &RunContext, partition: u32) -> String {
+        format!("bytes {:?}", self.pieces[partition as usize])
+    }
+}
+
+/// What is sought in a line: the level, which is the second field.
+fn is_error(line: &[u8]) -> bool {
+    line.get(9..14) == Some(b"ERROR")
+}
+
+fn grep(executor: &Executor, pool: &rayon::ThreadPool, rows: usize, rounds: usize) {
+    let mut random = Random(4);
+    let mut text = Vec::with_capacity(rows * 100);
+    for _ in 0..rows {
+        let level = if random.next().is_multiple_of(10) { "ERROR" } else { "INFO " };
+        let line = format!("{:08x} {level} ", random.next() as u32);
+        text.extend_from_slice(line.as_bytes());
+        text.extend((0..84).map(|_| b'a' + (random.next() % 26) as u8));
+        text.push(b'\n');
+    }
+    let text = Arc::new(text);
+    let pieces = common::cut_at_lines(&text, PARTITIONS);
+    let lines = Lines { text: Arc::clone(&text), pieces: pieces.clone() };
+    // Map, filter, count.
+    let found = Dataset::from_source(Arc::new(lines))
+        .flat_map_rows::<Bytes>(|line, out| out.push(line.trim_ascii_end()))
+        .filter(|line| is_error(line));
+    compare(
+        ("grep", rows, rounds),
+        || {
+            pool.install(|| {
+                let counts = pieces.par_iter().with_max_len(1).map(|piece| {
+                    let (mut rest, mut count) = (&text[piece.clone()], 0);
+                    while !rest.is_empty() {
+                        let line = line(rest);
+                        count += u64::from(is_error(line.trim_ascii_end()));
+                        rest = &rest[line.len()..];
+                    }
+                    count
+                });
+                counts.sum::<u64>()
+            })
+        },
+        || executor.count(&executor.context(), &found).expect("a count"),
+    );
+}
+
+fn main() {
+    let only = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    let full = std::env::var("SAWMILL_BENCH").is_ok_and(|size| size == "full");
+    let (rows, rounds) = if full { (10_000_000, 15) } else { (1_000_000, 15) };
+    let executor = Executor::new(0, PARTITIONS as u32).expect("threads");
+    let pool = rayon::ThreadPoolBuilder::new().build().expect("threads");
+    type Work = fn(&Executor, &rayon::ThreadPool, usize, usize);
+    let works: [(&str, Work); 3] = [("join", join), ("sort", sort), ("grep", grep)];
+    for (name, work) in works {
+        if only.as_deref().is_none_or(|only| only == name) {
+            work(&executor, &pool, rows, rounds);
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Folding by key in two steps, the same for all operators that do so: within each source
+//! partition before the shuffle, then over the source partitions behind it.
+//!
+//! COMBINE-1: that the map side folds is fixed, and part of an operator's meaning: a float sum
+//! folded in one step and one folded in two differ in their last bits (ENGINE.md E7).
+
+use std::fmt::Display;
+use std::marker::PhantomData;
+
+use super::dataset::Dataset;
+use super::key::{Key, hash};
+use super::keyed::{RoomHint, Targets};
+use super::node::{Dependency, Held, Meta, Node, Parent, Role, Shuffle};
+use super::row::{Kv, Row};
+use super::table::ByteTable;
+use super::tabled::{Tabled, Tabulate};
+use super::task::Task;
+use super::wire::Value;
+use crate::error::{Error, Result};
+use crate::sync::Arc;
+
+/// What an operator folds, and how.
+pub(crate) trait Combine<V: Row>: Send + Sync + 'static {
+    type Folded: Value;
+
+    /// Takes one value into what its key has.
+    fn fold(&self, place: Place<'_, Self::Folded>, value: V::View<'_>) -> Result<()>;
+
+    /// Takes what a further source partition has of a key into what its key has.
+    fn merge(&self, place: Place<'_, Self::Folded>, folded: Self::Folded) -> Result<()>;
+}
+
+/// Where a value goes.
+pub(crate) struct Place<'p, A> {
+    table: &'p mut ByteTable<A>,
+    hash: u64,
+    key: &'p [u8],
+    user: User<'p>,
+}
+
+/// How user code of an operator is called.
+#[derive(Clone, Copy)]
+pub(crate) struct User<'p> {
+    task: &'p Task<'p>,
+    meta: &'p Meta,
+}
+
+impl User<'_> {
+    #[inline]
+    pub(crate) fn call<T>(&self, user: impl FnOnce() -> T) -> T {
+        self.task.call(self.meta, user)
+    }
+
+    /// Calls a closure that can fail.
+    #[inline]
+    pub(crate) fn attempt<T, E: Display>(&self, user: impl FnOnce() -> Result<T, E>) -> Result<T> {
+        self.call(user).map_err(|error| self.task.refuse(self.meta, error))
+    }
+}
+
+impl<A: Value> Place<'_, A> {
+    /// Gives a new key this value, or folds it into the value the key has.
+    #[inline]
+    pub(crate) fn upsert(self, value: A, fold: impl FnOnce(A, A) -> A) {
+        let user = self.user;
+        self.table.upsert(self.hash, self.key, value, |a, b| user.call(|| fold(a, b)));
+    }
+
+    /// The value of the key, new or old, and how to call user code on it.
+    #[inline]
+    pub(crate) fn value(&mut self, make: impl FnOnce() -> A) -> (&mut A, User<'_>) {
+        let user = self.user;
+        let make = || user.call(make);
+        (self.table.get_or_insert_with(self.hash, self.key, make), self.user)
+    }
+}
+
+/// A dataset with one row for each key: what `combine` makes of its values.
+pub(crate) fn combine_by_key<K: Key, V: Row, C: Combine<V>>(
+    pairs: &Dataset<Kv<K, V>>,
+    name: &str,
+    combine: C,
+) -> Dataset<Kv<K, C::Folded>> {
+    let parent = pairs.parent();
+    let map_side = Arc::new(MapSide {
+        meta: Meta::after(format!("{name}.combine"), parent.meta()),
+        parent,
+        combine,
+        keys_before: RoomHint::default(),
+    });
+    Dataset::from_node(Tabled::new(name, ReduceSide(map_side, PhantomData)))
+}
+
+/// Folds each source partition into one table for each reduce partition.
+struct MapSide<K: Row, V: Row, C> {
+    meta: Meta,
+    parent: Parent<Kv<K, V>>,
+    combine: C,
+    /// How many keys the buckets had last time.
+    keys_before: RoomHint,
+}
+
+/// Merges the tables of all source partitions, in their order.
+struct ReduceSide<K: Row, V: Row, C>(Arc<MapSide<K, V, C>>, PhantomData<fn() -> K>);
+
+impl<K: Key, V: Row, C: Combine<V>> Node for MapSide<K, V, C> {
+    fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    fn dependencies(&self) -> Vec<Dependency> {
+        vec![Dependency::Narrow(self.parent.node())]
+    }
+
+    fn role(&self) -> Role<'_> {
+        Role::Shuffle(self)
+    }
+}
+
+impl<K: Key, V: Row, C: Combine<V>> Shuffle for MapSide<K, V, C> {
+    fn buckets(&self, task: &Task<'_>, wanted: &[u32]) -> Result<Vec<Held>> {
+        let room = self.keys_before.room();
+        let mut tables: Vec<ByteTable<C::Folded>> =
+            wanted.iter().map(|_| ByteTable::with_capacity(room)).collect();
+        let targets = Targets::new(task.run().parallelism(), wanted);
+        let user = User { task, meta: &self.meta };
+        let (mut scratch, mut refused) = (Vec::new(), None::<Error>);
+        self.parent.run(task, &mut |(key, value)| {
+            let key = K::bytes(&key, &mut scratch);
+            let hash = hash(key);
+            if let Some(table) = targets.of(hash).filter(|_| refused.is_none()) {
+                let place = Place { table: &mut tables[table], hash, key, user };
+                refused = self.combine.fold(place, value).err();
+            }
+        })?;
+        refused.map_or(Ok(()), Err)?;
+        self.keys_before.learn(tables.iter().map(ByteTable::len));
+        Ok(tables.into_iter().map(|table| Arc::new(table) as Held).collect())
+    }
+}
+
+impl<K: Key, V: Row, C: Combine<V>> Tabulate for ReduceSide<K, V, C> {
+    type Key = K;
+    type Value = C::Folded;
+
+    fn dependencies(&self) -> Vec<Dependency> {
+        let map_side: Arc<MapSide<K, V, C>> = Arc::clone(&self.0);
+        vec![Dependency::Wide(map_side)]
+    }
+
+    fn table(&self, task: &Task<'_>, meta: &Meta) -> Result<ByteTable<C::Folded>> {
+        let id = self.0.meta.id;
+        let buckets = (0..task.partitions_of(id))
+            .map(|map| task.bucket::<ByteTable<C::Folded>>(id, map, task.partition()))
+            .collect::<Result<Vec<_>>>()?;
+        let fullest = buckets.iter().map(|bucket| bucket.len()).max().unwrap_or(0);
+        let mut table = ByteTable::with_capacity(fullest);
+        let user = User { task, meta };
+        for bucket in buckets {
+            for (hash, key, folded) in bucket.iter() {
+                let place = Place { table: &mut table, hash, key, user };
+                self.0.combine.merge(place, folded.clone())?;
+            }
+        }
+        Ok(table)
+    }
+}

@@ -1,0 +1,165 @@
+//! The hash join that all four joins are: one side is put into a table, the other looks up in it.
+
+use std::marker::PhantomData;
+
+use super::dataset::Dataset;
+use super::key::Key;
+use super::keyed::{KeyedInput, RoomHint, view_of};
+use super::node::{Compute, Dependency, Meta, Node, Partitioning};
+use super::row::{Data, Kv, Row};
+use super::run::RunContext;
+use super::table::ByteTable;
+use super::task::Task;
+use super::wire::Value;
+use crate::error::{Error, Result};
+
+/// What a join makes of a row of the probing side and the rows of the table with its key.
+pub(crate) trait Shape<V, W>: Send + Sync + 'static {
+    type Out: Data;
+
+    /// Whether rows of the table that nobody asked for come out, behind all others.
+    const KEEPS_UNASKED: bool;
+
+    fn matched(value: V, found: W) -> Self::Out;
+
+    /// Of a row of the probing side without a match.
+    fn alone(value: V) -> Option<Self::Out>;
+
+    /// Of a row of the table that nobody asked for.
+    fn unasked(found: W) -> Option<Self::Out>;
+}
+
+/// Joins `probe` with `table`: rows come out in the order of `probe`, for each of them the matches
+/// in the order of `table`; then, if the shape keeps them, the rows of `table` without a match.
+pub(crate) fn join_by_key<K: Key, V: Value, W: Value, S: Shape<V, W>>(
+    name: &str,
+    probe: &Dataset<Kv<K, V>>,
+    table: &Dataset<Kv<K, W>>,
+    _shape: S,
+) -> Dataset<Kv<K, S::Out>> {
+    let (probe, table) = (probe.keyed_input(), table.keyed_input());
+    let meta = Meta::fused(name, probe.fused().max(table.fused()));
+    let keys_before = RoomHint::default();
+    Dataset::from_node(Join { meta, probe, table, keys_before, shape: PhantomData::<fn() -> S> })
+}
+
+/// Computed anew for each consumer: what it joins is held by the shuffles (or by whoever holds the
+/// parents), and what comes out can be many times as much.
+struct Join<K: Key, V: Value, W: Value, S> {
+    meta: Meta,
+    probe: KeyedInput<K, V>,
+    table: KeyedInput<K, W>,
+    /// How many keys the last table had.
+    keys_before: RoomHint,
+    shape: PhantomData<fn() -> S>,
+}
+
+impl<K: Key, V: Value, W: Value, S: Shape<V, W>> Node for Join<K, V, W, S> {
+    fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    fn dependencies(&self) -> Vec<Dependency> {
+        vec![self.probe.dependency(), self.table.dependency()]
+    }
+
+    fn partitions(&self, run: &RunContext, _parents: &[u32]) -> Result<u32> {
+        Ok(run.parallelism())
+    }
+
+    fn partitioning(&self) -> Partitioning {
+        Partitioning::ByKey
+    }
+}
+
+impl<K: Key, V: Value, W: Value, S: Shape<V, W>> Compute<Kv<K, S::Out>> for Join<K, V, W, S> {
+    fn run(
+        &self,
+        task: &Task<'_>,
+        out: &mut dyn FnMut((<K as Row>::View<'_>, S::Out)),
+    ) -> Result<()> {
+        let mut groups = Groups::with_capacity(self.keys_before.room());
+        self.table.for_each(task, |hash, key, value| groups.push(hash, key, value))?;
+        self.keys_before.learn(std::iter::once(groups.keys.len()));
+        let mut asked = vec![false; if S::KEEPS_UNASKED { groups.rows.len() } else { 0 }];
+        let mut failed: Option<Error> = None;
+        let mut emit = |key: &[u8], row: S::Out| match view_of::<K>(key) {
+            Ok(view) => out((view, row)),
+            Err(error) => failed = Some(error),
+        };
+        self.probe.for_each(task, |hash, key, value| {
+            let Some(group) = groups.keys.get(hash, key) else {
+                if let Some(row) = S::alone(value) {
+                    emit(key, row);
+                }
+                return;
+            };
+            let mut at = group.first;
+            if S::KEEPS_UNASKED {
+                asked[at as usize] = true;
+            }
+            loop {
+                let (found, next) = &groups.rows[at as usize];
+                if *next == LAST {
+                    emit(key, S::matched(value, found.clone()));
+                    return;
+                }
+                emit(key, S::matched(value.clone(), found.clone()));
+                at = *next;
+            }
+        })?;
+        if S::KEEPS_UNASKED {
+            for (_, key, group) in groups.keys.iter().filter(|(.., g)| !asked[g.first as usize]) {
+                for found in groups.of(group) {
+                    if let Some(row) = S::unasked(found.clone()) {
+                        emit(key, row);
+                    }
+                }
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+}
+
+/// The number that no row has.
+const LAST: u32 = u32::MAX;
+
+/// The rows of each key, linked: nothing is allocated for a key.
+struct Groups<W> {
+    keys: ByteTable<Group>,
+    /// Value, and the next row of the same key.
+    rows: Vec<(W, u32)>,
+}
+
+#[derive(Clone, Copy)]
+struct Group {
+    first: u32,
+    last: u32,
+}
+
+impl<W> Groups<W> {
+    fn with_capacity(keys: usize) -> Groups<W> {
+        Groups { keys: ByteTable::with_capacity(keys), rows: Vec::with_capacity(keys) }
+    }
+
+    fn push(&mut self, hash: u64, key: &[u8], value: W) {
+        let row = u32::try_from(self.rows.len()).ok().filter(|row| *row != LAST);
+        let row = row.expect("a join's partition has fewer than 2^32 - 1 rows on its table's side");
+        self.rows.push((value, LAST));
+        let group = self.keys.get_or_insert_with(hash, key, || Group { first: row, last: row });
+        if group.first != row {
+            self.rows[group.last as usize].1 = row;
+            group.last = row;
+        }
+    }
+
+    /// The values of a key, in order.
+    fn of(&self, group: &Group) -> impl Iterator<Item = &W> {
+        let mut at = group.first;
+        std::iter::from_fn(move || {
+            let (value, next) = self.rows.get(at as usize)?;
+            at = *next;
+            Some(value)
+        })
+    }
+}
