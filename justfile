@@ -33,9 +33,13 @@ kill-long:
 fuzz SECONDS="60":
     bash fuzz/run {{SECONDS}}
 
-# One bench, or all.
+# One bench, or all; with SAWMILL_BENCH=full for 15 rounds of a second.
 bench NAME="":
     cargo bench {{ if NAME == "" { "" } else { "--bench " + NAME } }}
+
+# Other logs beside ours, for as long as `SAWMILL_BENCH=full` or less; downloads and builds them.
+bench-peers *NAMES:
+    cargo run --release --manifest-path benches/peers/Cargo.toml -- {{NAMES}}
 
 # Undefined behaviour in the buffers; needs a nightly toolchain with miri.
 miri:

@@ -14,7 +14,11 @@ mod asked;
 #[allow(dead_code, unused_imports, reason = "shared with the command line and the other benches")]
 mod bench;
 
+use std::path::Path;
+
 use bench::contenders::Contenders;
+use bench::protocol::Protocol;
+use bench::sawmill_log::SawmillLog;
 use bench::workload::{ALL, Kind, Workload};
 use bench::{Outcome, protocol, report};
 use sawmill::WalOptions;
@@ -40,5 +44,23 @@ fn main() -> Outcome {
         let comparison = protocol::compare(workload, &able, protocol, &mut |_, _, _| ())?;
         print!("{}", report::lines(&comparison));
     }
-    contenders.close()
+    contenders.close()?;
+    if "rotation".starts_with(names.first().map_or("rotation", String::as_str)) {
+        rotation(place.path(), protocol)?;
+    }
+    Ok(())
+}
+
+/// Does coming into another segment show in the latencies? Segments of 1 MiB, several a second,
+/// against the default's, about none.
+fn rotation(place: &Path, protocol: Protocol) -> Outcome {
+    let small = WalOptions { segment_size: 1 << 20, ..WalOptions::default() };
+    let large = SawmillLog::open("64MiB", &place.join("large"), WalOptions::default())?;
+    let small = SawmillLog::open("1MiB", &place.join("small"), small)?;
+    let workload = Workload { kind: Kind::Append, threads: 8, size: 1024 };
+    let comparison = protocol::compare(workload, &[&large, &small], protocol, &mut |_, _, _| ())?;
+    println!("rotation: the same appends in segments of 64 MiB and of 1 MiB");
+    print!("{}", report::lines(&comparison));
+    large.close()?;
+    small.close()
 }

@@ -1,8 +1,8 @@
 //! How far is replay from the speed of the bytes?
 //!
-//! One thread replays a log of 128-byte and of 1-KiB records that was written in bulk, hot in the
-//! page cache, beside the bare loop: map the segments, check the CRC of each frame's payload, walk
-//! the records. Both fold places, lengths and first bytes into a sum, which must be the same.
+//! A log of 128-byte and of 1-KiB records that was written in bulk is replayed, hot in the page
+//! cache, beside the bare loop: map the segments, check the CRC of each frame's payload, walk the
+//! records. By one thread, by one for which four verify ahead, and by a consumer for each segment. Both fold places, lengths and first bytes into a sum, which must be the same.
 //! Rounds alternate. `cargo bench --bench wal_replay [-- NAME..]`, with `SAWMILL_BENCH=full` for
 //! 15 rounds.
 #![allow(clippy::disallowed_methods, reason = "a bench measures wall time")]
@@ -23,7 +23,8 @@ fn main() -> Outcome {
     println!("{}", report::head());
     for workload in ALL.iter().filter(|one| one.kind == Kind::Replay && one.is_named(&names)) {
         let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
-        let options = WalOptions::default();
+        let segment_size = if asked::is_test() { 1 << 20 } else { 64 << 20 };
+        let options = WalOptions { segment_size, ..WalOptions::default() };
         let comparison =
             replay::compare(place.path(), options, *workload, protocol, &mut |_, _, _| ())?;
         print!("{}", report::lines(&comparison));

@@ -18,7 +18,7 @@ fn bench(directory: &Path, arguments: &[&str]) -> Output {
 fn every_kind_of_work_is_measured_and_checked_beside_the_raw_limit() {
     let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let directory = place.path().join("disk");
-    let names = ["append/8x100B", "batch/", "inflight/", "bulk/1x1KiB", "replay/1KiB"];
+    let names = ["append/8x100B", "batch/", "inflight/", "bulk/1x1KiB", "replay/4x1KiB"];
     let output = bench(&directory, &[&names[..], &["--json"]].concat());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();

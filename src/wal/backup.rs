@@ -211,7 +211,8 @@ impl Core {
             let segment = Arc::new(Segment::sealed(&home, &header));
             SegmentEntry { segment, first_lsn: entry.first_lsn }
         };
-        let index = Arc::new(SegmentIndex::new(extent.entries.iter().map(copied).collect()));
+        let entries = extent.entries.iter().map(copied).collect();
+        let index = Arc::new(SegmentIndex::new(entries));
         let (target, through) = (Arc::clone(directory), extent.through);
         let end = end_of(Replay::new(index, target, self.log, Lsn::ZERO, through, true))?;
         if end == extent.records_end {

@@ -38,6 +38,11 @@ pub struct WalOptions {
     /// How long opening waits for another writer to go before it fails with
     /// [`ErrorKind::Locked`]. Default 5 s, minimum 0, maximum 1 h.
     pub lock_wait: Duration,
+    /// How many segment files that were given up are kept, to be used again instead of preparing
+    /// new ones: that saves writing every byte twice. Disk that a log holds: its records, three
+    /// prepared segments, these, and what open readers still read below the start. None are kept
+    /// on copy-on-write file systems and in memory. Default 4, minimum 0 (off), maximum 1024.
+    pub recycled: u64,
     /// Bytes of segments beyond which the oldest ones go, whenever the log comes into a new one and
     /// at [`Wal::apply_retention`](crate::Wal::apply_retention). The active segment always stays,
     /// spare ones are not counted. Default `None`: nothing goes by itself. Minimum 64 KiB. Not
@@ -47,11 +52,6 @@ pub struct WalOptions {
     /// their frame was sealed. With both options, what either lets go goes. Default `None`,
     /// minimum 1 s, maximum 100 years. Not for the log of an [`Engine`](crate::Engine).
     pub retain_age: Option<Duration>,
-    /// How many segment files that were given up are kept, to be used again instead of preparing
-    /// new ones: that saves writing every byte twice. Disk that a log holds: its records, three
-    /// prepared segments, these, and what open readers still read below the start. None are kept
-    /// on copy-on-write file systems and in memory. Default 4, minimum 0 (off), maximum 1024.
-    pub recycled: u64,
     /// Who carries the file operations. Default [`BackendChoice::Auto`]: what works best; the
     /// environment variable `SAWMILL_BACKEND` then overrides it.
     pub backend: BackendChoice,
@@ -78,9 +78,9 @@ impl Default for WalOptions {
             memory: 32 * MIB,
             max_record: 16 * MIB,
             lock_wait: Duration::from_secs(5),
+            recycled: 4,
             retain_bytes: None,
             retain_age: None,
-            recycled: 4,
             backend: BackendChoice::Auto,
             background: Background::Threads,
         }

@@ -48,7 +48,8 @@ impl Raft {
         let batch_compression_threshold = ReadableSize(0);
         // Small enough that files are recycled between rounds, as they are in service.
         let purge_threshold = ReadableSize::mb(256);
-        let config = Config { dir, batch_compression_threshold, purge_threshold, ..Config::default() };
+        let config =
+            Config { dir, batch_compression_threshold, purge_threshold, ..Config::default() };
         let groups = (0..GROUPS).map(|_| Mutex::new((1, 1))).collect();
         Ok(Raft { engine: Engine::open(config)?, groups })
     }

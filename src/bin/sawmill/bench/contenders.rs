@@ -30,7 +30,7 @@ impl Contenders {
                 bulk.push((workload.threads, RawBulk::open(&place, workload.threads)?));
             }
         }
-        let log = SawmillLog::open(&path.join("log"), options)?;
+        let log = SawmillLog::open("sawmill", &path.join("log"), options)?;
         Ok(Contenders { raw, bulk, log })
     }
 

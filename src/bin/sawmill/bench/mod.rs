@@ -15,7 +15,7 @@
 
 pub(crate) mod contender;
 pub(crate) mod contenders;
-mod figures;
+pub(crate) mod figures;
 mod frames;
 mod histogram;
 pub(crate) mod protocol;

@@ -24,11 +24,11 @@ pub(crate) struct Protocol {
 }
 
 impl Protocol {
-    /// Rounds of a second where there is time for 15 of them, shorter ones otherwise.
+    /// At least 15 rounds, of a second where there is time for that.
     pub(crate) fn within(seconds: u32) -> Protocol {
-        let rounds = if seconds >= 15 { seconds } else { 7 };
+        let rounds = if seconds < 3 { 7 } else { seconds.max(15) };
         let time = Duration::from_secs(u64::from(seconds)) / rounds;
-        let bulk_bytes = if seconds >= 15 { 256 << 20 } else { 128 << 20 };
+        let bulk_bytes = if seconds >= 15 { 256 << 20 } else { 64 << 20 };
         Protocol { rounds, time, bulk_bytes }
     }
 }

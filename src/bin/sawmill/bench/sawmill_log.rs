@@ -18,6 +18,7 @@ use super::{Outcome, frames, now_ns};
 
 /// A log of sawmill's, as a user opens it.
 pub(crate) struct SawmillLog {
+    name: &'static str,
     wal: Wal,
     /// The first LSN of the round that runs.
     round: AtomicU64,
@@ -32,10 +33,14 @@ impl Wake for Unpark {
 }
 
 impl SawmillLog {
-    pub(crate) fn open(path: &Path, options: WalOptions) -> Outcome<SawmillLog> {
+    pub(crate) fn open(
+        name: &'static str,
+        path: &Path,
+        options: WalOptions,
+    ) -> Outcome<SawmillLog> {
         let wal = Wal::open(path, options)?;
         let round = AtomicU64::new(wal.appended_lsn().next().get());
-        Ok(SawmillLog { wal, round })
+        Ok(SawmillLog { name, wal, round })
     }
 
     pub(crate) fn wal(&self) -> &Wal {
@@ -49,7 +54,7 @@ impl SawmillLog {
 
 impl Contender for SawmillLog {
     fn name(&self) -> &'static str {
-        "sawmill"
+        self.name
     }
 
     fn can(&self, _kind: Kind) -> bool {
@@ -117,7 +122,7 @@ impl Contender for SawmillLog {
             reader.check(record.lsn.get(), record.payload)?;
         }
         drop(replay);
-        reader.expect("sawmill", appended)?;
+        reader.expect(self.name, appended)?;
         let written = match kind {
             Kind::Append | Kind::Batch(_) | Kind::InFlight(_) => {
                 Some(frames::count(self.wal.path(), first)?)

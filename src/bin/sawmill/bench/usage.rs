@@ -40,6 +40,19 @@ pub(crate) fn of_all_threads() -> BTreeMap<u64, Usage> {
     found
 }
 
+/// What the threads that are there now have used since `before`.
+pub(crate) fn since(before: &BTreeMap<u64, Usage>) -> Usage {
+    let mut sum = Usage::default();
+    for (number, now) in of_all_threads() {
+        let then = before.get(&number).copied().unwrap_or_default();
+        sum.add(Usage {
+            cpu_ns: now.cpu_ns.saturating_sub(then.cpu_ns),
+            switches: now.switches.saturating_sub(then.switches),
+        });
+    }
+    sum
+}
+
 fn read(task: &Path) -> Option<Usage> {
     let times = fs::read_to_string(task.join("schedstat")).ok()?;
     let cpu_ns = times.split_whitespace().next()?.parse().ok()?;

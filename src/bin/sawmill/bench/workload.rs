@@ -13,7 +13,7 @@ pub(crate) enum Kind {
     InFlight(usize),
     /// Threads submit and wait for nothing; one sync at the end.
     Bulk,
-    /// One thread reads a log back that was written in bulk, every record checked.
+    /// Threads read a log back that was written in bulk, every record checked.
     Replay,
 }
 
@@ -54,6 +54,8 @@ pub(crate) const ALL: &[Workload] = &[
     of(Kind::Bulk, 4, 64 << 10),
     of(Kind::Replay, 1, 128),
     of(Kind::Replay, 1, 1024),
+    of(Kind::Replay, 4, 128),
+    of(Kind::Replay, 4, 1024),
 ];
 
 impl Workload {
@@ -72,7 +74,7 @@ impl fmt::Display for Workload {
             Kind::Batch(records) => write!(f, "batch/{threads}x{records}x{size}"),
             Kind::InFlight(_) => write!(f, "inflight/{threads}x{size}"),
             Kind::Bulk => write!(f, "bulk/{threads}x{size}"),
-            Kind::Replay => write!(f, "replay/{size}"),
+            Kind::Replay => write!(f, "replay/{threads}x{size}"),
         }
     }
 }

@@ -1,0 +1,71 @@
+//! Counting words by hand: what every bench of words has as its yardstick.
+
+use xxhash_rust::xxh3::xxh3_64;
+
+/// What separates words: C `isspace`.
+pub(crate) fn is_space(byte: &u8) -> bool {
+    matches!(byte, b' ' | 9..=13)
+}
+
+/// The result of either way: the same whatever the order of words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Checksum {
+    pub(crate) words: u64,
+    pub(crate) distinct: u64,
+    pub(crate) digest: u64,
+}
+
+impl Checksum {
+    pub(crate) fn add(&mut self, word: &[u8], count: u64) {
+        self.words += count;
+        self.distinct += 1;
+        self.digest = self.digest.wrapping_add(xxh3_64(word).wrapping_mul(count));
+    }
+
+    pub(crate) fn merge(self, other: Checksum) -> Checksum {
+        Checksum {
+            words: self.words + other.words,
+            distinct: self.distinct + other.distinct,
+            digest: self.digest.wrapping_add(other.digest),
+        }
+    }
+}
+
+/// Counts by slices of the text: open addressing, half full at most, nothing copied.
+pub(crate) struct Counts<'t> {
+    slots: Vec<u32>,
+    pub(crate) rows: Vec<(u64, &'t [u8], u64)>,
+}
+
+impl<'t> Counts<'t> {
+    pub(crate) fn with_capacity(words: usize) -> Counts<'t> {
+        let slots = vec![0; (words * 2).next_power_of_two()];
+        Counts { slots, rows: Vec::with_capacity(words) }
+    }
+
+    pub(crate) fn add(&mut self, hash: u64, word: &'t [u8], count: u64) {
+        if (self.rows.len() + 1) * 2 > self.slots.len() {
+            let mask = self.slots.len() * 2 - 1;
+            self.slots = vec![0; mask + 1];
+            for (row, (hash, _, _)) in (1..).zip(&self.rows) {
+                let mut at = *hash as usize & mask;
+                while self.slots[at] != 0 {
+                    at = (at + 1) & mask;
+                }
+                self.slots[at] = row;
+            }
+        }
+        let mask = self.slots.len() - 1;
+        let mut at = hash as usize & mask;
+        while self.slots[at] != 0 {
+            let row = &mut self.rows[self.slots[at] as usize - 1];
+            if row.0 == hash && row.1 == word {
+                row.2 += count;
+                return;
+            }
+            at = (at + 1) & mask;
+        }
+        self.rows.push((hash, word, count));
+        self.slots[at] = self.rows.len() as u32;
+    }
+}
