@@ -48,5 +48,6 @@ pub use stream::{
 };
 pub use wal::{
     AppendOptions, Background, Backup, Durability, Hold, Latencies, LogMarks, LsnRange,
-    OwnedRecord, Pending, Pin, Ready, Record, Replay, TruncationPlan, Wal, WalOptions, WalStats,
+    OwnedRecord, Pending, Pin, Ready, Record, Replay, Tail, TruncationPlan, Wal, WalOptions,
+    WalStats,
 };

@@ -117,8 +117,13 @@ impl Core {
     pub(crate) fn replay(&self, from: Lsn, internal: bool) -> Result<Replay> {
         self.check()?;
         let through = self.progress.durable();
+        Ok(self.replay_through(from, through, internal))
+    }
+
+    /// Reads records from `from` on, up to `through`, which is durable.
+    pub(super) fn replay_through(&self, from: Lsn, through: Lsn, internal: bool) -> Replay {
         let (index, directory) = (Arc::clone(&self.index), Arc::clone(&self.directory));
-        Ok(Replay::new(index, directory, self.log, from, through, internal))
+        Replay::new(index, directory, self.log, from, through, internal)
     }
 
     /// Waits until `lsn` and everything before it is durable; returns the durable LSN.

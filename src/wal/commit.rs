@@ -158,6 +158,7 @@ impl Core {
                 if let Some(buffer) = buffer {
                     open.staging.recycle(buffer);
                 }
+                let raised = flight.durable;
                 // Whoever waits for a frame that was written plain asked for no more.
                 if flight.durable || flight.waiting.is_awaited() {
                     resolved.push(flight.waiting.resolve(None));
@@ -167,6 +168,9 @@ impl Core {
                     && let Some(request) = open.syncing.take()
                 {
                     resolved.push(request.waiting.resolve(None));
+                }
+                if raised {
+                    resolved.extend(open.tails_look());
                 }
                 if landed.rotated {
                     open.preparation.log_is_stale = true;

@@ -68,6 +68,8 @@ pub(crate) struct Open {
     pub(crate) place: Place,
     pub(super) flight: Option<Flight>,
     pub(super) syncing: Option<SyncRequest>,
+    /// Those who wait for more to become durable, whatever it is.
+    pub(super) tails: Waiting,
     pub(crate) preparation: Preparation,
     /// Whether the committer sleeps and has to be woken for work.
     pub(super) committer_sleeps: bool,
@@ -217,6 +219,7 @@ impl Core {
         let resolved = waiting.map(|waiting| waiting.resolve(Some(error.clone()))).collect();
         let mut resolved: Vec<_> = resolved;
         resolved.extend(self.room_came(open));
+        resolved.extend(open.tails_look());
         self.committer.notify_all();
         self.preparer_work.notify_all();
         resolved

@@ -179,6 +179,7 @@ impl Open {
             place: Place::Free(slot),
             flight: None,
             syncing: None,
+            tails: super::group::Waiting::default(),
             preparation: super::prepare::Preparation::default(),
             committer_sleeps: false,
             stop: false,
@@ -266,7 +267,12 @@ impl Core {
         lock(&self.preparer).take();
         drop(self.index.remove_before(SegmentNumber::new(u64::MAX)));
         lock(&self.lock).take();
-        lock(&self.open).phase = Phase::Closed;
+        let tails = {
+            let mut open = lock(&self.open);
+            open.phase = Phase::Closed;
+            open.tails_look()
+        };
         self.room.notify_all();
+        Resolved::wake(tails.into_iter().collect());
     }
 }

@@ -109,6 +109,7 @@ impl Slot {
         let (records, on_disk) = (header.records, to_u64(wanted));
         self.stats.wrote(begun, Written { records, payload, on_disk, durable });
         let last = header.next_lsn().previous();
+        progress.recent.keep(&header, &buffer);
         progress.set_written(last);
         if durable {
             progress.set_durable(last);

@@ -10,6 +10,7 @@ mod recycling;
 mod retention;
 mod space;
 mod stats;
+mod tail;
 mod waiting;
 mod wakers;
 
