@@ -32,6 +32,7 @@ mod retention;
 pub(crate) mod scan;
 pub(crate) mod segment;
 mod slot;
+mod stage;
 mod staging;
 mod stats;
 mod tail;

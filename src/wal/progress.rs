@@ -24,7 +24,7 @@ impl Progress {
         Progress { appended: mark(), written: mark(), durable: mark(), recent }
     }
 
-    /// The last record that has its place in the log.
+    /// The last record of a frame that was sealed and taken out: those behind it count in staging.
     pub(crate) fn appended(&self) -> Lsn {
         Lsn::new(self.appended.load(Ordering::Acquire))
     }

@@ -7,6 +7,7 @@ mod faults;
 mod lookup;
 mod patience;
 mod recycling;
+mod reservations;
 mod retention;
 mod space;
 mod stats;
