@@ -243,7 +243,7 @@ fn files_that_lack_what_was_completed_are_refused_by_name() {
 fn progress_does_not_grow_with_the_number_of_files() {
     let (disk, sink) = (SimDisk::new(1), sink());
     open(&disk, &*sink, None).unwrap();
-    let line = vec![vec![b'x'; to_usize(ROLL)], b"\n".to_vec()].concat();
+    let line = [vec![b'x'; to_usize(ROLL)], b"\n".to_vec()].concat();
     let (mut progress, mut sizes) = (Vec::new(), Vec::new());
     for batch in 1..=100 {
         progress = sink.publish(BatchId::new(batch), 1, &vec![line.repeat(3)]).unwrap();
