@@ -13,7 +13,7 @@ use sawmill::storage::{
     AlignedBuf, BLOCK, BackendChoice, BackendKind, Channel, ForkWord, Op, OpenMode, Storage,
     SystemStorage,
 };
-use sawmill::{ErrorKind, Wal, WalOptions};
+use sawmill::{AppendOptions, ErrorKind, Wal, WalOptions};
 
 /// Runs `body` in a forked child, which exits with what it returns.
 fn in_child(body: impl FnOnce() -> i32) -> i32 {
@@ -117,20 +117,34 @@ fn a_forked_child_is_refused_by_the_log_and_writes_nothing_for_its_parent() {
     let options = WalOptions { segment_size: 64 << 10, lock_wait, ..WalOptions::default() };
     let wal = Wal::open(place.path(), options.clone()).unwrap();
     wal.append(b"parent").unwrap();
-    let mut handle = Some(wal.clone());
+    let pin = wal.pin("reader", wal.first_lsn()).unwrap();
+    let mut handle = Some((wal.clone(), pin));
     let refused = in_child(|| {
-        let log = handle.take().unwrap();
+        let (log, pin) = handle.take().unwrap();
+        let (later, none) = (log.first_lsn().next(), std::time::Duration::ZERO);
         let kinds = [
             log.append(b"child").unwrap_err().kind(),
             log.submit(b"child").unwrap_err().kind(),
             log.append_batch(&["child"]).unwrap_err().kind(),
+            log.append_with(b"child", AppendOptions::default()).unwrap_err().kind(),
+            log.append_timeout(b"child", none).unwrap_err().kind(),
+            log.try_submit(b"child").unwrap_err().kind(),
+            log.get(log.first_lsn()).unwrap_err().kind(),
+            log.pin("child", later).unwrap_err().kind(),
+            pin.advance(later).unwrap_err().kind(),
+            log.truncation_plan(later).unwrap_err().kind(),
+            log.apply_retention().unwrap_err().kind(),
+            log.backup(log.path().with_extension("copy")).unwrap_err().kind(),
             log.sync().unwrap_err().kind(),
             log.replay().unwrap_err().kind(),
             log.truncate_before(log.first_lsn()).unwrap_err().kind(),
             log.clone().close().unwrap_err().kind(),
         ];
-        drop(log);
-        i32::from(kinds.iter().all(|kind| *kind == ErrorKind::Forked))
+        // These say what they can and take no lock.
+        let seen = (log.stats().frames, log.marks().durable, pin.lsn());
+        let told = seen == (1, log.first_lsn(), log.first_lsn()) && log.pins().is_empty();
+        drop((log, pin));
+        i32::from(told && kinds.iter().all(|kind| *kind == ErrorKind::Forked))
     });
     assert_eq!(refused, 1);
     wal.append(b"parent again").unwrap();

@@ -11,6 +11,7 @@ use super::core::Core;
 use super::wal::Wal;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Lsn;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, lock};
 
 /// Who holds what; a number tells pins of one name apart.
@@ -48,6 +49,8 @@ pub struct Pin {
     core: Arc<Core>,
     number: u64,
     name: String,
+    /// As in the list, for who must not take its lock: a forked child.
+    lsn: AtomicU64,
 }
 
 impl Pin {
@@ -60,20 +63,21 @@ impl Pin {
     /// The first record that stays.
     #[must_use]
     pub fn lsn(&self) -> Lsn {
-        let pins = lock(&self.core.pins);
-        pins.held.get(&self.number).map_or(Lsn::ZERO, |(_, lsn)| *lsn)
+        Lsn::new(self.lsn.load(Ordering::Acquire))
     }
 
     /// Moves on: what is below `lsn` may go from now on.
     ///
     /// # Errors
     /// `Invalid` if `lsn` is below the present one: what was given up may be gone already. The pin
-    /// stays where it is then.
+    /// stays where it is then. `Forked`.
     pub fn advance(&self, lsn: Lsn) -> Result<()> {
+        self.core.check_fork()?;
         let mut pins = lock(&self.core.pins);
         match pins.held.get_mut(&self.number) {
             Some((_, pinned)) if *pinned <= lsn => {
                 *pinned = lsn;
+                self.lsn.store(lsn.get(), Ordering::Release);
                 Ok(())
             }
             _ => {
@@ -140,7 +144,7 @@ impl Wal {
         let number = pins.taken;
         pins.held.insert(number, (name.clone(), lsn));
         drop(pins);
-        Ok(Pin { core: Arc::clone(core), number, name })
+        Ok(Pin { core: Arc::clone(core), number, name, lsn: AtomicU64::new(lsn.get()) })
     }
 
     /// The pins that are held now: names and LSNs, lowest first. Empty in a forked child.

@@ -84,10 +84,11 @@ fn size_bounds_the_log_by_itself_and_pins_bound_that() {
             drop(pin);
             append(&wal, 20);
             assert_eq!(wal.apply_retention().unwrap(), Lsn::new(33), "four segments of two");
-            let files = disk.files().len();
             append(&wal, 60);
             wal.apply_retention().unwrap();
-            assert_eq!(disk.files().len(), files, "the disk is bounded");
+            // Four with records, spare and reserve, four to be used again, `LOCK` and `LOG`.
+            let files = disk.files().len();
+            assert!(files <= 4 + 2 + 4 + 2, "the disk is bounded: {files} files");
             let kept = contents(&wal).unwrap();
             assert_eq!(kept.first().map(|(lsn, _)| *lsn), Some(Lsn::new(93)));
             assert_eq!(kept.len(), 8);
