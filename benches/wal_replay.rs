@@ -2,9 +2,9 @@
 //!
 //! A log of 128-byte and of 1-KiB records that was written in bulk is replayed, hot in the page
 //! cache, beside the bare loop: map the segments, check the CRC of each frame's payload, walk the
-//! records. By one thread, by one for which four verify ahead, and by a consumer for each segment. Both fold places, lengths and first bytes into a sum, which must be the same.
-//! Rounds alternate. `cargo bench --bench wal_replay [-- NAME..]`, with `SAWMILL_BENCH=full` for
-//! 15 rounds.
+//! records. By one thread, by one for which four verify ahead, and by a consumer for each segment.
+//! All fold places, lengths and first bytes into a sum, which must be the same. Rounds alternate.
+//! `cargo bench --bench wal_replay [-- NAME..]`.
 #![allow(clippy::disallowed_methods, reason = "a bench measures wall time")]
 #![allow(clippy::print_stdout, reason = "the table is what this prints")]
 

@@ -2,8 +2,8 @@
 //!
 //! raft-engine and okaywal under the workloads of `sawmill wal bench`, in the same process and in
 //! turns with the raw limit and with sawmill, on the same disk. Each is used as its documents say
-//! for writes that are durable when they return. `just bench-peers [--json] [NAME..]`; `SAWMILL_BENCH=full`
-//! for 15 rounds of a second, `SAWMILL_BENCH_DIR` for another disk.
+//! for writes that are durable when they return. `just bench-peers [--json] [NAME..]`;
+//! `SAWMILL_BENCH=full` for 15 rounds of a second, `SAWMILL_BENCH_DIR` for another disk.
 
 mod okay;
 mod raft;
