@@ -47,6 +47,6 @@ pub use stream::{
     StreamRun, Trigger,
 };
 pub use wal::{
-    AppendOptions, Background, Durability, Latencies, LogMarks, LsnRange, OwnedRecord, Pending,
-    Ready, Record, Replay, Wal, WalOptions, WalStats,
+    AppendOptions, Background, Backup, Durability, Hold, Latencies, LogMarks, LsnRange,
+    OwnedRecord, Pending, Pin, Ready, Record, Replay, TruncationPlan, Wal, WalOptions, WalStats,
 };

@@ -11,7 +11,8 @@ use crate::wal::WalOptions;
 /// ```
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
-    /// Options of the log in `DIR/log`.
+    /// Options of the log in `DIR/log`. It keeps what the checkpoints need and no more; retention
+    /// by size or age is refused, because it could take records that were never processed.
     pub log: WalOptions,
     /// Threads that compute batches. Results never depend on it. Default 0: one for each core;
     /// maximum 1024.
@@ -47,6 +48,36 @@ impl EngineOptions {
         if !(1..=100).contains(&self.task_attempts) {
             return invalid("task_attempts is 1 to 100");
         }
+        if self.log.retain_bytes.is_some() || self.log.retain_age.is_some() {
+            return invalid(
+                "the engine's log is truncated by its checkpoints: leave retain_bytes and \
+                 retain_age at None",
+            );
+        }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// The log of an engine holds records that no batch has processed yet: only checkpoints know
+    /// what may go (ENGINE.md E3).
+    #[test]
+    fn an_engine_refuses_retention_by_size_or_age() {
+        EngineOptions::default().validate().unwrap();
+        let by_size = WalOptions { retain_bytes: Some(1 << 30), ..WalOptions::default() };
+        let age = Some(Duration::from_secs(3600));
+        let by_age = WalOptions { retain_age: age, ..WalOptions::default() };
+        for log in [by_size, by_age] {
+            let place = tempfile::tempdir().unwrap();
+            let options = EngineOptions { log, ..EngineOptions::default() };
+            let error = crate::Engine::open(place.path(), options).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Invalid);
+            assert!(error.to_string().contains("retain_bytes"), "{error}");
+        }
     }
 }

@@ -3,9 +3,11 @@
 use super::group::{Resolved, Waiting};
 use super::index::SegmentIndex;
 use super::options::{Background, Limits};
+use super::pins::Pins;
 use super::prepare::{Preparation, Preparer};
 use super::progress::Progress;
 use super::ready::Room;
+use super::retention::Retention;
 use super::slot::Slot;
 use super::staging::Staging;
 use super::stats::Stats;
@@ -13,7 +15,7 @@ use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogId, Lsn};
 use crate::storage::ForkWord;
-use crate::storage::{Directory, Lock};
+use crate::storage::{Directory, Lock, Storage};
 use crate::sync::atomic::AtomicU64;
 use crate::sync::{Arc, Condvar, Mutex, lock};
 
@@ -80,6 +82,7 @@ pub(crate) struct Open {
 /// The log, shared by its handles and its threads.
 #[derive(Debug)]
 pub(crate) struct Core {
+    pub(crate) storage: Arc<dyn Storage>,
     pub(crate) directory: Arc<dyn Directory>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) log: LogId,
@@ -87,6 +90,8 @@ pub(crate) struct Core {
     pub(crate) background: Background,
     pub(crate) progress: Progress,
     pub(crate) stats: Arc<Stats>,
+    pub(crate) pins: Mutex<Pins>,
+    pub(crate) retention: Retention,
     /// The first LSN of the log.
     pub(crate) start: AtomicU64,
     pub(crate) index: Arc<SegmentIndex>,

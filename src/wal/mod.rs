@@ -1,6 +1,7 @@
 #![doc = include_str!("README.md")]
 
 mod append;
+mod backup;
 pub(crate) mod barrier;
 mod commit;
 mod core;
@@ -17,6 +18,7 @@ pub(crate) mod log_file;
 mod open;
 mod options;
 mod pending;
+mod pins;
 mod prepare;
 pub(crate) mod progress;
 mod range;
@@ -25,6 +27,7 @@ pub(crate) mod record;
 pub(crate) mod recovery;
 mod recycle;
 pub(crate) mod replay;
+mod retention;
 pub(crate) mod scan;
 pub(crate) mod segment;
 mod slot;
@@ -40,13 +43,16 @@ pub(crate) mod window;
 #[cfg(test)]
 pub(crate) mod writer_tests;
 
+pub use backup::Backup;
 pub use durability::{AppendOptions, Durability};
 pub use get::{LogMarks, OwnedRecord};
 pub use histogram::Latencies;
 pub use options::{Background, WalOptions};
 pub use pending::Pending;
+pub use pins::Pin;
 pub use range::LsnRange;
 pub use ready::Ready;
 pub use replay::{Record, Replay};
+pub use retention::{Hold, TruncationPlan};
 pub use stats::WalStats;
 pub use wal::Wal;

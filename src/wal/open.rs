@@ -10,6 +10,7 @@ use super::prepare::Preparer;
 use super::progress::Progress;
 use super::recovery::{Opened, RecoverOptions, recover};
 use super::recycle::Recycler;
+use super::retention::Retention;
 use super::slot::{Identity, Slot};
 use super::staging::{NoRoom, Staging};
 use super::stats::Stats;
@@ -49,7 +50,7 @@ pub(crate) fn open(
     };
     let opened = recover(&**storage, &directory, &*clock, &recover_options, &mut *channel)?;
     let preparing = directory.channel()?;
-    let core = assemble(directory, clock, fork, options, opened, [channel, preparing])?;
+    let core = assemble(storage, directory, clock, fork, options, opened, [channel, preparing])?;
     core.ask_preparer(&mut lock(&core.open));
     let handle = Handle { core: Arc::new(core), threads: Mutex::default() };
     match options.background {
@@ -60,6 +61,7 @@ pub(crate) fn open(
 }
 
 fn assemble(
+    storage: &Arc<dyn Storage>,
     directory: Arc<dyn Directory>,
     clock: Arc<dyn Clock>,
     fork: ForkWord,
@@ -86,6 +88,7 @@ fn assemble(
         recycler: Recycler::new(home, to_usize(options.recycled), options.segment_size),
     };
     Ok(Core {
+        storage: Arc::clone(storage),
         directory,
         clock,
         log: opened.log,
@@ -93,6 +96,8 @@ fn assemble(
         background: options.background,
         progress: Progress::starting_at(opened.tail.next_lsn.previous()),
         stats,
+        pins: Mutex::default(),
+        retention: Retention::new(options),
         start: AtomicU64::new(opened.start.get()),
         index: Arc::new(SegmentIndex::new(opened.segments)),
         fork,

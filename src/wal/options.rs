@@ -43,6 +43,15 @@ pub struct WalOptions {
     /// prepared segments, these, and what open readers still read below the start. None are kept
     /// on copy-on-write file systems and in memory. Default 4, minimum 0 (off), maximum 1024.
     pub recycled: u64,
+    /// Bytes of segments beyond which the oldest ones go, whenever the log comes into a new one and
+    /// at [`Wal::apply_retention`](crate::Wal::apply_retention). The active segment always stays,
+    /// spare ones are not counted. Default `None`: nothing goes by itself. Minimum 64 KiB. Not
+    /// for the log of an [`Engine`](crate::Engine), which knows what it needs.
+    pub retain_bytes: Option<u64>,
+    /// Age beyond which records go, by the segment, at the same occasions: by the time at which
+    /// their frame was sealed. With both options, what either lets go goes. Default `None`,
+    /// minimum 1 s, maximum 100 years. Not for the log of an [`Engine`](crate::Engine).
+    pub retain_age: Option<Duration>,
     /// Who carries the file operations. Default [`BackendChoice::Auto`]: what works best; the
     /// environment variable `SAWMILL_BACKEND` then overrides it.
     pub backend: BackendChoice,
@@ -70,6 +79,8 @@ impl Default for WalOptions {
             max_record: 16 * MIB,
             lock_wait: Duration::from_secs(5),
             recycled: 4,
+            retain_bytes: None,
+            retain_age: None,
             backend: BackendChoice::Auto,
             background: Background::Threads,
         }
@@ -94,6 +105,12 @@ impl WalOptions {
         within("max_record", self.max_record, 1, 1024 * MIB)?;
         within("recycled", self.recycled, 0, 1024)?;
         within("lock_wait (seconds)", self.lock_wait.as_secs(), 0, 3600)?;
+        if let Some(bytes) = self.retain_bytes {
+            within("retain_bytes", bytes, 64 * KIB, u64::MAX)?;
+        }
+        if let Some(age) = self.retain_age {
+            within("retain_age (seconds)", age.as_secs(), 1, 100 * 366 * 86_400)?;
+        }
         if !self.segment_size.is_multiple_of(to_u64(BLOCK)) {
             let message =
                 format!("option segment_size is {}, no multiple of 4096", self.segment_size);
@@ -153,6 +170,8 @@ mod tests {
             WalOptions { max_record: 0, ..good.clone() },
             WalOptions { recycled: 1025, ..good.clone() },
             WalOptions { lock_wait: Duration::from_secs(4000), ..good.clone() },
+            WalOptions { retain_bytes: Some(1), ..good.clone() },
+            WalOptions { retain_age: Some(Duration::from_millis(999)), ..good.clone() },
         ];
         for options in bad {
             assert_eq!(options.check().unwrap_err().kind(), ErrorKind::Invalid, "{options:?}");

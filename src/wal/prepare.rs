@@ -135,6 +135,9 @@ impl Core {
                 Step::WriteLog => {
                     if let Err(error) = self.write_log(preparer, false) {
                         resolved.extend(self.fail(&mut lock(&self.open), error));
+                    } else {
+                        // What cannot be read now is not given up; `apply_retention` says why.
+                        drop(self.retain(preparer, resolved));
                     }
                 }
                 Step::Prepare(number) => {
@@ -227,8 +230,20 @@ impl Core {
         let mut preparer = lock(&self.preparer);
         let Some(preparer) = preparer.as_mut() else { return Err(closed()) };
         self.check()?;
+        self.truncate_with(preparer, lsn, durable, resolved)
+    }
+
+    /// As [`Core::truncate_before`], for who has the preparer. Pins hold what they hold (PIN-1).
+    pub(super) fn truncate_with(
+        &self,
+        preparer: &mut Preparer,
+        lsn: Lsn,
+        durable: Lsn,
+        resolved: &mut Vec<Resolved>,
+    ) -> Result<Lsn> {
+        let pins = lock(&self.pins);
         let start = truncate::truncate_before(
-            lsn,
+            pins.clamp(lsn),
             durable,
             &self.index,
             &mut preparer.log_file,

@@ -15,7 +15,7 @@ use std::fmt;
 use std::ops::Range;
 
 use crate::error::{Error, Result};
-use crate::ids::{LogId, Lsn, StreamId};
+use crate::ids::{LogId, Lsn, Position, StreamId};
 use crate::storage::Directory;
 use crate::sync::Arc;
 use crate::wal::index::SegmentIndex;
@@ -109,6 +109,11 @@ impl Replay {
         let (map, rest, records, fresh) = (None, 0..0, 0, true);
         let (stream, to) = (None, Lsn::new(u64::MAX));
         Replay { frames, map, rest, records, next_lsn, fresh, internal, stream, to }
+    }
+
+    /// Behind the last frame that was read.
+    pub(crate) fn position(&self) -> Position {
+        self.frames.position()
     }
 
     /// Shows only the records of one stream.

@@ -9,7 +9,7 @@ use super::ahead::{Ahead, Piece};
 use super::mapped::{Mapped, PIECE};
 use super::reader::Reader;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{LogId, Lsn, SegmentNumber, to_u64, to_usize};
+use crate::ids::{LogId, Lsn, Position, SegmentNumber, to_u64, to_usize};
 use crate::planted::{Bug, planted};
 use crate::storage::{BLOCK, Directory};
 use crate::sync::Arc;
@@ -150,6 +150,11 @@ impl Frames {
         let number = self.expected.position.segment;
         let at = self.entries.iter().position(|entry| entry.segment.number() == number);
         (self.at, self.ended) = (at.unwrap_or(0), at.is_none());
+    }
+
+    /// Behind the last frame that was found.
+    pub(super) fn position(&self) -> Position {
+        self.expected.position
     }
 
     /// Leaves out what lies below `from`. `fresh`: nothing was read yet.

@@ -1,11 +1,13 @@
 //! The write side on the simulated disk: every fault, every crash, disk full, waiting threads.
 
+mod backup;
 mod buffered;
 mod crashes;
 mod faults;
 mod lookup;
 mod patience;
 mod recycling;
+mod retention;
 mod space;
 mod stats;
 mod waiting;
