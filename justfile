@@ -29,6 +29,10 @@ kill-long:
     SAWMILL_KILLS=200 cargo test --release --all-features --test wal_kill --test wal_in_flight -- --nocapture
     cargo test --release --all-features --test crash --test inputs -- --nocapture --include-ignored
 
+# The staging word under every interleaving; a build of its own.
+loom:
+    RUSTFLAGS="--cfg loom" cargo test --release --target-dir target/loom --test loom_staging
+
 # Every fuzz target for SECONDS; needs a C++ compiler, no nightly.
 fuzz SECONDS="60":
     bash fuzz/run {{SECONDS}}

@@ -19,7 +19,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::Random;
+use common::{Random, Text, line};
 use rayon::prelude::*;
 use sawmill::{Bytes, Dataset, Executor, Kv, PartitionSource, RunContext};
 
@@ -214,8 +214,11 @@ fn sort(executor: &Executor, pool: &rayon::ThreadPool, rows: usize, rounds: usiz
     compare(
         ("sort", rows.len(), rounds),
         || {
-            let mut all = rows.to_vec();
-            pool.install(|| all.par_sort_by_key(|row| row.0));
+            let all = pool.install(|| {
+                let mut all: Vec<Pair> = rows.par_iter().copied().collect();
+                all.par_sort_by_key(|row| row.0);
+                all
+            });
             (all.len(), all[0], all[all.len() - 1])
         },
         || {
@@ -226,46 +229,6 @@ fn sort(executor: &Executor, pool: &rayon::ThreadPool, rows: usize, rounds: usiz
     );
 }
 
-/// Lines of 100 bytes in memory.
-struct Lines {
-    text: Arc<Vec<u8>>,
-    pieces: Vec<Range<usize>>,
-}
-
-/// The next line, with its newline, of a text that is not empty.
-fn line(rest: &[u8]) -> &[u8] {
-    &rest[..memchr::memchr(b'\n', rest).map_or(rest.len(), |at| at + 1)]
-}
-
-impl PartitionSource<Bytes> for Lines {
-    fn name(&self) -> &str {
-        "lines"
-    }
-
-    fn partitions(&self, _run: &RunContext) -> sawmill::Result<u32> {
-        Ok(self.pieces.len() as u32)
-    }
-
-    fn read(
-        &self,
-        _run: &RunContext,
-        partition: u32,
-        out: &mut dyn FnMut(&[u8]),
-    ) -> sawmill::Result<()> {
-        let mut rest = &self.text[self.pieces[partition as usize].clone()];
-        while !rest.is_empty() {
-            let line = line(rest);
-            out(line);
-            rest = &rest[line.len()..];
-        }
-        Ok(())
-    }
-
-    fn describe(&self, _run: &RunContext, partition: u32) -> String {
-        format!("bytes {:?}", self.pieces[partition as usize])
-    }
-}
-
 /// What is sought in a line: the level, which is the second field.
 fn is_error(line: &[u8]) -> bool {
     line.get(9..14) == Some(b"ERROR")
@@ -274,6 +237,7 @@ fn is_error(line: &[u8]) -> bool {
 fn grep(executor: &Executor, pool: &rayon::ThreadPool, rows: usize, rounds: usize) {
     let mut random = Random(4);
     let mut text = Vec::with_capacity(rows * 100);
+    // Lines of 100 bytes.
     for _ in 0..rows {
         let level = if random.next().is_multiple_of(10) { "ERROR" } else { "INFO " };
         let line = format!("{:08x} {level} ", random.next() as u32);
@@ -283,7 +247,7 @@ fn grep(executor: &Executor, pool: &rayon::ThreadPool, rows: usize, rounds: usiz
     }
     let text = Arc::new(text);
     let pieces = common::cut_at_lines(&text, PARTITIONS);
-    let lines = Lines { text: Arc::clone(&text), pieces: pieces.clone() };
+    let lines = Text { bytes: Arc::clone(&text), pieces: pieces.clone() };
     // Map, filter, count.
     let found = Dataset::from_source(Arc::new(lines))
         .flat_map_rows::<Bytes>(|line, out| out.push(line.trim_ascii_end()))

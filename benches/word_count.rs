@@ -23,49 +23,13 @@ use std::time::{Duration, Instant};
 use count::{Checksum, Counts, is_space};
 use criterion::{Criterion, Throughput};
 use rayon::prelude::*;
-use sawmill::{Bytes, Dataset, Executor, Kv, PartitionSource, RunContext};
+use sawmill::{Bytes, Dataset, Executor, Kv};
 use xxhash_rust::xxh3::xxh3_64;
 
 const TEXT_BYTES: usize = 16 << 20;
 const DISTINCT: usize = 200_000;
 const PARTITIONS: usize = 16;
 const ROUNDS: usize = 15;
-
-/// Lines of a text in memory.
-struct Text {
-    bytes: Arc<Vec<u8>>,
-    pieces: Vec<std::ops::Range<usize>>,
-}
-
-impl PartitionSource<Bytes> for Text {
-    fn name(&self) -> &str {
-        "text"
-    }
-
-    fn partitions(&self, _run: &RunContext) -> sawmill::Result<u32> {
-        Ok(self.pieces.len() as u32)
-    }
-
-    fn read(
-        &self,
-        _run: &RunContext,
-        partition: u32,
-        out: &mut dyn FnMut(&[u8]),
-    ) -> sawmill::Result<()> {
-        let mut rest = &self.bytes[self.pieces[partition as usize].clone()];
-        while !rest.is_empty() {
-            // The standard library's fast search for a byte.
-            let line = std::io::BufRead::skip_until(&mut { rest }, b'\n').unwrap_or(rest.len());
-            out(&rest[..line]);
-            rest = &rest[line..];
-        }
-        Ok(())
-    }
-
-    fn describe(&self, _run: &RunContext, partition: u32) -> String {
-        format!("bytes {:?}", self.pieces[partition as usize])
-    }
-}
 
 fn word_count(lines: &Dataset<Bytes>) -> Dataset<Kv<Bytes, u64>> {
     lines
@@ -134,7 +98,7 @@ fn main() {
     let pieces = common::cut_at_lines(&text, PARTITIONS);
     let executor = Executor::new(0, PARTITIONS as u32).expect("threads");
     let pool = rayon::ThreadPoolBuilder::new().build().expect("threads");
-    let source = Text { bytes: Arc::clone(&text), pieces: pieces.clone() };
+    let source = common::Text { bytes: Arc::clone(&text), pieces: pieces.clone() };
     let counts = word_count(&Dataset::from_source(Arc::new(source)));
 
     let (mut hand, mut datasets) = (Vec::new(), Vec::new());

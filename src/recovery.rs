@@ -209,9 +209,12 @@ pub(crate) fn recover(
     let Ground { store, loaded, mut scan } = ground;
     scan.read_on(&env.wal)?;
     let shape = job.shape(Generation::new(1), options.parallelism);
+    // A job that never planned a batch has left nothing that another one could contradict.
+    let planned = loaded.is_some() || !scan.batches.is_empty();
     match &scan.shape {
-        Some(recorded) => shape.check_against(recorded)?,
-        None => {
+        Some(recorded) if planned => shape.check_against(recorded)?,
+        Some(recorded) if *recorded == shape => {}
+        _ => {
             let entry = Entry::JobStarted(shape.clone());
             env.wal.append_internal(JOURNAL, &[&entry.encode()])?;
         }

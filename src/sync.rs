@@ -48,14 +48,16 @@ impl Gate {
         self.0.load(atomic::Ordering::Acquire)
     }
 
-    /// Changes the word, waking nobody: for when nobody can be asleep.
-    pub(crate) fn set(&self, value: u32) {
-        self.0.store(value, atomic::Ordering::Release);
+    /// Changes the word, waking nobody, and returns what it was: in one step, so that what came
+    /// before the change to that is visible.
+    pub(crate) fn swap(&self, value: u32) -> u32 {
+        self.0.swap(value, atomic::Ordering::AcqRel)
     }
 
-    /// Changes the word and wakes everybody.
+    /// Changes the word and wakes everybody. A read-modify-write: if several threads open it, who
+    /// reads the word sees what each of them did before, not only the last one.
     pub(crate) fn open(&self, value: u32) {
-        self.set(value);
+        self.swap(value);
         // The call fails for invalid arguments only.
         futex::wake(&self.0, futex::Flags::PRIVATE, i32::MAX.cast_unsigned()).ok();
     }
@@ -87,7 +89,37 @@ impl Gate {
     }
 }
 
+/// A small number of this thread, by which it picks among things that threads should not fight
+/// over. Threads may have the same one.
+#[inline]
+pub(crate) fn lane() -> usize {
+    static NEXT: atomic::AtomicUsize = atomic::AtomicUsize::new(0);
+    const NONE: usize = usize::MAX;
+    thread_local!(static LANE: std::cell::Cell<usize> = const { std::cell::Cell::new(NONE) });
+    // Without a destructor, so that it can be had as long as the thread runs.
+    match LANE.get() {
+        NONE => {
+            let fresh = NEXT.fetch_add(1, atomic::Ordering::Relaxed) % 1024;
+            LANE.set(fresh);
+            fresh
+        }
+        known => known,
+    }
+}
+
 /// Waits on a condition variable, also after a panic of another holder.
 pub(crate) fn wait<'a, T>(condition: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
     condition.wait(guard).unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// As [`wait`], but not for longer than `time`, by the system's clock: only for waits whose length
+/// nothing depends on.
+pub(crate) fn wait_for<'a, T>(
+    condition: &Condvar,
+    guard: MutexGuard<'a, T>,
+    time: std::time::Duration,
+) -> MutexGuard<'a, T> {
+    let (guard, _) =
+        condition.wait_timeout(guard, time).unwrap_or_else(std::sync::PoisonError::into_inner);
+    guard
 }

@@ -75,7 +75,7 @@ fn a_file_named_twice_counts_twice_and_a_temporary_run_leaves_nothing() {
     let job = job(&[&words]);
     let temporary = tempfile::tempdir().unwrap();
     let run = |files: &[&str]| {
-        let mut command = Command::new(word_count());
+        let mut command = Command::new(example("word_count"));
         command.args(files).env("TMPDIR", temporary.path()).stdin(Stdio::null()).output().unwrap()
     };
     let output = run(&[&job.files[0], &job.files[0]]);

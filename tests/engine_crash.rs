@@ -108,6 +108,33 @@ fn crash_at_every_operation() {
     assert!(states >= ops * 9);
 }
 
+/// E1 step 5, E20: the callback fails once for every other batch, and is called again in the same
+/// life, unless the power goes just then. Its attempts rise over all of that.
+#[test]
+fn crash_around_a_sink_that_is_tried_again() {
+    let flaky = || World { flaky: true, ..World::new(1) };
+    let undisturbed = flaky();
+    let finished = life(&undisturbed, Box::new(NoHooks)).unwrap();
+    check(&undisturbed, &finished).unwrap();
+    let tries = |world: &World| {
+        let outside = world.outside.lock().unwrap();
+        outside.batches.values().filter(|(attempts, _)| *attempts == [1, 2]).count()
+    };
+    assert!(tries(&undisturbed) > 2);
+    let mut states = 0;
+    for op in 1..=undisturbed.disk.ops() {
+        let struck = flaky();
+        struck.disk.crash_at(op, CrashManner::Torn);
+        assert!(life(&struck, Box::new(NoHooks)).is_err() || struck.disk.is_off());
+        for outcome in [CrashOutcome::LoseAll, CrashOutcome::KeepAll] {
+            let world = struck.with_disk(struck.disk.power_cycle(outcome));
+            live_on(&world, &format!("flaky, operation {op}, {outcome:?}")).unwrap();
+            states += 1;
+        }
+    }
+    println!("{states} states around repeated attempts");
+}
+
 /// Row R9: a crash while recovering from a crash, at a sample of both.
 #[test]
 fn crash_during_recovery() {

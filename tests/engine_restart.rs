@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use sawmill::testing::{Harness, NoHooks};
 use sawmill::{
-    Bytes, Engine, EngineOptions, Ingest, Job, Received, RunOptions, StateHandle, TextFiles,
-    Trigger, name,
+    Bytes, Engine, EngineOptions, ErrorKind, Ingest, Job, Received, RunOptions, StateHandle,
+    TextFiles, Trigger, name,
 };
 
 fn open(path: &Path) -> Engine {
@@ -94,4 +94,38 @@ fn a_range_that_was_just_rebuilt_is_not_read_again() {
     // A checkpoint, and nothing behind it: the last range is read, to compare.
     let (read, _) = life(2);
     assert!(0 < read && read < first, "{read} of {first}");
+}
+
+/// The first start may go wrong in many ways: what it recorded binds nobody before it did anything.
+#[test]
+fn a_job_that_planned_nothing_may_be_another_one_next_time() {
+    let place = tempfile::tempdir().unwrap();
+    let engine = open(&place.path().join("data"));
+    let events = engine.ingest(name!("events")).unwrap();
+    events.append(b"oak").unwrap();
+    let missing = place.path().join("missing");
+    let (job_of_files, ()) = Job::build(name!("first"), |job| {
+        let lines = job.source(name!("files"), TextFiles::new([&missing]));
+        lines.for_each_batch(name!("nothing"), |_| Ok(()));
+    })
+    .unwrap();
+    let trigger = Trigger::AvailableNow { bytes: 1000 };
+    let options = RunOptions { trigger, ..RunOptions::default() };
+    let run = engine.start(job_of_files, options.clone()).unwrap();
+    assert_eq!(run.await_termination().unwrap_err().kind(), ErrorKind::Io);
+    let calls = Calls::default();
+    let (second, counts) = job(&events, &calls);
+    let run = engine.start(second, RunOptions { parallelism: 3, ..options.clone() }).unwrap();
+    run.await_termination().unwrap();
+    assert_eq!(counts.get(b"oak"), Some(1));
+    // From then on the directory is that job's.
+    let refused = engine.start(job(&events, &calls).0, options.clone()).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::JobMismatch);
+    drop((events, engine));
+    let engine = open(&place.path().join("data"));
+    let events = engine.ingest(name!("events")).unwrap();
+    let (third, counts) = job(&events, &calls);
+    let run = engine.start(third, RunOptions { parallelism: 3, ..options }).unwrap();
+    run.await_termination().unwrap();
+    assert_eq!(counts.get(b"oak"), Some(1));
 }

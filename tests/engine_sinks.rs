@@ -182,8 +182,10 @@ fn a_job_that_is_stopped_from_its_own_callback_says_so() {
     let answer: Arc<Mutex<Option<ErrorKind>>> = Arc::default();
     let (held, told) = (Arc::clone(&run), Arc::clone(&answer));
     let listener = move |_: &_| {
-        if let Some(run) = held.lock().unwrap().take() {
-            *told.lock().unwrap() = Some(run.stop().unwrap_err().kind());
+        let run = held.lock().unwrap().take();
+        if let Some(run) = run {
+            let kind = run.stop().unwrap_err().kind();
+            *told.lock().unwrap() = Some(kind);
         }
     };
     let options = RunOptions { on_progress: Some(Arc::new(listener)), ..RunOptions::default() };

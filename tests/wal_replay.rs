@@ -170,3 +170,26 @@ fn verified_ahead_everything_is_there_and_a_cut_segment_is_an_error() {
     assert_eq!(error.kind(), ErrorKind::Unreadable, "{error}");
     assert!((1..count).contains(&last), "{last}");
 }
+
+#[test]
+fn a_tail_that_keeps_up_reads_no_file() {
+    let place = tempfile::tempdir().unwrap();
+    let wal = open(place.path());
+    for lsn in 1..=50 {
+        wal.append(&payload(lsn, 100)).unwrap();
+    }
+    let mut tail = wal.tail(Lsn::new(40)).unwrap();
+    let follower = std::thread::Builder::new().spawn(move || {
+        for lsn in 40..=500 {
+            let record = tail.next().unwrap().unwrap();
+            assert_eq!((record.lsn, record.payload), (Lsn::new(lsn), &*payload(lsn, 100)));
+        }
+        assert!(tail.next().is_none(), "the log was closed");
+        tail.file_reads()
+    });
+    for lsn in 51..=500 {
+        wal.append(&payload(lsn, 100)).unwrap();
+    }
+    wal.close().unwrap();
+    assert_eq!(follower.unwrap().join().unwrap(), 1, "the past, and nothing more");
+}

@@ -5,9 +5,10 @@
 #![cfg(target_os = "linux")]
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_sawmill");
 /// Appends that the second process does more.
@@ -29,6 +30,7 @@ fn calls(backend: &str, records: u64) -> Option<BTreeMap<String, u64>> {
         .spawn()
         .ok()?;
     let mut stdin = child.stdin.take()?;
+    await_preparation(&place.path().join("log"));
     for number in 0..records {
         // A failure shows in the exit code.
         writeln!(stdin, "record {number}").ok()?;
@@ -36,6 +38,22 @@ fn calls(backend: &str, records: u64) -> Option<BTreeMap<String, u64>> {
     drop(stdin);
     child.wait().unwrap().success().then_some(())?;
     Some(parse(&counts))
+}
+
+/// Waits until the spare and the reserve are prepared, which is done beside the appends and would
+/// be counted in one run and not in the other. Their header is written last but for a sync of the
+/// directory. Where something goes wrong the counts will tell.
+fn await_preparation(log: &Path) {
+    let reserve = log.join(format!("{:020}.seg", 3));
+    for _ in 0..500 {
+        std::thread::sleep(Duration::from_millis(10));
+        let mut magic = [0; 8];
+        let read = std::fs::File::open(&reserve).and_then(|mut file| file.read_exact(&mut magic));
+        if read.is_ok() && &magic == b"SAWMSEG1" {
+            break;
+        }
+    }
+    std::thread::sleep(Duration::from_millis(100));
 }
 
 /// The table of `strace -c`: the fourth column counts, the last one names.

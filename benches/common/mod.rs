@@ -1,6 +1,52 @@
-//! Generated text: words drawn by Zipf's law, in lines, the same for the same seed everywhere.
+//! Generated text: words drawn by Zipf's law, in lines, the same for the same seed everywhere; and
+//! a source of the lines of a text in memory.
 
 #![allow(dead_code, reason = "each bench uses a part of it")]
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use sawmill::{Bytes, PartitionSource, RunContext};
+
+/// Lines of a text in memory: each piece is a partition.
+pub(crate) struct Text {
+    pub(crate) bytes: Arc<Vec<u8>>,
+    pub(crate) pieces: Vec<Range<usize>>,
+}
+
+/// The next line, with its newline, of a text that is not empty.
+pub(crate) fn line(rest: &[u8]) -> &[u8] {
+    &rest[..memchr::memchr(b'\n', rest).map_or(rest.len(), |at| at + 1)]
+}
+
+impl PartitionSource<Bytes> for Text {
+    fn name(&self) -> &str {
+        "text"
+    }
+
+    fn partitions(&self, _run: &RunContext) -> sawmill::Result<u32> {
+        Ok(self.pieces.len() as u32)
+    }
+
+    fn read(
+        &self,
+        _run: &RunContext,
+        partition: u32,
+        out: &mut dyn FnMut(&[u8]),
+    ) -> sawmill::Result<()> {
+        let mut rest = &self.bytes[self.pieces[partition as usize].clone()];
+        while !rest.is_empty() {
+            let line = line(rest);
+            out(line);
+            rest = &rest[line.len()..];
+        }
+        Ok(())
+    }
+
+    fn describe(&self, _run: &RunContext, partition: u32) -> String {
+        format!("bytes {:?}", self.pieces[partition as usize])
+    }
+}
 
 /// A small generator of even 64-bit numbers (splitmix64).
 pub(crate) struct Random(pub(crate) u64);
@@ -62,7 +108,7 @@ pub(crate) fn zipf_text(seed: u64, bytes: usize, distinct: usize) -> Vec<u8> {
 }
 
 /// Cuts text into `pieces` ranges that end behind a newline (or at the end).
-pub(crate) fn cut_at_lines(text: &[u8], pieces: usize) -> Vec<std::ops::Range<usize>> {
+pub(crate) fn cut_at_lines(text: &[u8], pieces: usize) -> Vec<Range<usize>> {
     let mut cuts = vec![0];
     for piece in 1..=pieces {
         let from = (text.len() * piece / pieces).max(cuts[piece - 1]);

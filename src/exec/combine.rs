@@ -10,7 +10,7 @@ use std::marker::PhantomData;
 use super::dataset::Dataset;
 use super::key::{Key, hash};
 use super::keyed::{RoomHint, Targets};
-use super::node::{Dependency, Held, Meta, Node, Parent, Role, Shuffle};
+use super::node::{Dependency, Held, Meta, Parent, Shuffle, shuffle_node};
 use super::row::{Kv, Row};
 use super::table::ByteTable;
 use super::tabled::{Tabled, Tabulate};
@@ -103,19 +103,7 @@ struct MapSide<K: Row, V: Row, C> {
 /// Merges the tables of all source partitions, in their order.
 struct ReduceSide<K: Row, V: Row, C>(Arc<MapSide<K, V, C>>, PhantomData<fn() -> K>);
 
-impl<K: Key, V: Row, C: Combine<V>> Node for MapSide<K, V, C> {
-    fn meta(&self) -> &Meta {
-        &self.meta
-    }
-
-    fn dependencies(&self) -> Vec<Dependency> {
-        vec![Dependency::Narrow(self.parent.node())]
-    }
-
-    fn role(&self) -> Role<'_> {
-        Role::Shuffle(self)
-    }
-}
+shuffle_node!([K: Key, V: Row, C: Combine<V>] MapSide<K, V, C>);
 
 impl<K: Key, V: Row, C: Combine<V>> Shuffle for MapSide<K, V, C> {
     fn buckets(&self, task: &Task<'_>, wanted: &[u32]) -> Result<Vec<Held>> {

@@ -1,5 +1,6 @@
 //! The hash join that all four joins are: one side is put into a table, the other looks up in it.
 
+use std::cell::Cell;
 use std::marker::PhantomData;
 
 use super::dataset::Dataset;
@@ -81,7 +82,6 @@ impl<K: Key, V: Value, W: Value, S: Shape<V, W>> Compute<Kv<K, S::Out>> for Join
         let mut groups = Groups::with_capacity(self.keys_before.room());
         self.table.for_each(task, |hash, key, value| groups.push(hash, key, value))?;
         self.keys_before.learn(std::iter::once(groups.keys.len()));
-        let mut asked = vec![false; if S::KEEPS_UNASKED { groups.rows.len() } else { 0 }];
         let mut failed: Option<Error> = None;
         let mut emit = |key: &[u8], row: S::Out| match view_of::<K>(key) {
             Ok(view) => out((view, row)),
@@ -94,22 +94,18 @@ impl<K: Key, V: Value, W: Value, S: Shape<V, W>> Compute<Kv<K, S::Out>> for Join
                 }
                 return;
             };
-            let mut at = group.first;
             if S::KEEPS_UNASKED {
-                asked[at as usize] = true;
+                group.asked.set(true);
             }
-            loop {
-                let (found, next) = &groups.rows[at as usize];
-                if *next == LAST {
-                    emit(key, S::matched(value, found.clone()));
-                    return;
-                }
+            let (mut found, mut next) = (&group.first, group.next);
+            while let Some((value_after, next_after)) = groups.rows.get(next as usize) {
                 emit(key, S::matched(value.clone(), found.clone()));
-                at = *next;
+                (found, next) = (value_after, *next_after);
             }
+            emit(key, S::matched(value, found.clone()));
         })?;
         if S::KEEPS_UNASKED {
-            for (_, key, group) in groups.keys.iter().filter(|(.., g)| !asked[g.first as usize]) {
+            for (_, key, group) in groups.keys.iter().filter(|(.., group)| !group.asked.get()) {
                 for found in groups.of(group) {
                     if let Some(row) = S::unasked(found.clone()) {
                         emit(key, row);
@@ -122,44 +118,56 @@ impl<K: Key, V: Value, W: Value, S: Shape<V, W>> Compute<Kv<K, S::Out>> for Join
 }
 
 /// The number that no row has.
-const LAST: u32 = u32::MAX;
+const NONE: u32 = u32::MAX;
 
-/// The rows of each key, linked: nothing is allocated for a key.
+/// The rows of each key. The first one lies with the key, which saves unique keys a cache miss;
+/// the others are linked, so that nothing is allocated for a key.
 struct Groups<W> {
-    keys: ByteTable<Group>,
+    keys: ByteTable<Group<W>>,
     /// Value, and the next row of the same key.
     rows: Vec<(W, u32)>,
 }
 
-#[derive(Clone, Copy)]
-struct Group {
-    first: u32,
+struct Group<W> {
+    first: W,
+    /// The second row, and the last one.
+    next: u32,
     last: u32,
+    /// Whether the probing side has the key.
+    asked: Cell<bool>,
 }
 
 impl<W> Groups<W> {
     fn with_capacity(keys: usize) -> Groups<W> {
-        Groups { keys: ByteTable::with_capacity(keys), rows: Vec::with_capacity(keys) }
+        Groups { keys: ByteTable::with_capacity(keys), rows: Vec::new() }
     }
 
     fn push(&mut self, hash: u64, key: &[u8], value: W) {
-        let row = u32::try_from(self.rows.len()).ok().filter(|row| *row != LAST);
-        let row = row.expect("a join's partition has fewer than 2^32 - 1 rows on its table's side");
-        self.rows.push((value, LAST));
-        let group = self.keys.get_or_insert_with(hash, key, || Group { first: row, last: row });
-        if group.first != row {
+        let mut new = Some(value);
+        let group = self.keys.get_or_insert_with(hash, key, || {
+            let first = new.take().expect("asked for once");
+            Group { first, next: NONE, last: NONE, asked: Cell::new(false) }
+        });
+        let Some(value) = new else { return };
+        let row = u32::try_from(self.rows.len()).ok().filter(|row| *row != NONE);
+        let row = row.expect("a join's partition has fewer than 2^32 rows on its table's side");
+        self.rows.push((value, NONE));
+        if group.next == NONE {
+            group.next = row;
+        } else {
             self.rows[group.last as usize].1 = row;
-            group.last = row;
         }
+        group.last = row;
     }
 
     /// The values of a key, in order.
-    fn of(&self, group: &Group) -> impl Iterator<Item = &W> {
-        let mut at = group.first;
-        std::iter::from_fn(move || {
-            let (value, next) = self.rows.get(at as usize)?;
-            at = *next;
+    fn of<'g>(&'g self, group: &'g Group<W>) -> impl Iterator<Item = &'g W> {
+        let mut next = group.next;
+        let others = std::iter::from_fn(move || {
+            let (value, after) = self.rows.get(next as usize)?;
+            next = *after;
             Some(value)
-        })
+        });
+        std::iter::once(&group.first).chain(others)
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::key::{Key, hash, partition_of};
-use super::node::{Compute, Dependency, Held, Meta, Node, Parent, Partitioning, Role, Shuffle};
+use super::node::{Compute, Dependency, Held, Meta, Parent, Partitioning, Shuffle, shuffle_node};
 use super::row::Kv;
 use super::table::{ByteTable, INLINE, pad};
 use super::task::Task;
@@ -186,19 +186,7 @@ struct KeyedShuffle<K: Key, V: Value> {
     rows_before: RoomHint,
 }
 
-impl<K: Key, V: Value> Node for KeyedShuffle<K, V> {
-    fn meta(&self) -> &Meta {
-        &self.meta
-    }
-
-    fn dependencies(&self) -> Vec<Dependency> {
-        vec![Dependency::Narrow(self.parent.node())]
-    }
-
-    fn role(&self) -> Role<'_> {
-        Role::Shuffle(self)
-    }
-}
+shuffle_node!([K: Key, V: Value] KeyedShuffle<K, V>);
 
 impl<K: Key, V: Value> Shuffle for KeyedShuffle<K, V> {
     fn buckets(&self, task: &Task<'_>, wanted: &[u32]) -> Result<Vec<Held>> {
@@ -264,7 +252,7 @@ mod tests {
     use super::*;
     use crate::exec::dataset::Dataset;
     use crate::exec::executor::Executor;
-    use crate::exec::node::Hold;
+    use crate::exec::node::{Hold, Node, Role};
     use crate::exec::run::{Lost, RunContext, TaskKind};
 
     /// A node as the streaming engine makes it: holds, for each partition, what came in.

@@ -232,3 +232,25 @@ fn bury(node: Arc<dyn Node>) {
         }
     }
 }
+
+/// The lineage of the map side of a shuffle: a node with the fields `meta` and `parent`, whose
+/// partitions it cuts into buckets.
+macro_rules! shuffle_node {
+    ([$($generics:tt)*] $node:ty) => {
+        impl<$($generics)*> crate::exec::node::Node for $node {
+            fn meta(&self) -> &crate::exec::node::Meta {
+                &self.meta
+            }
+
+            fn dependencies(&self) -> Vec<crate::exec::node::Dependency> {
+                vec![crate::exec::node::Dependency::Narrow(self.parent.node())]
+            }
+
+            fn role(&self) -> crate::exec::node::Role<'_> {
+                crate::exec::node::Role::Shuffle(self)
+            }
+        }
+    };
+}
+
+pub(crate) use shuffle_node;

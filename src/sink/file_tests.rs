@@ -238,6 +238,26 @@ fn files_that_lack_what_was_completed_are_refused_by_name() {
     }
 }
 
+/// Every completion in the log carries the progress.
+#[test]
+fn progress_does_not_grow_with_the_number_of_files() {
+    let (disk, sink) = (SimDisk::new(1), sink());
+    open(&disk, &*sink, None).unwrap();
+    let line = vec![vec![b'x'; to_usize(ROLL)], b"\n".to_vec()].concat();
+    let (mut progress, mut sizes) = (Vec::new(), Vec::new());
+    for batch in 1..=100 {
+        progress = sink.publish(BatchId::new(batch), 1, &vec![line.repeat(3)]).unwrap();
+        sizes.push(progress.len());
+    }
+    assert!(sizes[99] < 2000 && sizes[99] < sizes[50] + 200, "{sizes:?}");
+    assert_eq!(found(&disk).concat(), line.repeat(300));
+    // Another start keeps all of them, the forgotten ones too, and cuts what is not completed.
+    disk.write_file("/out/part-000300.jsonl", b"of no completed batch");
+    open(&disk, &*sink, Some(&progress)).unwrap();
+    assert_eq!(found(&disk).concat(), line.repeat(300));
+    assert_eq!(sink.publish(BatchId::new(100), 2, &vec![line]).unwrap(), progress);
+}
+
 fn rewrite_with(disk: &SimDisk, path: &str, change: fn(&mut Vec<u8>)) {
     let mut bytes = disk.read_file(path).unwrap();
     change(&mut bytes);

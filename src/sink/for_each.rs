@@ -18,6 +18,33 @@ const VERSION: u8 = 1;
 /// At least once: the batch that was in flight when the process died is handed over again, with the
 /// same id, the same rows and a higher attempt. A batch that is completed never is. Who needs
 /// exactly once stores the id with the effect, and does nothing for an id that is stored.
+///
+/// ```
+/// use std::sync::Mutex;
+/// use sawmill::{Engine, EngineOptions, Job, Received, RunOptions, Trigger, name};
+/// # let place = tempfile::tempdir()?;
+/// let engine = Engine::open(place.path(), EngineOptions::default())?;
+/// let events = engine.ingest(name!("events"))?;
+/// events.append(b"oak")?;
+/// // What the other side keeps together: rows, and the batch that they came with.
+/// static STORED: Mutex<(u64, Vec<Vec<u8>>)> = Mutex::new((0, Vec::new()));
+/// let (job, ()) = Job::build(name!("store"), |job| {
+///     let rows = job.source(name!("in"), Received::from(&events));
+///     rows.for_each_batch(name!("store"), |batch| {
+///         let mut stored = STORED.lock().unwrap();
+///         if batch.id().get() > stored.0 {
+///             stored.1.extend(batch.rows().cloned());
+///             stored.0 = batch.id().get();
+///         }
+///         if batch.attempt() == 1 { Err("the answer was lost".into()) } else { Ok(()) }
+///     });
+/// })?;
+/// let trigger = Trigger::AvailableNow { bytes: 1 << 20 };
+/// let run = engine.start(job, RunOptions { trigger, ..RunOptions::default() })?;
+/// run.await_termination()?;
+/// assert_eq!(*STORED.lock().unwrap(), (1, vec![b"oak".to_vec()]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct BatchOutput<'a, R: Row> {
     id: BatchId,
@@ -145,7 +172,12 @@ where
             Ok(Err(error)) => {
                 Err(Error::new(ErrorKind::SinkFailed, format!("{}: {error}", text("failed"))))
             }
-            Err(_panic) => Err(Error::new(ErrorKind::SinkFailed, text("panicked"))),
+            Err(panic) => {
+                let said = panic.downcast_ref::<String>().map(String::as_str);
+                let said = said.or_else(|| panic.downcast_ref::<&str>().copied());
+                let said = said.unwrap_or("with something that is not text");
+                Err(Error::new(ErrorKind::SinkFailed, format!("{}: {said}", text("panicked"))))
+            }
         }
     }
 }
@@ -185,7 +217,8 @@ mod tests {
         let error = publish(1).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::SinkFailed);
         assert!(error.to_string().contains("is not there"), "{error}");
-        assert!(publish(2).unwrap_err().to_string().contains("panicked at batch 4, attempt 2"));
+        let panicked = publish(2).unwrap_err().to_string();
+        assert!(panicked.contains("panicked at batch 4, attempt 2: oak"), "{panicked}");
         let progress = publish(3).unwrap();
         assert_eq!(publish(4).unwrap(), progress);
         let expected = [1, 2, 3].map(|attempt| (4, attempt, vec![1, 2, 3]));

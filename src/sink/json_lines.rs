@@ -22,13 +22,34 @@ use crate::sync::{Arc, Mutex, lock};
 /// Exactly once: after a crash the sink cuts its files back to what completed batches wrote, and
 /// writes the batch in flight again. Who reads the files while the job runs may see up to one batch
 /// that is not completed yet. The directory belongs to one sink of one job; a file `_sink` in it
-/// says to which.
+/// says to which, and another sink is refused with `JobMismatch`. The last 64 files that completed
+/// batches wrote must stay as they are: the next start refuses with `SinkFailed` if one is gone, of
+/// another length, or (the last one) changed. Older ones may be moved away.
 ///
 /// ```
 /// use sawmill::JsonLines;
 /// let lines = JsonLines::new("out").with_roll_bytes(1 << 20);
 /// assert_eq!(lines.directory(), std::path::Path::new("out"));
 /// assert_eq!(JsonLines::from("out").roll_bytes(), 64 << 20);
+/// ```
+///
+/// ```
+/// use sawmill::{Engine, EngineOptions, Job, Received, RunOptions, Trigger, name};
+/// # let place = tempfile::tempdir()?;
+/// let engine = Engine::open(place.path().join("data"), EngineOptions::default())?;
+/// let events = engine.ingest(name!("events"))?;
+/// events.append_batch(&["oak", "ash", "oak"])?;
+/// let out = place.path().join("out");
+/// let (job, ()) = Job::build(name!("lengths"), |job| {
+///     let words = job.source(name!("in"), Received::from(&events));
+///     let counts = words.pair_with(|_| 1u64).reduce_by_key(|a, b| a + b);
+///     counts.filter(|(word, _)| *word == b"oak").write_json_lines(name!("lines"), &out);
+/// })?;
+/// let trigger = Trigger::AvailableNow { bytes: 1 << 20 };
+/// engine.start(job, RunOptions { trigger, ..RunOptions::default() })?.await_termination()?;
+/// let written = std::fs::read_to_string(out.join("part-000000.jsonl"))?;
+/// assert_eq!(written, "{\"key\":\"oak\",\"value\":2}\n");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JsonLines {

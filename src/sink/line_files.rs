@@ -119,8 +119,8 @@ impl LineFiles {
     fn cut_back(&mut self) -> Result<()> {
         self.file = None;
         let names = self.directory.list().map_err(failed)?;
-        let counted = |number: u64| self.progress.files().any(|file| file.number == number);
-        let stray = |name: &&String| file_number(name).is_some_and(|number| !counted(number));
+        let stray =
+            |name: &&String| file_number(name).is_some_and(|number| !self.progress.counts(number));
         let mut removed = false;
         for name in names.iter().filter(stray) {
             if !planted(Bug::NoSinkCut) {
@@ -251,7 +251,7 @@ impl LineFiles {
                 if mark.length >= self.roll_bytes {
                     self.sync(&target)?;
                     unsynced = false;
-                    next.finished.extend(next.open.take());
+                    next.finish();
                     file = None;
                 }
                 rest = later;

@@ -30,9 +30,13 @@ pub(super) struct Progress {
     pub(super) last: BatchId,
     /// The file that the next bytes go to, if it was begun.
     pub(super) open: Option<FileMark>,
-    /// The files before it, in order.
+    /// The last [`REMEMBERED`] files before it, in order. Those before these count, too, and are
+    /// not looked at any more: every completion in the log carries this list.
     pub(super) finished: Vec<FileMark>,
 }
+
+/// Finished files whose lengths are known, and compared at a start.
+const REMEMBERED: usize = 64;
 
 impl Progress {
     pub(super) fn decode(bytes: &[u8]) -> Result<Progress> {
@@ -43,9 +47,21 @@ impl Progress {
         versioned::encode(VERSION, self)
     }
 
-    /// All files, in order.
+    /// The files that are remembered, in order.
     pub(super) fn files(&self) -> impl Iterator<Item = &FileMark> {
         self.finished.iter().chain(&self.open)
+    }
+
+    /// Finishes the open file.
+    pub(super) fn finish(&mut self) {
+        self.finished.extend(self.open.take());
+        let forgotten = self.finished.len().saturating_sub(REMEMBERED);
+        self.finished.drain(..forgotten);
+    }
+
+    /// Whether the file of this number has bytes that count.
+    pub(super) fn counts(&self, number: u64) -> bool {
+        number < self.next_number()
     }
 
     /// The number of the next file to be begun.

@@ -8,7 +8,18 @@ use crate::exec::{Bytes, Dataset, Name, PartitionSource, Row, RunContext};
 use crate::sync::Arc;
 
 /// What a job can read: [`TextFiles`](crate::TextFiles), [`Received`](crate::Received). Only this
-/// crate's types are sources for now.
+/// crate's types are sources for now. As a bound, it lets a job be built over either:
+///
+/// ```
+/// use sawmill::{Bytes, Job, Result, StreamSource, TextFiles, name};
+/// fn lines(source: impl StreamSource<Row = Bytes>) -> Result<Job> {
+///     let built = Job::build(name!("lines"), |job| {
+///         job.source(name!("in"), source).write_json_lines(name!("out"), "out");
+///     });
+///     Ok(built?.0)
+/// }
+/// assert!(lines(TextFiles::new(["README.md"])).is_ok());
+/// ```
 pub trait StreamSource: sealed::Sealed {
     /// What comes out of it.
     type Row: Row;

@@ -19,6 +19,23 @@ use crate::wal::{LsnRange, Pending, Wal};
 ///
 /// A record is processed when it is durable, in the log's order, once. What was acknowledged is
 /// never lost: it waits in the log until a completed batch and a checkpoint cover it.
+///
+/// The handle works without any job, and keeps the log open (and its directory locked) while it
+/// lives.
+///
+/// ```
+/// use sawmill::{Engine, EngineOptions, name};
+/// # let place = tempfile::tempdir()?;
+/// let engine = Engine::open(place.path(), EngineOptions::default())?;
+/// let events = engine.ingest(name!("events"))?;
+/// let first = events.append(b"durable when this returns")?;
+/// let both = events.append_batch(&["all of them", "or none"])?;
+/// let pending = events.submit(b"durable soon")?;
+/// assert!(first < both.first() && both.last() < pending.lsn());
+/// pending.wait()?;
+/// assert!(engine.log().durable_lsn() >= both.last());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Ingest {
     name: Name,
@@ -76,6 +93,29 @@ impl Ingest {
 ///
 /// A batch is cut at the trigger's bytes, to the end of the record; records are split over
 /// partitions by their order and bytes, never by how they were grouped in the log.
+///
+/// The source starts at the stream's first record that is still in the log, and goes on after a
+/// restart behind the last completed batch. Records are kept until a checkpoint covers them. The
+/// handle must be of the engine in which the job is started; else starting fails with `Invalid`.
+///
+/// ```
+/// use sawmill::{Engine, EngineOptions, Job, Received, RunOptions, Trigger, name};
+/// # let place = tempfile::tempdir()?;
+/// let engine = Engine::open(place.path(), EngineOptions::default())?;
+/// let lines = engine.ingest(name!("lines"))?;
+/// lines.append(b"before the job is started")?;
+/// let (job, ()) = Job::build(name!("echo"), |job| {
+///     let rows = job.source(name!("in"), Received::from(&lines));
+///     rows.for_each_batch(name!("check"), |batch| {
+///         assert_eq!(batch.rows().next().unwrap().as_slice(), b"before the job is started");
+///         Ok(())
+///     });
+/// })?;
+/// let trigger = Trigger::AvailableNow { bytes: 1 << 20 };
+/// let run = engine.start(job, RunOptions { trigger, ..RunOptions::default() })?;
+/// assert_eq!(run.await_termination()?.records_read, 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Received(Ingest);
 

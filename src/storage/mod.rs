@@ -18,6 +18,8 @@ mod mmap;
 mod posix;
 mod probe;
 mod pwrite;
+pub(crate) mod staging_buffer;
+pub(crate) mod staging_word;
 mod uring;
 
 use std::any::Any;

@@ -9,59 +9,93 @@ use super::options::Background;
 use super::range::LsnRange;
 use super::record::RECORD_HEADER;
 use super::replay::Replay;
+use super::stage::Reservation;
 use super::staging::{Mark, NoRoom, Want};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Lsn, to_u64};
 use crate::planted::{Bug, planted};
 use crate::sync::{Arc, MutexGuard, lock, wait};
 
+/// Up to how many bytes are copied under the mutex by an append that has it anyway: less than
+/// giving it back and taking it again costs.
+const COPY_UNDER_MUTEX: usize = 2048;
+
 impl Core {
-    /// Appends records as one atomic batch; with `want.durable`, they and everything before them
-    /// are on stable storage on return.
+    /// Appends records as one atomic batch, and waits for what `want` says.
+    #[inline]
     pub(crate) fn append(&self, want: Want, payloads: &[&[u8]]) -> Result<LsnRange> {
         self.check_fork()?;
         let bytes = self.measure(payloads)?;
+        if !payloads.is_empty()
+            && let Some(reservation) = self.stage.reserve(payloads.len(), bytes)
+        {
+            let lsns = reservation.fill(want, payloads);
+            if waits(want) {
+                let _panics = Panics::poison(self);
+                self.join_and_wait(lock(&self.open), want.until, lsns.last())?;
+            }
+            return Ok(lsns);
+        }
+        self.append_with_mutex(want, payloads, bytes)
+    }
+
+    /// As [`Core::append`], when no open frame has room: opens one.
+    fn append_with_mutex(&self, want: Want, payloads: &[&[u8]], bytes: usize) -> Result<LsnRange> {
         let _panics = Panics::poison(self);
         let mut open = lock(&self.open);
-        let lsns = loop {
+        let reservation = loop {
             open.check()?;
             if payloads.is_empty() {
-                return Ok(LsnRange::new(self.progress.appended().next(), 0));
+                return Ok(LsnRange::new(open.staging.appended().next(), 0));
             }
-            match open.staging.place(want, payloads, bytes) {
-                Ok(lsns) => break lsns,
+            match open.staging.place(&self.stage, want.kind, payloads.len(), bytes) {
+                Ok(reservation) => break reservation,
                 Err(NoRoom::Memory) => open = self.await_memory(open),
                 Err(NoRoom::Segment(need)) => open = self.await_segment(open, need)?,
             }
         };
-        self.placed(open, want, lsns)?;
-        Ok(lsns)
+        self.placed(open, want, reservation, payloads, bytes)
     }
 
-    /// What follows when records have got their place: waits as long as was asked for.
-    pub(super) fn placed(
-        &self,
-        mut open: MutexGuard<'_, Open>,
+    /// What follows when records have got their place under the mutex: copies them, and waits as
+    /// long as was asked for.
+    pub(super) fn placed<'a>(
+        &'a self,
+        mut open: MutexGuard<'a, Open>,
         want: Want,
-        lsns: LsnRange,
-    ) -> Result<()> {
-        self.progress.set_appended(lsns.last());
+        reservation: Reservation<'a>,
+        payloads: &[&[u8]],
+        bytes: usize,
+    ) -> Result<LsnRange> {
         self.ask_preparer(&mut open);
-        let free = open.is_free();
-        let waits = want.until != Mark::Appended && !planted(Bug::AcknowledgeAtSubmit);
-        if waits {
-            let waiting = open.staging.waiting_for_open();
-            let ticket = match want.until {
-                Mark::Durable => waiting.join(free),
-                Mark::Written | Mark::Appended => waiting.join_written(free),
-            };
-            self.await_outcome(open, &ticket)?;
+        let lsns = if bytes <= COPY_UNDER_MUTEX {
+            reservation.fill(want, payloads)
+        } else {
+            if waits(want) {
+                open.staging.waiting_for_open().promise(want.until == Mark::Durable);
+            }
+            drop(open);
+            let lsns = reservation.fill(want, payloads);
+            open = lock(&self.open);
+            lsns
+        };
+        if waits(want) {
+            self.join_and_wait(open, want.until, lsns.last())?;
         } else {
             self.nudge(&mut open);
             drop(open);
         }
         self.prepare_inline();
-        Ok(())
+        Ok(lsns)
+    }
+
+    /// The last record that has its place in the log.
+    pub(crate) fn appended(&self) -> Lsn {
+        // A forked child must not wait for a lock whose holder does not exist there.
+        match self.fork.is_forked() {
+            true => self.progress.appended(),
+            false => lock(&self.open).staging.appended(),
+        }
     }
 
     /// Refuses a payload of so many bytes if it is over the limit (LOG.md L4).
@@ -117,8 +151,13 @@ impl Core {
     pub(crate) fn replay(&self, from: Lsn, internal: bool) -> Result<Replay> {
         self.check()?;
         let through = self.progress.durable();
+        Ok(self.replay_through(from, through, internal))
+    }
+
+    /// Reads records from `from` on, up to `through`, which is durable.
+    pub(super) fn replay_through(&self, from: Lsn, through: Lsn, internal: bool) -> Replay {
         let (index, directory) = (Arc::clone(&self.index), Arc::clone(&self.directory));
-        Ok(Replay::new(index, directory, self.log, from, through, internal))
+        Replay::new(index, directory, self.log, from, through, internal)
     }
 
     /// Waits until `lsn` and everything before it is durable; returns the durable LSN.
@@ -128,17 +167,35 @@ impl Core {
         if durable >= lsn {
             return Ok(durable);
         }
-        let mut open = lock(&self.open);
+        let _panics = Panics::poison(self);
+        self.join_and_wait(lock(&self.open), Mark::Durable, lsn)?;
+        Ok(self.progress.durable())
+    }
+
+    /// Joins whoever waits for `lsn` to come so far, and waits.
+    fn join_and_wait(&self, mut open: MutexGuard<'_, Open>, until: Mark, lsn: Lsn) -> Result<()> {
         if self.is_settled(&open, lsn)? {
-            return Ok(self.progress.durable());
+            return Ok(());
+        }
+        if until == Mark::Written && self.progress.written() >= lsn {
+            return Ok(());
         }
         let free = open.is_free();
-        let ticket = match self.covering(&mut open, lsn) {
-            Covering::Queued(waiting) => waiting.join(free),
-            Covering::Flying(waiting) => waiting.follow(),
+        let ticket = match until {
+            Mark::Durable => match self.covering(&mut open, lsn) {
+                Covering::Queued(waiting) => waiting.join(free),
+                Covering::Flying(waiting) => waiting.follow(),
+            },
+            Mark::Written | Mark::Appended => {
+                let Open { staging, flight, .. } = &mut *open;
+                match (staging.waiting_for(lsn), flight) {
+                    (Some(waiting), _) => waiting.join_written(free),
+                    (None, Some(flight)) => flight.waiting.follow(),
+                    (None, None) => unreachable!("COMMIT-2: neither staged, flying nor written"),
+                }
+            }
         };
-        self.await_outcome(open, &ticket)?;
-        Ok(self.progress.durable())
+        self.await_outcome(open, &ticket)
     }
 
     /// As [`Core::wait_durable`] for a future: `None` if it has to be polled again, when `waker`
@@ -149,6 +206,10 @@ impl Core {
         }
         if let Err(error) = self.check_fork() {
             return Some(Err(error));
+        }
+        let durable = self.progress.durable();
+        if durable >= lsn {
+            return Some(Ok(durable));
         }
         let mut open = lock(&self.open);
         match self.is_settled(&open, lsn) {
@@ -171,7 +232,7 @@ impl Core {
         if let Some(error) = &open.failed {
             return Err(error.clone());
         }
-        if lsn > self.progress.appended() {
+        if lsn > open.staging.appended() {
             let message = format!("no record has LSN {lsn} yet");
             return Err(Error::new(ErrorKind::Invalid, message).at_path(self.directory.path()));
         }
@@ -222,6 +283,11 @@ impl Core {
         }
         group.outcome().unwrap_or_else(|| unreachable!("GROUP-1: led without an outcome"))
     }
+}
+
+/// Whether an append has to wait at all.
+fn waits(want: Want) -> bool {
+    want.until != Mark::Appended && !planted(Bug::AcknowledgeAtSubmit)
 }
 
 /// Where a wait has to join.

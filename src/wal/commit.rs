@@ -1,6 +1,8 @@
 //! Leading: whoever holds the write slot writes one frame, publishes what became of it, wakes who
 //! waited for it, and hands the slot on. The protocol is in the module's documentation.
 
+use std::time::Duration;
+
 use super::core::{Core, Flight, Open, Panics, Place};
 use super::group::{Group, Resolved};
 use super::index::SegmentEntry;
@@ -8,9 +10,15 @@ use super::options::Background;
 use super::slot::Slot;
 use super::staging::Frame;
 use crate::error::{Error, ErrorKind, Result};
+use crate::ids::Lsn;
 use crate::planted::{Bug, planted};
 use crate::storage::AlignedBuf;
-use crate::sync::{Arc, MutexGuard, lock, wait};
+use crate::sync::{Arc, MutexGuard, lock, wait, wait_for};
+
+/// How long the committer leaves a frame alone that grows and that nobody waits for, before it
+/// looks again, and how often: a fast device would otherwise get one small frame after the other.
+const NAP: Duration = Duration::from_micros(50);
+const NAPS: u32 = 20;
 
 /// When a leader stops.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +40,8 @@ enum Work {
 /// What became of it.
 struct Landed {
     outcome: Result<Option<AlignedBuf>>,
+    /// The number of its staging buffer.
+    number: usize,
     /// Bytes of the buffer, which an error does not hand back.
     capacity: usize,
     rotated: bool,
@@ -42,6 +52,11 @@ impl Open {
     pub(super) fn has_work(&self) -> bool {
         let syncing = self.syncing.as_ref().is_some_and(|request| request.waiting.is_awaited());
         !self.staging.is_empty() || syncing
+    }
+
+    /// Whether nothing is there but a frame that takes records and that nobody waits for.
+    fn may_grow(&mut self) -> bool {
+        self.staging.has_open_only() && !self.queued().any(|waiting| waiting.is_awaited())
     }
 
     /// Takes out what is next. Frames that somebody waits for, and those before them, come before
@@ -58,6 +73,7 @@ impl Open {
             return Some(Work::Sync);
         }
         let mut frame = self.staging.take_oldest()?;
+        core.progress.set_appended(frame.last_lsn());
         let waiting = std::mem::take(&mut frame.waiting);
         let durable = waiting.wants_durable();
         self.flight = Some(Flight { waiting, last_lsn: frame.last_lsn(), durable });
@@ -89,7 +105,8 @@ impl Core {
                 Until::Once => true,
                 Until::Idle => {
                     let tasks = resolved.iter().any(Resolved::has_tasks);
-                    tasks || open.queued().any(|waiting| waiting.has_candidate())
+                    let called = open.queued().any(|waiting| waiting.has_candidate());
+                    tasks || called || open.may_grow()
                 }
             };
             if done {
@@ -110,16 +127,19 @@ impl Core {
         match work {
             Work::Sync => {
                 let outcome = slot.sync(&self.progress).map(|()| None);
-                Landed { outcome, capacity: 0, rotated: false }
+                Landed { outcome, number: 0, capacity: 0, rotated: false }
             }
             Work::Frame { frame, durable } => {
-                let capacity = frame.buffer.capacity();
+                // Who reserved before it was sealed may still be copying.
+                let mut buffer = self.stage.take(frame.buffer);
+                frame.apply_voids(&mut buffer);
+                let (number, capacity) = (frame.buffer, buffer.capacity());
                 let rotated = slot.starts_segment(&frame);
                 let start = if rotated { self.start_segment(&frame) } else { Ok(()) };
                 let outcome = start.and_then(|()| {
-                    slot.write(*frame, durable, self.clock.wall_ns(), &self.progress)
+                    slot.write(&frame, buffer, durable, self.clock.wall_ns(), &self.progress)
                 });
-                Landed { outcome: outcome.map(Some), capacity, rotated }
+                Landed { outcome: outcome.map(Some), number, capacity, rotated }
             }
         }
     }
@@ -156,8 +176,9 @@ impl Core {
         match landed.outcome {
             Ok(buffer) => {
                 if let Some(buffer) = buffer {
-                    open.staging.recycle(buffer);
+                    open.staging.recycle(landed.number, buffer);
                 }
+                let raised = flight.durable;
                 // Whoever waits for a frame that was written plain asked for no more.
                 if flight.durable || flight.waiting.is_awaited() {
                     resolved.push(flight.waiting.resolve(None));
@@ -168,13 +189,16 @@ impl Core {
                 {
                     resolved.push(request.waiting.resolve(None));
                 }
+                if raised {
+                    resolved.extend(open.tails_look());
+                }
                 if landed.rotated {
                     open.preparation.log_is_stale = true;
                     self.ask_preparer(open);
                 }
             }
             Err(error) if planted(Bug::ContinueAfterError) => {
-                open.staging.forget(landed.capacity);
+                open.staging.forget(landed.number, landed.capacity);
                 resolved.push(flight.waiting.resolve(Some(error)));
             }
             Err(error) => {
@@ -213,7 +237,17 @@ impl Core {
     pub(super) fn run_committer(&self) {
         assert!(self.background == Background::Threads, "COMMIT: inline logs have no threads");
         let mut open = lock(&self.open);
+        let (mut seen, mut naps) = (Lsn::ZERO, 0);
         while !open.stop && open.failed.is_none() {
+            let appended = open.staging.appended();
+            if naps < NAPS && seen != appended && open.may_grow() {
+                (seen, naps) = (appended, naps + 1);
+                open.committer_sleeps = true;
+                open = wait_for(&self.committer, open, NAP);
+                open.committer_sleeps = false;
+                continue;
+            }
+            naps = 0;
             if open.has_work()
                 && let Some(slot) = open.take_free()
             {

@@ -9,6 +9,7 @@ use super::progress::Progress;
 use super::ready::Room;
 use super::retention::Retention;
 use super::slot::Slot;
+use super::stage::Stage;
 use super::staging::Staging;
 use super::stats::Stats;
 use crate::clock::Clock;
@@ -68,6 +69,8 @@ pub(crate) struct Open {
     pub(crate) place: Place,
     pub(super) flight: Option<Flight>,
     pub(super) syncing: Option<SyncRequest>,
+    /// Those who wait for more to become durable, whatever it is.
+    pub(super) tails: Waiting,
     pub(crate) preparation: Preparation,
     /// Whether the committer sleeps and has to be woken for work.
     pub(super) committer_sleeps: bool,
@@ -89,6 +92,8 @@ pub(crate) struct Core {
     pub(crate) limits: Limits,
     pub(crate) background: Background,
     pub(crate) progress: Progress,
+    /// Where records are put without the mutex.
+    pub(super) stage: Arc<Stage>,
     pub(crate) stats: Arc<Stats>,
     pub(crate) pins: Mutex<Pins>,
     pub(crate) retention: Retention,
@@ -106,6 +111,14 @@ pub(crate) struct Core {
     /// A segment should be prepared or `LOG` written.
     pub(crate) preparer_work: Condvar,
     pub(crate) preparer: Mutex<Option<Preparer>>,
+}
+
+/// What a [`Pending`](crate::Pending) holds of the log. There is one for each lane, with a count
+/// of references of its own: threads that submit would otherwise fight over one cache line.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(crate) struct Share {
+    pub(super) core: Arc<Core>,
 }
 
 impl Open {
@@ -217,6 +230,7 @@ impl Core {
         let resolved = waiting.map(|waiting| waiting.resolve(Some(error.clone()))).collect();
         let mut resolved: Vec<_> = resolved;
         resolved.extend(self.room_came(open));
+        resolved.extend(open.tails_look());
         self.committer.notify_all();
         self.preparer_work.notify_all();
         resolved

@@ -28,18 +28,19 @@ impl Core {
         let want = Want { stream, kind: RecordKind::User, until: Mark::Durable };
         let _panics = Panics::poison(self);
         let mut open = lock(&self.open);
-        let lsn = loop {
+        let reservation = loop {
             open.check()?;
-            match open.staging.place(want, &[payload], bytes) {
-                Ok(lsns) => break lsns.first(),
+            match open.staging.place(&self.stage, want.kind, 1, bytes) {
+                Ok(reservation) => break reservation,
                 Err(reason) => open = self.await_room_until(open, reason, deadline_ns)?,
             }
         };
-        self.progress.set_appended(lsn);
         self.ask_preparer(&mut open);
         let ticket = open.staging.waiting_for_open().follow_durable();
         self.nudge(&mut open);
         drop(open);
+        // It never leads, so nobody but others can wait for this copy.
+        let lsn = reservation.fill(want, &[payload]).first();
         let outcome = self.await_until(&ticket, lsn, deadline_ns);
         self.prepare_inline();
         outcome.map(|()| lsn)

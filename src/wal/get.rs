@@ -100,11 +100,12 @@ impl Wal {
     /// ```
     #[must_use]
     pub fn marks(&self) -> LogMarks {
-        let progress = &self.core().progress;
+        let core = self.core();
+        let progress = &core.progress;
         // Marks only rise, so reading them from the lowest up keeps their order.
         let durable = progress.durable();
         let written = progress.written();
-        let appended = progress.appended();
+        let appended = core.appended();
         debug_assert!(durable <= written && written <= appended, "WAL-1: marks out of order");
         LogMarks { durable, written, appended }
     }

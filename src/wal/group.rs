@@ -93,6 +93,8 @@ pub(crate) struct Waiting {
     leader: Leader,
     followers: bool,
     futures: bool,
+    /// Somebody will join who copies its record first.
+    promised: bool,
     /// Whether somebody waits for more than the kernel's word that it has the bytes.
     durable: bool,
 }
@@ -108,7 +110,7 @@ pub(crate) struct Ticket {
 impl Waiting {
     /// Whether anybody waits.
     pub(crate) fn is_awaited(&self) -> bool {
-        self.leader != Leader::None || self.followers || self.futures
+        self.leader != Leader::None || self.followers || self.futures || self.promised
     }
 
     /// Whether somebody waits until it is durable.
@@ -133,6 +135,12 @@ impl Waiting {
             self.followers = true;
         }
         Ticket { group: Arc::clone(&self.group), candidate }
+    }
+
+    /// Says that the caller will join, and whether it waits until the group is durable.
+    pub(crate) fn promise(&mut self, durable: bool) {
+        self.promised = true;
+        self.durable |= durable;
     }
 
     /// Joins without ever leading: what is being written already, or will be by somebody else.

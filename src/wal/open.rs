@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::core::{Core, Open, Panics, Phase, Place};
+use super::core::{Core, Open, Panics, Phase, Place, Share};
 use super::group::Resolved;
 use super::index::SegmentIndex;
 use super::options::{Background, WalOptions};
@@ -12,6 +12,7 @@ use super::recovery::{Opened, RecoverOptions, recover};
 use super::recycle::Recycler;
 use super::retention::Retention;
 use super::slot::{Identity, Slot};
+use super::stage::Stage;
 use super::staging::{NoRoom, Staging};
 use super::stats::Stats;
 use crate::clock::Clock;
@@ -20,12 +21,16 @@ use crate::ids::{SegmentNumber, to_usize};
 use crate::storage::ForkWord;
 use crate::storage::{Channel, Directory, Storage};
 use crate::sync::atomic::AtomicU64;
-use crate::sync::{Arc, Condvar, JoinHandle, Mutex, current, lock, spawn};
+use crate::sync::{Arc, Condvar, JoinHandle, Mutex, current, lane, lock, spawn};
+
+/// How many counts of references the pending submissions of a log use.
+const SHARES: usize = 8;
 
 /// What all clones of a [`Wal`](crate::Wal) share. The last one to go ends the threads.
 #[derive(Debug)]
 pub(crate) struct Handle {
     core: Arc<Core>,
+    shares: [Arc<Share>; SHARES],
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -52,7 +57,9 @@ pub(crate) fn open(
     let preparing = directory.channel()?;
     let core = assemble(storage, directory, clock, fork, options, opened, [channel, preparing])?;
     core.ask_preparer(&mut lock(&core.open));
-    let handle = Handle { core: Arc::new(core), threads: Mutex::default() };
+    let core = Arc::new(core);
+    let shares = std::array::from_fn(|_| Arc::new(Share { core: Arc::clone(&core) }));
+    let handle = Handle { core, shares, threads: Mutex::default() };
     match options.background {
         Background::Inline => handle.core.prepare_inline(),
         Background::Threads => handle.start_threads()?,
@@ -80,7 +87,8 @@ fn assemble(
     let stats = Arc::new(Stats::new(Arc::clone(&clock)));
     let slot = Slot::new(commits, identity, &opened.tail, Arc::clone(&stats));
     let home = Arc::clone(active.home());
-    let staging = Staging::new(limits, &opened.tail, active, opened.spares);
+    let stage = Arc::new(Stage::new(&limits));
+    let staging = Staging::new(limits, Arc::clone(&stage), &opened.tail, active, opened.spares);
     let preparer = Preparer {
         channel: prepares,
         log_file: opened.log_file,
@@ -95,6 +103,7 @@ fn assemble(
         limits,
         background: options.background,
         progress: Progress::starting_at(opened.tail.next_lsn.previous()),
+        stage,
         stats,
         pins: Mutex::default(),
         retention: Retention::new(options),
@@ -113,6 +122,12 @@ fn assemble(
 impl Handle {
     pub(crate) fn core(&self) -> &Arc<Core> {
         &self.core
+    }
+
+    /// What a pending submission of this thread keeps.
+    #[inline]
+    pub(crate) fn share(&self) -> &Arc<Share> {
+        &self.shares[lane() % SHARES]
     }
 
     fn start_threads(&self) -> Result<()> {
@@ -164,7 +179,7 @@ impl Drop for Handle {
             return;
         }
         // Nobody is left to be told of an error: what was acknowledged is safe all the same.
-        self.core.wait_durable(self.core.progress.appended()).ok();
+        self.core.wait_durable(self.core.appended()).ok();
         self.join_threads();
         self.core.let_go();
     }
@@ -179,6 +194,7 @@ impl Open {
             place: Place::Free(slot),
             flight: None,
             syncing: None,
+            tails: super::group::Waiting::default(),
             preparation: super::prepare::Preparation::default(),
             committer_sleeps: false,
             stop: false,
@@ -196,6 +212,8 @@ impl Core {
             return false;
         }
         open.phase = Phase::Closing;
+        // From here on every append takes the mutex, and is refused.
+        open.staging.seal();
         let resolved = self.room_came(&mut open);
         drop(open);
         Resolved::wake(resolved.into_iter().collect());
@@ -214,13 +232,13 @@ impl Core {
     /// Makes everything durable and writes the closing frame behind it.
     fn write_closing(&self) -> Result<()> {
         let _panics = Panics::poison(self);
-        self.wait_durable(self.progress.appended())?;
+        self.wait_durable(self.appended())?;
         let mut open = lock(&self.open);
         loop {
             if let Some(error) = &open.failed {
                 return Err(error.clone());
             }
-            match open.staging.place_closing() {
+            match open.staging.place_closing(&self.stage) {
                 Ok(()) => break,
                 Err(NoRoom::Memory) => open = self.await_memory(open),
                 Err(NoRoom::Segment(_)) => {
@@ -266,7 +284,12 @@ impl Core {
         lock(&self.preparer).take();
         drop(self.index.remove_before(SegmentNumber::new(u64::MAX)));
         lock(&self.lock).take();
-        lock(&self.open).phase = Phase::Closed;
+        let tails = {
+            let mut open = lock(&self.open);
+            open.phase = Phase::Closed;
+            open.tails_look()
+        };
         self.room.notify_all();
+        Resolved::wake(tails.into_iter().collect());
     }
 }

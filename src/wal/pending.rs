@@ -5,7 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use super::core::Core;
+use super::core::Share;
 use crate::error::Result;
 use crate::ids::Lsn;
 use crate::sync::Arc;
@@ -26,13 +26,13 @@ use crate::sync::Arc;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Pending {
-    core: Arc<Core>,
+    share: Arc<Share>,
     lsn: Lsn,
 }
 
 impl Pending {
-    pub(crate) fn new(core: Arc<Core>, lsn: Lsn) -> Pending {
-        Pending { core, lsn }
+    pub(crate) fn new(share: Arc<Share>, lsn: Lsn) -> Pending {
+        Pending { share, lsn }
     }
 
     /// The record's LSN. A crash may still take it away, and give it to another record.
@@ -46,7 +46,7 @@ impl Pending {
     /// # Errors
     /// `Poisoned`: the record is indeterminate. `Forked`.
     pub fn wait(&self) -> Result<Lsn> {
-        self.core.wait_durable(self.lsn)?;
+        self.share.core.wait_durable(self.lsn)?;
         Ok(self.lsn)
     }
 }
@@ -55,7 +55,7 @@ impl Future for Pending {
     type Output = Result<Lsn>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<Lsn>> {
-        match self.core.poll_durable(self.lsn, context.waker()) {
+        match self.share.core.poll_durable(self.lsn, context.waker()) {
             Some(outcome) => Poll::Ready(outcome.map(|_| self.lsn)),
             None => Poll::Pending,
         }

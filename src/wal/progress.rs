@@ -2,6 +2,7 @@
 //!
 //! WAL-1: durable <= written <= appended. WAL-2: no mark ever falls.
 
+use super::recent::Recent;
 use crate::ids::Lsn;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,16 +12,19 @@ pub(crate) struct Progress {
     appended: AtomicU64,
     written: AtomicU64,
     durable: AtomicU64,
+    /// What was written last, for tails.
+    pub(crate) recent: Recent,
 }
 
 impl Progress {
     /// Right after recovery: everything that stands is durable.
     pub(crate) fn starting_at(durable: Lsn) -> Progress {
         let mark = || AtomicU64::new(durable.get());
-        Progress { appended: mark(), written: mark(), durable: mark() }
+        let recent = Recent::default();
+        Progress { appended: mark(), written: mark(), durable: mark(), recent }
     }
 
-    /// The last record that has its place in the log.
+    /// The last record of a frame that was sealed and taken out: those behind it count in staging.
     pub(crate) fn appended(&self) -> Lsn {
         Lsn::new(self.appended.load(Ordering::Acquire))
     }

@@ -54,15 +54,15 @@ impl Core {
     fn try_append(&self, want: Want, payload: &[u8]) -> Result<LsnRange> {
         self.check_fork()?;
         let bytes = self.measure(&[payload])?;
+        if let Some(reservation) = self.stage.reserve(1, bytes) {
+            return Ok(reservation.fill(want, &[payload]));
+        }
         let _panics = Panics::poison(self);
         let mut open = lock(&self.open);
         let reason = loop {
             open.check()?;
-            match open.staging.place(want, &[payload], bytes) {
-                Ok(lsns) => {
-                    self.placed(open, want, lsns)?;
-                    return Ok(lsns);
-                }
+            match open.staging.place(&self.stage, want.kind, 1, bytes) {
+                Ok(reservation) => return self.placed(open, want, reservation, &[payload], bytes),
                 // Nobody else would prepare one: it is this call's work.
                 Err(NoRoom::Segment(need)) if self.background == Background::Inline => {
                     open = self.await_segment(open, need)?;
@@ -156,7 +156,7 @@ impl Wal {
     pub fn try_submit_to(&self, stream: StreamId, payload: &[u8]) -> Result<Pending> {
         let want = Want { stream, kind: RecordKind::User, until: Mark::Appended };
         let lsns = self.core().try_append(want, payload)?;
-        Ok(Pending::new(Arc::clone(self.core()), lsns.first()))
+        Ok(Pending::new(Arc::clone(self.share()), lsns.first()))
     }
 
     /// Waits, as a future, until it is worth to [`try_submit`](Wal::try_submit) again:

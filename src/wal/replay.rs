@@ -83,11 +83,11 @@ pub struct Replay {
 }
 
 /// A record found: where its payload is in the current frame's bytes.
-struct Shown {
-    lsn: Lsn,
-    stream: StreamId,
+pub(super) struct Shown {
+    pub(super) lsn: Lsn,
+    pub(super) stream: StreamId,
     internal: bool,
-    payload: Range<usize>,
+    pub(super) payload: Range<usize>,
 }
 
 impl Replay {
@@ -114,6 +114,11 @@ impl Replay {
     /// Behind the last frame that was read.
     pub(crate) fn position(&self) -> Position {
         self.frames.position()
+    }
+
+    /// The first LSN of the oldest segment it reads; `None` if the log has given its segments away.
+    pub(super) fn begins_at(&self) -> Option<Lsn> {
+        self.frames.first_lsn()
     }
 
     /// Shows only the records of one stream.
@@ -183,7 +188,7 @@ impl Replay {
 
     /// The bytes that hold the current frame.
     #[inline]
-    fn bytes(&self) -> &[u8] {
+    pub(super) fn bytes(&self) -> &[u8] {
         match &self.map {
             Some(map) => map,
             None => self.frames.window(),
@@ -191,7 +196,7 @@ impl Replay {
     }
 
     #[inline]
-    fn advance(&mut self) -> Option<Result<Shown>> {
+    pub(super) fn advance(&mut self) -> Option<Result<Shown>> {
         loop {
             if self.records == 0 {
                 match self.next_frame() {

@@ -66,7 +66,7 @@ impl Slot {
         frame.position().segment != self.next.segment
     }
 
-    /// Seals and writes a frame and raises the marks; hands its buffer back. With `durable`, it
+    /// Seals and writes a frame and raises the marks; hands its `buffer` back. With `durable`, it
     /// and everything before it is durable then. Checksums and the write itself take place outside
     /// the log's mutex.
     ///
@@ -74,7 +74,8 @@ impl Slot {
     /// `Poisoned`, with the place and the LSNs. Final.
     pub(crate) fn write(
         &mut self,
-        frame: Frame,
+        frame: &Frame,
+        mut buffer: AlignedBuf,
         durable: bool,
         now_ns: u64,
         progress: &Progress,
@@ -83,10 +84,9 @@ impl Slot {
             self.sync(progress)?;
         }
         self.seal_time_ns = self.seal_time_ns.max(now_ns);
-        let header = self.header_of(&frame, progress);
+        let header = self.header_of(frame, &buffer, progress);
         let offset = header.position.offset;
         let wanted = to_usize(header.length_on_disk());
-        let mut buffer = frame.buffer;
         buffer[frame.used..wanted].fill(0);
         buffer.set_len(wanted);
         self.chain = header.encode(&mut buffer);
@@ -109,6 +109,7 @@ impl Slot {
         let (records, on_disk) = (header.records, to_u64(wanted));
         self.stats.wrote(begun, Written { records, payload, on_disk, durable });
         let last = header.next_lsn().previous();
+        progress.recent.keep(&header, &buffer);
         progress.set_written(last);
         if durable {
             progress.set_durable(last);
@@ -118,11 +119,11 @@ impl Slot {
         Ok(buffer)
     }
 
-    fn header_of(&self, frame: &Frame, progress: &Progress) -> FrameHeader {
+    fn header_of(&self, frame: &Frame, buffer: &[u8], progress: &Progress) -> FrameHeader {
         let position = frame.position();
         let starts = position.offset == FIRST_FRAME && position.segment == self.next.segment.next();
         assert!(starts || position == self.next, "SLOT-3: a frame at {position} out of order");
-        let payload = &frame.buffer[FRAME_HEADER..frame.used];
+        let payload = &buffer[FRAME_HEADER..frame.used];
         #[allow(clippy::cast_possible_truncation, reason = "a segment is at most 4 GiB")]
         let payload_length = payload.len() as u32;
         debug_assert_eq!(frame_length(to_u64(payload.len())) % 4096, 0);

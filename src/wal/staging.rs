@@ -10,12 +10,13 @@ use std::collections::VecDeque;
 use super::frame::{FRAME_HEADER, FrameKind, frame_length};
 use super::group::Waiting;
 use super::options::Limits;
-use super::range::LsnRange;
-use super::record::{self, RECORD_HEADER, RecordKind, encode_header};
+use super::record::{self, RecordKind};
 use super::recovery::Tail;
 use super::segment::{FIRST_FRAME, Segment};
+use super::stage::{Reservation, Stage};
 use crate::ids::{Lsn, Position, SegmentNumber, StreamId, to_u64, to_usize};
 use crate::planted::{Bug, planted};
+use crate::storage::staging_word::{Claimed, Room};
 use crate::storage::{AlignedBuf, BLOCK};
 use crate::sync::Arc;
 
@@ -39,7 +40,13 @@ pub(crate) enum Mark {
     Durable,
 }
 
-/// Why nothing could be placed. Nothing was changed.
+impl Want {
+    /// An internal record of the default stream that nobody waits for.
+    const INTERNAL: Want =
+        Want { stream: StreamId::DEFAULT, kind: RecordKind::Internal, until: Mark::Appended };
+}
+
+/// Why nothing could be placed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NoRoom {
     /// Too many bytes wait for their write.
@@ -48,19 +55,22 @@ pub(crate) enum NoRoom {
     Segment(u64),
 }
 
-/// A frame in memory: the header's room, records, and what its header will say.
+/// A frame in memory: where its bytes are, and what its header will say.
 #[derive(Debug)]
 pub(crate) struct Frame {
-    pub(crate) buffer: AlignedBuf,
-    /// Bytes used, the header's included.
+    /// The number of its staging buffer, which belongs to the frame until it is taken.
+    pub(crate) buffer: usize,
+    /// Bytes used, the header's included. Known when it is sealed, as the next one.
     pub(crate) used: usize,
-    /// Bytes it may grow to.
-    room: usize,
-    pub(crate) kind: FrameKind,
     pub(crate) records: u32,
+    pub(crate) kind: FrameKind,
     pub(crate) first_lsn: Lsn,
     pub(crate) segment: Arc<Segment>,
     pub(crate) offset: u64,
+    /// The furthest that it may reach in its segment.
+    bound: u64,
+    /// Records, counted from its first one, that shall be void (LOG.md L6).
+    voids: Vec<u64>,
     pub(crate) waiting: Waiting,
 }
 
@@ -78,17 +88,19 @@ impl Frame {
         self.offset + frame_length(to_u64(self.used - FRAME_HEADER))
     }
 
-    fn put(&mut self, want: Want, payloads: &[&[u8]]) {
-        for payload in payloads {
-            #[allow(clippy::cast_possible_truncation, reason = "max_record is at most 1 GiB")]
-            let length = payload.len() as u32;
-            let body = self.used + RECORD_HEADER;
-            encode_header(&mut self.buffer[self.used..body], length, want.stream, want.kind);
-            self.used = body + payload.len();
-            self.buffer[body..self.used].copy_from_slice(payload);
-            self.records += 1;
+    /// Makes the records void that were given up, now that nobody copies any more.
+    pub(crate) fn apply_voids(&self, buffer: &mut [u8]) {
+        for number in &self.voids {
+            let found = record::make_void(&mut buffer[FRAME_HEADER..self.used], *number);
+            assert!(found, "STAGING-2: record {number} is not in its frame");
         }
-        assert!(self.used <= self.room, "STAGING-1: records outgrow their frame");
+    }
+
+    fn set_claimed(&mut self, claimed: Claimed) {
+        self.used = to_usize(claimed.end);
+        #[allow(clippy::cast_possible_truncation, reason = "a record has 8 bytes of 2 GiB")]
+        let records = claimed.records as u32;
+        self.records = records;
     }
 }
 
@@ -96,13 +108,17 @@ impl Frame {
 #[derive(Debug)]
 pub(crate) struct Staging {
     limits: Limits,
-    /// Takes records.
+    stage: Arc<Stage>,
+    /// Staging buffers that no frame has.
+    free: Vec<usize>,
+    /// Takes records, also from those who do not hold the mutex.
     open: Option<Frame>,
     /// Full ones, oldest first.
     sealed: VecDeque<Frame>,
     /// Where the frame behind the newest sealed one goes, if it fits.
     segment: Option<Arc<Segment>>,
     offset: u64,
+    /// The LSN behind the newest sealed frame.
     next_lsn: Lsn,
     spares: VecDeque<Arc<Segment>>,
     pool: Vec<AlignedBuf>,
@@ -118,6 +134,7 @@ impl Staging {
 
     pub(crate) fn new(
         limits: Limits,
+        stage: Arc<Stage>,
         tail: &Tail,
         active: Arc<Segment>,
         spares: VecDeque<Arc<Segment>>,
@@ -125,6 +142,8 @@ impl Staging {
         assert!(tail.position.segment == active.number(), "STAGING-1: the tail is elsewhere");
         Staging {
             limits,
+            free: (0..stage.count()).rev().collect(),
+            stage,
             open: None,
             sealed: VecDeque::new(),
             segment: Some(active),
@@ -137,33 +156,35 @@ impl Staging {
         }
     }
 
-    /// Gives records their place, in one frame. `bytes` is what they take with their headers.
-    pub(crate) fn place(
+    /// Gives `count` records their place, in one frame. `bytes` is what they take with their
+    /// headers. When it fails, no record has a place, but the open frame is sealed.
+    pub(crate) fn place<'a>(
         &mut self,
-        want: Want,
-        payloads: &[&[u8]],
+        stage: &'a Stage,
+        kind: RecordKind,
+        count: usize,
         bytes: usize,
-    ) -> Result<LsnRange, NoRoom> {
-        let count = to_u64(payloads.len());
+    ) -> Result<Reservation<'a>, NoRoom> {
+        if let Some(open) = &self.open {
+            // One that was opened for internal records is for everybody when a spare has come.
+            let may = kind == RecordKind::Internal || open.bound <= self.limit_of_users();
+            if let Some(reservation) = stage.reserve_in(open.buffer, count, bytes, may) {
+                return Ok(reservation);
+            }
+        }
+        self.seal();
         let first = self.next_lsn;
         if planted(Bug::LsnBeforeSpace) {
-            self.next_lsn = first.advance(count);
+            self.next_lsn = first.advance(to_u64(count));
         }
-        if self.open.as_ref().is_none_or(|open| open.room - open.used < bytes) {
-            self.open_frame(want.kind, bytes, first)?;
-        } else {
-            self.check_reserve(want.kind, bytes)?;
-        }
-        self.next_lsn = first.advance(count);
-        let Some(open) = self.open.as_mut() else { unreachable!("opened above") };
-        open.put(want, payloads);
-        Ok(LsnRange::new(first, count))
+        self.open_frame(stage, kind, first, count, bytes)
     }
 
     /// Opens the closing frame: everything before it has been written, and no record follows.
-    pub(crate) fn place_closing(&mut self) -> Result<(), NoRoom> {
+    pub(crate) fn place_closing(&mut self, stage: &Stage) -> Result<(), NoRoom> {
         assert!(self.is_empty(), "STAGING-2: the closing frame is the last");
-        self.open_frame(RecordKind::Internal, 0, self.next_lsn)?;
+        let nothing = self.open_frame(stage, RecordKind::Internal, self.next_lsn, 0, 0)?;
+        nothing.fill(Want::INTERNAL, &[]);
         if let Some(open) = self.open.as_mut() {
             open.kind = FrameKind::Closing;
         }
@@ -177,56 +198,74 @@ impl Staging {
         }
     }
 
-    fn check_reserve(&self, kind: RecordKind, bytes: usize) -> Result<(), NoRoom> {
-        let need = frame_length(to_u64(bytes));
-        let end = self.open.as_ref().map_or(self.offset, Frame::end) + need;
-        // While the reserve is on its way, the first half of the active segment is for everybody;
-        // the second half then stands in for the reserve.
-        let half = end <= self.active().size() / 2 && !self.reserve_failed;
-        let allowed = kind == RecordKind::Internal || !self.spares.is_empty() || half;
-        if allowed { Ok(()) } else { Err(NoRoom::Segment(need)) }
+    /// Up to where in the active segment user records may stand (STAGING-4). While the reserve is
+    /// on its way, the first half is for everybody; the second half then stands in for it. It
+    /// changes to less only at a rotation, and when preparing has failed.
+    fn limit_of_users(&self) -> u64 {
+        let size = self.active().size();
+        match (self.spares.is_empty(), self.reserve_failed) {
+            (false, _) => size,
+            (true, false) => size / 2,
+            (true, true) => 0,
+        }
     }
 
-    /// Seals the open frame, if there is one, and opens the next, large enough for `bytes`.
-    fn open_frame(&mut self, kind: RecordKind, bytes: usize, first: Lsn) -> Result<(), NoRoom> {
+    /// Opens the next frame, large enough for `bytes`, with the records that take them.
+    fn open_frame<'a>(
+        &mut self,
+        stage: &'a Stage,
+        kind: RecordKind,
+        first: Lsn,
+        count: usize,
+        bytes: usize,
+    ) -> Result<Reservation<'a>, NoRoom> {
+        assert!(self.open.is_none(), "STAGING-2: one open frame");
         let need = frame_length(to_u64(bytes));
-        let mut offset = self.open.as_ref().map_or(self.offset, Frame::end);
+        let internal = kind == RecordKind::Internal;
+        let mut offset = self.offset;
         let rotate = offset + need > self.active().size();
-        if rotate {
-            let kept = usize::from(kind != RecordKind::Internal);
-            if self.spares.len() <= kept {
-                return Err(NoRoom::Segment(need));
-            }
-            offset = FIRST_FRAME;
-        } else {
-            self.check_reserve(kind, bytes)?;
+        if rotate && self.spares.len() <= usize::from(!internal) {
+            return Err(NoRoom::Segment(need));
         }
+        if !rotate && !internal && offset + need > self.limit_of_users() {
+            return Err(NoRoom::Segment(need));
+        }
+        let Some(number) = self.free.last().copied() else { return Err(NoRoom::Memory) };
         let size = self.limits.frame.next_multiple_of(BLOCK).max(to_usize(need));
         let buffer = self.take_buffer(size)?;
-        self.seal();
+        self.free.pop();
         if rotate && let Some(spare) = self.spares.pop_front() {
             assert!(spare.number() == self.active().number().next(), "STAGING-2: a number skipped");
             assert!(FIRST_FRAME + need <= spare.size(), "L4: a frame outgrows its segment");
             self.segment = Some(spare);
+            offset = FIRST_FRAME;
         }
         self.offset = offset;
-        let room = to_usize(self.active().size() - offset).min(buffer.capacity());
+        // A frame within the users' part is for everybody; one beyond it is reserved.
+        let limit = self.limit_of_users();
+        let reserved = offset + need > limit;
+        let limit = if reserved { self.active().size() } else { limit };
+        let end = if bytes == 0 { FRAME_HEADER } else { to_usize(limit - offset) };
+        let end = to_u64(end.min(buffer.capacity()));
+        let room = Room { start: to_u64(FRAME_HEADER), end, tag: first.get(), reserved };
+        let reservation = stage.open(number, buffer, room, count, bytes);
         self.open = Some(Frame {
-            buffer,
+            buffer: number,
             used: FRAME_HEADER,
-            room,
-            kind: FrameKind::Records,
             records: 0,
+            kind: FrameKind::Records,
             first_lsn: first,
             segment: Arc::clone(self.active()),
             offset,
+            bound: offset + end,
+            voids: Vec::new(),
             waiting: Waiting::default(),
         });
-        Ok(())
+        Ok(reservation)
     }
 
     fn take_buffer(&mut self, size: usize) -> Result<AlignedBuf, NoRoom> {
-        if let Some(at) = self.pool.iter().position(|buffer| buffer.capacity() >= size) {
+        if let Some(at) = self.pool.iter().rposition(|buffer| buffer.capacity() >= size) {
             let mut buffer = self.pool.swap_remove(at);
             buffer.set_len(buffer.capacity());
             return Ok(buffer);
@@ -243,7 +282,8 @@ impl Staging {
     }
 
     /// Takes back the buffer of a frame that was written.
-    pub(crate) fn recycle(&mut self, buffer: AlignedBuf) {
+    pub(crate) fn recycle(&mut self, number: usize, buffer: AlignedBuf) {
+        self.free.push(number);
         if buffer.capacity() == self.limits.frame.next_multiple_of(BLOCK) {
             self.pool.push(buffer);
         } else {
@@ -252,13 +292,17 @@ impl Staging {
     }
 
     /// Forgets the buffer of a frame that could not be written.
-    pub(crate) fn forget(&mut self, capacity: usize) {
+    pub(crate) fn forget(&mut self, number: usize, capacity: usize) {
+        self.free.push(number);
         self.allocated -= capacity;
     }
 
-    fn seal(&mut self) {
-        if let Some(open) = self.open.take() {
+    /// Seals the open frame, if there is one: it gets no more records from anybody.
+    pub(crate) fn seal(&mut self) {
+        if let Some(mut open) = self.open.take() {
+            open.set_claimed(self.stage.close(open.buffer));
             self.offset = open.end();
+            self.next_lsn = open.last_lsn().next();
             self.sealed.push_back(open);
         }
     }
@@ -271,24 +315,46 @@ impl Staging {
         self.sealed.pop_front()
     }
 
+    /// Whether there is only a frame that still takes records.
+    pub(crate) fn has_open_only(&self) -> bool {
+        self.sealed.is_empty() && self.open.is_some()
+    }
+
     /// Whether nothing waits for its write.
     pub(crate) fn is_empty(&self) -> bool {
         self.sealed.is_empty() && self.open.is_none()
     }
 
-    /// Those who wait for the frame that holds `lsn`, if it is here.
-    pub(crate) fn waiting_for(&mut self, lsn: Lsn) -> Option<&mut Waiting> {
-        let mut frames = self.sealed.iter_mut().chain(self.open.as_mut());
-        let frame = frames.find(|frame| lsn <= frame.last_lsn())?;
-        (lsn >= frame.first_lsn).then_some(&mut frame.waiting)
+    /// The last record that has its place in the log.
+    pub(crate) fn appended(&self) -> Lsn {
+        match &self.open {
+            Some(open) => {
+                open.first_lsn.advance(self.stage.claimed(open.buffer).records).previous()
+            }
+            None => self.next_lsn.previous(),
+        }
     }
 
-    /// Makes the record with this LSN void, if its frame was not taken out yet (LOG.md L6).
-    pub(crate) fn make_void(&mut self, lsn: Lsn) -> bool {
+    /// Those who wait for the frame that holds `lsn`, if it is here.
+    pub(crate) fn waiting_for(&mut self, lsn: Lsn) -> Option<&mut Waiting> {
+        self.frame_of(lsn).map(|frame| &mut frame.waiting)
+    }
+
+    /// The frame that holds `lsn`, if it was not taken out yet.
+    fn frame_of(&mut self, lsn: Lsn) -> Option<&mut Frame> {
+        if let Some(open) = &mut self.open {
+            open.set_claimed(self.stage.claimed(open.buffer));
+        }
         let mut frames = self.sealed.iter_mut().chain(self.open.as_mut());
-        let Some(frame) = frames.find(|frame| lsn <= frame.last_lsn()) else { return false };
-        let Some(number) = lsn.get().checked_sub(frame.first_lsn.get()) else { return false };
-        record::make_void(&mut frame.buffer[FRAME_HEADER..frame.used], number)
+        let frame = frames.find(|frame| lsn <= frame.last_lsn())?;
+        (lsn >= frame.first_lsn).then_some(frame)
+    }
+
+    /// Has the record with this LSN made void, if its frame was not taken out yet (LOG.md L6).
+    pub(crate) fn make_void(&mut self, lsn: Lsn) -> bool {
+        let Some(frame) = self.frame_of(lsn) else { return false };
+        frame.voids.push(lsn.get() - frame.first_lsn.get());
+        true
     }
 
     /// Those who wait for the open frame.

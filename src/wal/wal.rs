@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
-use super::core::Core;
+use super::core::{Core, Share};
 use super::open;
 use super::options::WalOptions;
 use super::pending::Pending;
@@ -86,6 +86,11 @@ impl Wal {
 
     pub(super) fn core(&self) -> &Arc<Core> {
         self.handle.core()
+    }
+
+    /// What a pending submission keeps.
+    pub(super) fn share(&self) -> &Arc<Share> {
+        self.handle.share()
     }
 
     /// Runs a blocking append and counts how long its acknowledgement took.
@@ -177,7 +182,7 @@ impl Wal {
     pub fn submit_to(&self, stream: StreamId, payload: &[u8]) -> Result<Pending> {
         let want = Want { stream, kind: RecordKind::User, until: Mark::Appended };
         let lsns = self.core().append(want, &[payload])?;
-        Ok(Pending::new(Arc::clone(self.core()), lsns.first()))
+        Ok(Pending::new(Arc::clone(self.share()), lsns.first()))
     }
 
     /// Appends internal records as one atomic batch, durable on return. May use the segment that
@@ -191,7 +196,7 @@ impl Wal {
     pub(crate) fn submit_internal(&self, stream: StreamId, payload: &[u8]) -> Result<Pending> {
         let want = Want { stream, kind: RecordKind::Internal, until: Mark::Appended };
         let lsns = self.core().append(want, &[payload])?;
-        Ok(Pending::new(Arc::clone(self.core()), lsns.first()))
+        Ok(Pending::new(Arc::clone(self.share()), lsns.first()))
     }
 
     /// Waits until everything appended before this call is on stable storage; returns the durable
@@ -201,7 +206,7 @@ impl Wal {
     /// `Poisoned`, `Closed`, `Forked`.
     pub fn sync(&self) -> Result<Lsn> {
         self.core().check()?;
-        self.core().wait_durable(self.core().progress.appended())
+        self.core().wait_durable(self.core().appended())
     }
 
     /// Waits until `lsn` and everything before it is on stable storage; returns the durable LSN,
@@ -272,7 +277,7 @@ impl Wal {
     /// The last record that has its place in the log.
     #[must_use]
     pub fn appended_lsn(&self) -> Lsn {
-        self.core().progress.appended()
+        self.core().appended()
     }
 
     /// Bytes of all staging buffers.
@@ -285,6 +290,13 @@ impl Wal {
     #[cfg(test)]
     pub(crate) fn leave_waker(&self, waker: &std::task::Waker) {
         crate::sync::lock(&self.core().open).staging.waiting_for_open().join_future(waker);
+    }
+
+    /// Reserves room for a record of `bytes` bytes in the open frame and gives it up before it is
+    /// copied, as a panic there would. Whether there was room.
+    #[cfg(test)]
+    pub(crate) fn give_up_reservation(&self, bytes: usize) -> bool {
+        self.core().stage.reserve(1, super::record::RECORD_HEADER + bytes).is_some()
     }
 
     /// Raises the written mark above what will be written: a bug, for the test of panics.

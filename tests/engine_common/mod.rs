@@ -40,6 +40,8 @@ pub struct World {
     pub disk: SimDisk,
     pub clock: Arc<ManualClock>,
     pub outside: Arc<Mutex<Outside>>,
+    /// The callback fails the first time it ever sees a batch with an even number.
+    pub flaky: bool,
 }
 
 impl World {
@@ -49,14 +51,14 @@ impl World {
             disk.write_file(Path::new("/in").join(file), text.as_bytes());
         }
         let clock = Arc::new(ManualClock::default());
-        World { disk, clock, outside: Arc::default() }
+        World { disk, clock, outside: Arc::default(), flaky: false }
     }
 
     /// The same outside and time, with the disk that a crash left.
     pub fn with_disk(&self, disk: SimDisk) -> World {
         let outside = self.outside.lock().unwrap().clone();
         let clock = Arc::clone(&self.clock);
-        World { disk, clock, outside: Arc::new(Mutex::new(outside)) }
+        World { disk, clock, outside: Arc::new(Mutex::new(outside)), flaky: self.flaky }
     }
 
     pub fn engine(&self) -> Result<Engine> {
@@ -73,7 +75,7 @@ impl World {
 
     /// Words of the files and of the received records, counted together.
     pub fn job(&self, events: &Ingest) -> Result<(Job, StateHandle<Bytes, u64>)> {
-        let outside = Arc::clone(&self.outside);
+        let (outside, flaky) = (Arc::clone(&self.outside), self.flaky);
         Job::build(name!("words"), |job| {
             let paths = TEXT.iter().map(|(file, _)| Path::new("/in").join(file));
             let lines = job.source(name!("files"), TextFiles::new(paths));
@@ -90,8 +92,9 @@ impl World {
             counts.out.write_json_lines(name!("out"), "/out");
             counts.out.for_each_batch(name!("callback"), move |batch| {
                 let rows: Vec<Row> = batch.rows().cloned().collect();
-                outside.lock().unwrap().see(batch.id(), batch.attempt(), rows);
-                Ok(())
+                let first = outside.lock().unwrap().see(batch.id(), batch.attempt(), rows) == 1;
+                let fails = flaky && first && batch.id().get() % 2 == 0;
+                if fails { Err("the other side is not there".into()) } else { Ok(()) }
             });
             counts.state
         })
@@ -99,8 +102,8 @@ impl World {
 }
 
 impl Outside {
-    /// E20: one id, one set of rows; attempts rise.
-    fn see(&mut self, id: BatchId, attempt: u32, rows: Vec<Row>) {
+    /// E20: one id, one set of rows; attempts rise. Returns how often the batch was seen.
+    fn see(&mut self, id: BatchId, attempt: u32, rows: Vec<Row>) -> usize {
         let (attempts, seen) = self.batches.entry(id).or_insert_with(|| (vec![], rows.clone()));
         if *seen != rows {
             let text = format!("batch {id}: {seen:?} at first, {rows:?} at attempt {attempt}");
@@ -111,6 +114,7 @@ impl Outside {
             self.complaints.push(text);
         }
         attempts.push(attempt);
+        attempts.len()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Runs the word count as a process, and counts the same words in another way.
+//! Runs examples as processes, and counts the word count's words in another way.
 #![allow(
     clippy::cast_possible_truncation,
     clippy::disallowed_methods,
@@ -12,32 +12,36 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 use std::thread::sleep;
 use std::time::Duration;
 
-/// The example. `cargo test` builds it; if only this test was asked for, it may be missing, or be
-/// an old one: then it is built here.
-pub fn word_count() -> &'static Path {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        let test = std::env::current_exe().unwrap();
-        let program = test.ancestors().nth(2).unwrap().join("examples/word_count");
-        let built = |path: &Path| fs::metadata(path).and_then(|file| file.modified()).ok();
-        if built(&program) < built(&test) {
-            let mut build = Command::new(env!("CARGO"));
-            build.args(["build", "--quiet", "--example", "word_count"]);
-            build.current_dir(env!("CARGO_MANIFEST_DIR"));
-            if !cfg!(debug_assertions) {
-                build.arg("--release");
-            }
-            if cfg!(feature = "planted") {
-                build.arg("--all-features");
-            }
-            assert!(build.status().unwrap().success());
+/// An example. `cargo test` builds it; if only one test was asked for, it may be missing, or be an
+/// old one: then it is built here.
+pub fn example(name: &str) -> PathBuf {
+    static BUILDING: Mutex<()> = Mutex::new(());
+    let _one = BUILDING.lock().unwrap();
+    let test = std::env::current_exe().unwrap();
+    let program = test.ancestors().nth(2).unwrap().join("examples").join(name);
+    let built = |path: &Path| fs::metadata(path).and_then(|file| file.modified()).ok();
+    if built(&program) < built(&test) {
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "--example", name]);
+        build.current_dir(env!("CARGO_MANIFEST_DIR"));
+        if !cfg!(debug_assertions) {
+            build.arg("--release");
         }
-        program
-    })
+        if cfg!(feature = "planted") {
+            build.arg("--all-features");
+        }
+        assert!(build.status().unwrap().success());
+    }
+    program
+}
+
+fn word_count() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| example("word_count"))
 }
 
 pub fn run(arguments: &[&str]) -> Output {

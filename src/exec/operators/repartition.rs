@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::exec::dataset::Dataset;
-use crate::exec::node::{Compute, Dependency, Held, Meta, Node, Parent, Role, Shuffle};
+use crate::exec::node::{Compute, Dependency, Held, Meta, Node, Parent, Shuffle, shuffle_node};
 use crate::exec::row::Row;
 use crate::exec::run::RunContext;
 use crate::exec::task::Task;
@@ -53,19 +53,7 @@ struct Repartition<R: Row> {
     deal: Arc<Deal<R>>,
 }
 
-impl<R: Wire> Node for Deal<R> {
-    fn meta(&self) -> &Meta {
-        &self.meta
-    }
-
-    fn dependencies(&self) -> Vec<Dependency> {
-        vec![Dependency::Narrow(self.parent.node())]
-    }
-
-    fn role(&self) -> Role<'_> {
-        Role::Shuffle(self)
-    }
-}
+shuffle_node!([R: Wire] Deal<R>);
 
 impl<R: Wire> Node for Repartition<R> {
     fn meta(&self) -> &Meta {

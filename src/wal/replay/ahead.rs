@@ -18,7 +18,7 @@ use std::ops::Range;
 use super::frames::is_wanted;
 use super::mapped::Mapped;
 use crate::ids::{Lsn, to_u64, to_usize};
-use crate::storage::{BLOCK, Mapping};
+use crate::storage::BLOCK;
 use crate::sync::{Arc, Condvar, JoinHandle, Mutex, lock, spawn, wait};
 use crate::wal::frame::{self, FRAME_HEADER, FrameHeader};
 use crate::wal::index::SegmentEntry;
@@ -334,7 +334,7 @@ impl Piece {
         start..start.saturating_add(to_usize(self.header.length_on_disk()))
     }
 
-    fn stands(&self, map: &Mapping) -> bool {
+    fn stands(&self, map: &SegmentMap) -> bool {
         let bytes = map.get(self.span());
         self.is_passed() || bytes.is_some_and(|bytes| frame::payload(&self.header, bytes).is_some())
     }

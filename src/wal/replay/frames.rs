@@ -128,6 +128,11 @@ impl Frames {
         self.ahead.as_ref().map(Ahead::shared)
     }
 
+    /// The first LSN of the oldest segment.
+    pub(super) fn first_lsn(&self) -> Option<Lsn> {
+        self.entries.first().map(|entry| entry.first_lsn)
+    }
+
     /// Ends with `last`.
     pub(super) fn end_with(&mut self, last: Lsn) {
         if last < self.through {

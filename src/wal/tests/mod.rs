@@ -7,9 +7,11 @@ mod faults;
 mod lookup;
 mod patience;
 mod recycling;
+mod reservations;
 mod retention;
 mod space;
 mod stats;
+mod tail;
 mod waiting;
 mod wakers;
 

@@ -1,0 +1,87 @@
+//! The frames written last, kept in memory for tails that keep up (LOG.md L20).
+//!
+//! RECENT-1: nothing is kept while there is no tail. RECENT-2: what is kept stays below
+//! [`RECENT_BYTES`]; a tail holds at most one frame besides. Who is too slow reads the files.
+//! RECENT-3: frames are kept as soon as they are written: who takes one out first asks whether it
+//! is durable.
+
+use std::collections::VecDeque;
+
+use super::frame::{FRAME_HEADER, FrameHeader, FrameKind};
+use crate::ids::{Lsn, to_usize};
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::{Arc, Mutex, lock};
+
+/// How many bytes of records are kept at most.
+pub(crate) const RECENT_BYTES: usize = 4 * 1024 * 1024;
+
+/// The records of one frame.
+#[derive(Debug)]
+pub(crate) struct RecentFrame {
+    pub(crate) first: Lsn,
+    /// The LSN behind the last one.
+    pub(crate) next: Lsn,
+    pub(crate) payload: Box<[u8]>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    frames: VecDeque<Arc<RecentFrame>>,
+    bytes: usize,
+}
+
+/// The frames written last, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Recent {
+    tails: AtomicUsize,
+    kept: Mutex<Kept>,
+}
+
+impl Recent {
+    /// Takes note of a tail.
+    pub(crate) fn join(&self) {
+        self.tails.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A tail has gone. The last one leaves nothing behind.
+    pub(crate) fn leave(&self) {
+        if self.tails.fetch_sub(1, Ordering::Relaxed) == 1 {
+            *lock(&self.kept) = Kept::default();
+        }
+    }
+
+    /// Keeps a frame that was written, if anybody may want it.
+    pub(crate) fn keep(&self, header: &FrameHeader, frame: &[u8]) {
+        if self.tails.load(Ordering::Relaxed) == 0 || header.kind != FrameKind::Records {
+            return;
+        }
+        let length = to_usize(u64::from(header.payload_length));
+        let payload = frame.get(FRAME_HEADER..FRAME_HEADER + length).unwrap_or_default();
+        if payload.len() > RECENT_BYTES {
+            return;
+        }
+        let (first, next) = (header.first_lsn, header.next_lsn());
+        let frame = Arc::new(RecentFrame { first, next, payload: payload.into() });
+        let mut kept = lock(&self.kept);
+        kept.bytes += frame.payload.len();
+        kept.frames.push_back(frame);
+        while kept.bytes > RECENT_BYTES {
+            kept.bytes -= kept.frames.pop_front().map_or(0, |frame| frame.payload.len());
+        }
+    }
+
+    /// The frame that holds `lsn`, if it is still here.
+    pub(crate) fn holding(&self, lsn: Lsn) -> Option<Arc<RecentFrame>> {
+        let kept = lock(&self.kept);
+        let at = kept.frames.partition_point(|frame| frame.next <= lsn);
+        kept.frames.get(at).filter(|frame| frame.first <= lsn).cloned()
+    }
+
+    /// How many bytes are kept.
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> usize {
+        let kept = lock(&self.kept);
+        assert_eq!(kept.bytes, kept.frames.iter().map(|frame| frame.payload.len()).sum::<usize>());
+        kept.bytes
+    }
+}

@@ -1,0 +1,53 @@
+//! The examples do what they say.
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test of another process")]
+
+mod word_count_common;
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use word_count_common::example;
+
+const SENSORS: [&str; 4] = ["attic", "cellar", "garden", "kitchen"];
+
+fn command(directory: &std::path::Path) -> Command {
+    let mut command = Command::new(example("ingest"));
+    command.arg(directory).stdin(Stdio::null());
+    command
+}
+
+/// What it prints when it ends undisturbed: per sensor the readings so far, and their mean.
+fn ingest(directory: &std::path::Path) -> Vec<(u64, String)> {
+    let output = command(directory).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines.len(), SENSORS.len(), "{said}");
+    let figures = lines.iter().zip(SENSORS).map(|(line, sensor)| {
+        let rest = line.strip_prefix(sensor).unwrap().strip_prefix(": ").unwrap();
+        let (count, mean) = rest.split_once(" readings, mean ").unwrap();
+        (count.parse().unwrap(), mean.to_owned())
+    });
+    figures.collect()
+}
+
+#[test]
+fn ingest_counts_each_acknowledged_reading_once_through_a_kill() {
+    let place = tempfile::tempdir().unwrap();
+    assert_eq!(ingest(place.path()), vec![(500, "250.5".to_owned()); 4]);
+    assert_eq!(ingest(place.path()), vec![(1000, "250.5".to_owned()); 4]);
+    let mut child = command(place.path()).stdout(Stdio::null()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(20));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    for (count, _) in ingest(place.path()) {
+        assert!((1500..=2000).contains(&count), "{count}");
+    }
+}
+
+#[test]
+fn ingest_without_a_directory_says_so() {
+    let output = Command::new(example("ingest")).output().unwrap();
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("which directory"));
+}

@@ -1,0 +1,68 @@
+//! The operators of datasets as streams have them: the same, within a batch, whatever the threads.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use sawmill::{Engine, EngineOptions, Job, RunOptions, TextFiles, Trigger, WalOptions, name};
+
+/// Every line of the text is a word.
+fn job(input: &Path, out: &Path) -> Job {
+    let built = Job::build(name!("operators"), |job| {
+        let words = job.source(name!("files"), TextFiles::new([input]));
+        let words = words.repartition(3);
+        let counts = words.count_by_value();
+        let lengths = words.distinct().pair_with(|word: &&[u8]| word.len() as u64);
+        let initials = words.map_to_pair(|word| (word.to_vec(), word[0] as char));
+        let initials = initials.group_by_key().map_values(|all| all.into_iter().collect());
+        let long = lengths.filter(|(_, length)| *length > 3);
+        let both = counts.join(&lengths).left_outer_join(&long);
+        let both = both.map_to_pair(|(word, row)| (word.to_vec(), row));
+        let all = both.full_outer_join(&initials);
+        let rows = all.sort_by_key().map(|(word, (row, initials))| {
+            let ((count, length), long) = row.unwrap();
+            let initials: String = initials.unwrap();
+            (String::from_utf8(word).unwrap(), count, length, long, initials)
+        });
+        rows.write_json_lines(name!("out"), out);
+        drop(all.cogroup(&both).keys());
+    });
+    built.unwrap().0
+}
+
+fn run(home: &Path, input: &Path, threads: usize) -> String {
+    let log = WalOptions { segment_size: 4 << 20, ..WalOptions::default() };
+    let options = EngineOptions { log, threads, ..EngineOptions::default() };
+    let engine = Engine::open(home.join("data"), options).unwrap();
+    let out = home.join("out");
+    let trigger = Trigger::AvailableNow { bytes: 1 << 30 };
+    let options = RunOptions { trigger, ..RunOptions::default() };
+    engine.start(job(input, &out), options).unwrap().await_termination().unwrap();
+    engine.close().unwrap();
+    let files = std::fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> =
+        files.filter(|path| path.extension().is_some_and(|end| end == "jsonl")).collect();
+    files.sort();
+    files.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect()
+}
+
+#[test]
+fn a_batch_has_what_a_dataset_would_have() {
+    let place = tempfile::tempdir().unwrap();
+    let input = place.path().join("words.txt");
+    let words: Vec<String> = (0..3000u32).map(|n| format!("w{}", n * n % 1409)).collect();
+    std::fs::write(&input, words.join("\n") + "\n").unwrap();
+    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+    words.iter().for_each(|word| *counts.entry(word).or_default() += 1);
+    let expected: String = counts
+        .iter()
+        .map(|(word, count)| {
+            let (len, initials) = (word.len(), "w".repeat(usize::try_from(*count).unwrap()));
+            let long = if len > 3 { len.to_string() } else { "null".to_owned() };
+            format!("[\"{word}\",{count},{len},{long},\"{initials}\"]\n")
+        })
+        .collect();
+    for threads in [1, 3] {
+        assert_eq!(run(&place.path().join(format!("{threads}")), &input, threads), expected);
+    }
+}
