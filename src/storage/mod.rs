@@ -221,6 +221,14 @@ pub trait File: fmt::Debug + Send + Sync {
     /// # Errors
     /// The operating system's. Never repeated.
     fn sync(&self) -> Result<(), IoFailure>;
+    /// Lets go of what the page cache holds of the file, as far as nobody uses it: direct writes
+    /// over cached bytes have to, page by page. Loses nothing. By default nothing is cached.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn forget_cached(&self) -> Result<(), IoFailure> {
+        Ok(())
+    }
     /// Maps the first `length` bytes read-only. Only for files that nobody changes any more.
     ///
     /// # Errors

@@ -219,6 +219,11 @@ impl File for SystemFile {
         rustix::fs::fsync(&self.descriptor).map_err(self.failed("sync"))
     }
 
+    fn forget_cached(&self) -> Result<(), IoFailure> {
+        rustix::fs::fadvise(&self.descriptor, 0, None, rustix::fs::Advice::DontNeed)
+            .map_err(self.failed("advice on the cache"))
+    }
+
     fn map(&self, length: u64) -> Result<Mapping, IoFailure> {
         if self.stamp()?.length < length {
             let error = io::Error::from(io::ErrorKind::UnexpectedEof);
