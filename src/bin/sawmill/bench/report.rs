@@ -46,7 +46,8 @@ pub(crate) fn lines(comparison: &Comparison) -> String {
         // Writing to a string cannot fail.
         writeln!(
             text,
-            "{name:<16} {:<11} {:>11} {:>8} {:>8} {:>8} {:>8} {:>11.3} {:>7.2} {:>10} {:>13} {:>13}  \
+            "{name:<16} {:<11} {:>11} {:>8} {:>8} {:>8} {:>8} {:>11.3} {:>7.2} {:>10} {:>13} \
+             {:>13}  \
              {:<20} {}",
             series.name,
             optional(figures.per_second.map(|rate| rate.median)),
