@@ -151,6 +151,9 @@ pub struct WalStats {
     pub segments_recycled: u64,
     /// Bytes written to make segments ready: whole new files, and headers.
     pub prepared_bytes: u64,
+    /// Durable writes that were carried by a system call, though the backend is io_uring, because
+    /// the ring was slow (see [`BackendChoice::Auto`](crate::storage::BackendChoice::Auto)).
+    pub ring_bypassed: u64,
     /// From the call of a blocking append to its acknowledgement.
     pub append_latency: Latencies,
     /// From the start of a frame's write to its completion.
@@ -229,6 +232,7 @@ impl Wal {
             segments_prepared: stats.segments_prepared.get(),
             segments_recycled: stats.segments_recycled.get(),
             prepared_bytes: stats.prepared_bytes.get(),
+            ring_bypassed: core.directory.ring_bypassed(),
             append_latency: stats.append.snapshot(),
             write_latency: stats.write.snapshot(),
         }
