@@ -308,6 +308,14 @@ impl Wal {
         progress.set_written(progress.appended());
     }
 
+    /// The committer's state, for a failing test's message.
+    #[cfg(any(test, feature = "testing"))]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn dump(&self) -> String {
+        self.core().dump()
+    }
+
     /// How bytes reach the medium, as found when the log was opened.
     #[must_use]
     pub fn backend(&self) -> Backend {
