@@ -12,6 +12,14 @@ pub trait Clock: fmt::Debug + Send + Sync {
     fn monotonic_ns(&self) -> u64;
     /// Waits.
     fn sleep(&self, duration: Duration);
+    /// Waits until [`Clock::monotonic_ns`] is at least `until_ns`. Several who wait for one moment
+    /// wait side by side.
+    fn sleep_until(&self, until_ns: u64) {
+        let left = until_ns.saturating_sub(self.monotonic_ns());
+        if left > 0 {
+            self.sleep(Duration::from_nanos(left));
+        }
+    }
     /// How long who waits for a deadline that is `left` away may sleep before it has to look at
     /// this clock again. As long as that, where time passes by itself.
     fn look_again_after(&self, left: Duration) -> Duration {
@@ -64,6 +72,10 @@ impl Clock for ManualClock {
 
     fn sleep(&self, duration: Duration) {
         self.advance(duration);
+    }
+
+    fn sleep_until(&self, until_ns: u64) {
+        self.0.fetch_max(until_ns, Ordering::SeqCst);
     }
 
     /// Time moves when a test says so, and wakes nobody: look often.
