@@ -211,6 +211,8 @@ impl Directory for SimDirectory {
 
     fn sync(&self) -> Result<(), IoFailure> {
         let mut state = self.disk.state();
+        let done_at = state.sync_done_at();
+        let mut state = self.disk.wait_until(done_at, state);
         state.perform_sync(
             &self.path,
             format_args!("sync directory {:?}", self.path),

@@ -9,8 +9,10 @@ use super::crash::CrashManner;
 use super::directory::SimDirectory;
 use super::fault::{ENOENT, Fault, FaultKind};
 use super::inode::{Change, Inode};
+use super::latency::{Latency, Timing};
 use super::pages::{LONGEST, Pages, SECTOR};
 use super::state::State;
+use crate::clock::Clock;
 use crate::storage::{Directory, IoFailure, Storage};
 use crate::sync::{Arc, Mutex, MutexGuard, lock};
 
@@ -40,6 +42,9 @@ pub struct SimOptions {
     pub stale: bool,
     /// Bytes that files can occupy. Default `None`: all they want.
     pub capacity: Option<u64>,
+    /// How long operations take on [`SimDisk::clock`]. Default `None`: no time at all, and they
+    /// complete in an order that the seed decides.
+    pub latency: Option<Latency>,
     /// Operations that the trace keeps. Default 256; 0 keeps none and costs nothing.
     pub trace_lines: usize,
 }
@@ -52,6 +57,7 @@ impl Default for SimOptions {
             count_reads: false,
             stale: true,
             capacity: None,
+            latency: None,
             trace_lines: 256,
         }
     }
@@ -88,6 +94,25 @@ impl SimDisk {
         SimDisk::from_state(State::new(seed, options))
     }
 
+    /// An empty disk whose operations take their [`SimOptions::latency`] on this clock.
+    ///
+    /// # Panics
+    /// If `options.sector` is neither 512 nor 4096.
+    #[must_use]
+    pub fn with_clock(seed: u64, options: SimOptions, clock: Arc<dyn Clock>) -> SimDisk {
+        let disk = SimDisk::with_options(seed, options);
+        disk.state().timing = Timing::new(seed, clock);
+        disk
+    }
+
+    /// The clock on which operations take their time: unless the disk was made with another one, a
+    /// [`ManualClock`](crate::clock::ManualClock) that starts at 0 and that disks found after a
+    /// crash keep. Give it to the log as well.
+    #[must_use]
+    pub fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.state().timing.clock)
+    }
+
     pub(super) fn from_state(state: State) -> SimDisk {
         let seed = state.seed;
         SimDisk { shared: Arc::new(Mutex::new(state)), seed }
@@ -95,6 +120,21 @@ impl SimDisk {
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.shared)
+    }
+
+    /// Lets the clock get to `until_ns`. Nobody holds the disk meanwhile.
+    pub(super) fn wait_until<'a>(
+        &'a self,
+        until_ns: u64,
+        state: MutexGuard<'a, State>,
+    ) -> MutexGuard<'a, State> {
+        if until_ns == 0 {
+            return state;
+        }
+        let clock = Arc::clone(&state.timing.clock);
+        drop(state);
+        clock.sleep_until(until_ns);
+        self.state()
     }
 
     pub(super) fn is_same(&self, other: &SimDisk) -> bool {

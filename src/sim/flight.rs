@@ -34,6 +34,8 @@ pub(super) struct Flight {
     pub(super) buffer: Option<AlignedBuf>,
     /// The disk's count of completions at the submit.
     pub(super) submitted: u64,
+    /// When it is done, on the disk's clock; 0 where operations take no time.
+    pub(super) done_at: u64,
     pub(super) fault: Option<Fault>,
 }
 

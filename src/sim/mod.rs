@@ -74,6 +74,8 @@
 //!   `flipped_byte_is_flipped_everywhere`.
 //! - SIM-17: a full disk refuses to allocate and shortens growing writes:
 //!   `full_disk_refuses_and_shortens`.
+//! - LATENCY-1 to LATENCY-4: operations take time on a clock; see [`Latency`]'s file:
+//!   `latency.rs`.
 //! - SIM-18: a direct file wants whole blocks: `direct_files_want_whole_blocks`.
 //!
 //! Repetition (`repeat.rs`):
@@ -95,6 +97,7 @@ mod fault;
 mod file;
 mod flight;
 mod inode;
+mod latency;
 mod names;
 mod pages;
 mod rng;
@@ -106,3 +109,4 @@ mod trace;
 pub use crash::{CrashManner, CrashOutcome};
 pub use disk::{Device, SimDisk, SimOptions};
 pub use fault::FaultKind;
+pub use latency::Latency;

@@ -10,6 +10,7 @@ use super::crash::CrashManner;
 use super::fault::{EIO, ENOENT, ENOSPC, Fault, FaultKind, Faults};
 use super::flight::Flight;
 use super::inode::{Inode, charge};
+use super::latency::Timing;
 use super::names::Names;
 use super::pages::LONGEST;
 use super::rng::Rng;
@@ -31,6 +32,7 @@ pub(super) struct State {
     pub(super) crash: Option<(u64, CrashManner)>,
     pub(super) off: bool,
     pub(super) faults: Faults,
+    pub(super) timing: Timing,
     pub(super) trace: Trace,
     pub(super) directories: BTreeMap<PathBuf, Names>,
     pub(super) inodes: BTreeMap<u64, Inode>,
@@ -63,6 +65,7 @@ impl State {
             crash: None,
             off: false,
             faults: Faults::default(),
+            timing: Timing::manual(seed),
             trace,
             directories: BTreeMap::new(),
             inodes: BTreeMap::new(),
@@ -80,6 +83,7 @@ impl State {
 
     /// Keeps new numbers above those of the disk that this one continues.
     pub(super) fn continue_numbers(&mut self, old: &State) {
+        self.timing = Timing::new(self.seed, Arc::clone(&old.timing.clock));
         self.next = old.next;
         self.stamp = old.stamp;
     }

@@ -3,6 +3,7 @@
 mod cuts;
 mod durability;
 mod faults;
+mod latency;
 mod names;
 mod random;
 mod repeat;
