@@ -116,8 +116,14 @@ impl State {
     fn conclude(&mut self, flight: &mut Flight) -> Result<usize, i32> {
         let Some(fault) = flight.fault else { return self.execute(flight) };
         match fault.kind {
-            FaultKind::Short(_) if flight.kind != Kind::Sync => self.execute(flight),
-            FaultKind::NotExecuted | FaultKind::Short(_) => {
+            FaultKind::Short(_) | FaultKind::Misdirected(_) if flight.kind != Kind::Sync => {
+                self.execute(flight)
+            }
+            FaultKind::Dropped if flight.kind != Kind::Read => self.execute(flight),
+            FaultKind::NotExecuted
+            | FaultKind::Short(_)
+            | FaultKind::Dropped
+            | FaultKind::Misdirected(_) => {
                 self.refuse(flight);
                 Err(fault.errno)
             }

@@ -217,7 +217,9 @@ impl Directory for SimDirectory {
             &self.path,
             format_args!("sync directory {:?}", self.path),
             |state| {
-                if let Some(names) = state.directories.get_mut(&self.path) {
+                if !state.options.lies
+                    && let Some(names) = state.directories.get_mut(&self.path)
+                {
                     names.harden();
                 }
                 state.collect(&self.path);

@@ -10,7 +10,7 @@ use super::directory::SimDirectory;
 use super::fault::{ENOENT, Fault, FaultKind};
 use super::inode::{Change, Inode};
 use super::latency::{Latency, Timing};
-use super::pages::{LONGEST, Pages, SECTOR};
+use super::pages::{Pages, SECTOR};
 use super::state::State;
 use crate::clock::Clock;
 use crate::storage::{Directory, IoFailure, Storage};
@@ -42,6 +42,12 @@ pub struct SimOptions {
     pub stale: bool,
     /// Bytes that files can occupy. Default `None`: all they want.
     pub capacity: Option<u64>,
+    /// Whether it is a quota that is used up then (`EDQUOT`), not the disk (`ENOSPC`). Default
+    /// `false`.
+    pub quota: bool,
+    /// Whether the device lies: durable writes and syncs, of directories too, succeed and make
+    /// nothing durable. Default `false`.
+    pub lies: bool,
     /// How long operations take on [`SimDisk::clock`]. Default `None`: no time at all, and they
     /// complete in an order that the seed decides.
     pub latency: Option<Latency>,
@@ -57,6 +63,8 @@ impl Default for SimOptions {
             count_reads: false,
             stale: true,
             capacity: None,
+            quota: false,
+            lies: false,
             latency: None,
             trace_lines: 256,
         }
@@ -208,38 +216,11 @@ impl SimDisk {
         self.state().faults.order(number, true, Fault { errno, kind });
     }
 
-    /// Makes the sector at `offset` of a file unreadable (`EIO`), for good: across renames, kills
-    /// and crashes.
-    ///
-    /// # Errors
-    /// `ENOENT` if there is no such file.
-    pub fn fail_reads_at(&self, path: impl AsRef<Path>, offset: u64) -> Result<(), IoFailure> {
-        self.on_file(path.as_ref(), |inode| {
-            inode.bad_sectors.insert(offset / SECTOR as u64);
-        })
-    }
-
-    /// Flips bits of one byte, on the medium and in the page cache: rot that nobody notices.
-    ///
-    /// # Errors
-    /// `ENOENT` if there is no such file.
-    ///
-    /// # Panics
-    /// If no file can have this offset (4 GiB and above).
-    pub fn flip_byte(
+    pub(super) fn on_file(
         &self,
-        path: impl AsRef<Path>,
-        offset: u64,
-        mask: u8,
+        path: &Path,
+        effect: impl FnOnce(&mut Inode),
     ) -> Result<(), IoFailure> {
-        assert!(offset < LONGEST, "SIM: no file is that long");
-        self.on_file(path.as_ref(), |inode| {
-            inode.visible.flip(offset, mask);
-            inode.durable.flip(offset, mask);
-        })
-    }
-
-    fn on_file(&self, path: &Path, effect: impl FnOnce(&mut Inode)) -> Result<(), IoFailure> {
         let mut state = self.state();
         let found = state.lookup(path).and_then(|number| state.inodes.get_mut(&number));
         found.map(effect).ok_or_else(|| IoFailure::from_errno("fault", path, ENOENT))
@@ -270,6 +251,9 @@ impl SimDisk {
             hash.update(format!("{lengths:?}").as_bytes());
             digest_pages(&mut hash, &inode.visible);
             digest_pages(&mut hash, &inode.durable);
+            if !inode.defects.is_empty() {
+                hash.update(format!("{:?}{}", inode.defects, inode.cold).as_bytes());
+            }
             for item in &inode.pending {
                 hash.update(format!("{},{},{}", item.stamp, item.clean, item.cached).as_bytes());
                 match &item.change {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::SimOptions;
 use super::crash::CrashManner;
-use super::fault::{EIO, ENOENT, ENOSPC, Fault, FaultKind, Faults};
+use super::fault::{EDQUOT, EIO, ENOENT, ENOSPC, Fault, FaultKind, Faults};
 use super::flight::Flight;
 use super::inode::{Inode, charge};
 use super::latency::Timing;
@@ -189,8 +189,11 @@ impl State {
             }
             Verdict::Fault(fault) => {
                 match fault.kind {
+                    FaultKind::Dropped => return Ok(()),
                     FaultKind::ExecutedButReported => harden(self),
-                    FaultKind::NotExecuted | FaultKind::Short(_) => spoil(self),
+                    FaultKind::NotExecuted | FaultKind::Short(_) | FaultKind::Misdirected(_) => {
+                        spoil(self);
+                    }
                 }
                 return Err(failure(fault.errno));
             }
@@ -239,6 +242,11 @@ impl State {
         self.options.capacity.unwrap_or(1 << 40).saturating_sub(used)
     }
 
+    /// The error number of a disk without space.
+    pub(super) fn full(&self) -> i32 {
+        if self.options.quota { EDQUOT } else { ENOSPC }
+    }
+
     /// How far a file may reach that wants to reach `end`: as far, or to where space runs out.
     pub(super) fn reach(&self, inode: &Inode, end: u64) -> u64 {
         if self.options.capacity.is_none() || charge(end) <= inode.charged {
@@ -250,7 +258,7 @@ impl State {
     pub(super) fn allocate(&mut self, number: u64, length: u64) -> Result<(), i32> {
         let inode = self.inodes.get(&number).ok_or(ENOENT)?;
         if self.reach(inode, length) < length {
-            return Err(ENOSPC);
+            return Err(self.full());
         }
         let stamp = self.tick();
         let now = self.now_ns();

@@ -4,6 +4,7 @@ mod cuts;
 mod durability;
 mod faults;
 mod latency;
+mod medium;
 mod names;
 mod random;
 mod repeat;
