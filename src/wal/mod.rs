@@ -1,5 +1,6 @@
 #![doc = include_str!("README.md")]
 
+mod ahead;
 mod append;
 mod backup;
 pub(crate) mod barrier;
