@@ -15,7 +15,7 @@ use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -280,13 +280,13 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 /// A word of its own, a pair of cache lines away from everything else.
 #[repr(align(128))]
-struct Apart(AtomicU64);
+struct Apart(AtomicUsize);
 
 /// What one contended word gives: each of the threads adds to it once for each record and copies
 /// the record to the place it got, and nothing else. No log that hands out its places one by one
 /// can be quicker than that.
 fn word(threads: usize, count: usize) {
-    let word = Apart(AtomicU64::new(0));
+    let word = Apart(AtomicUsize::new(0));
     let memory: Vec<AtomicU64> = (0..BUFFER / 8).map(|_| AtomicU64::new(0)).collect();
     let words = (SIZE + 8) / 8;
     thread::scope(|scope| {
@@ -294,7 +294,7 @@ fn word(threads: usize, count: usize) {
             scope.spawn(|| {
                 let payload = std::hint::black_box([7_u64; SIZE / 8 + 1]);
                 for _ in 0..count / threads {
-                    let place = word.0.fetch_add(words as u64, Ordering::AcqRel) as usize;
+                    let place = word.0.fetch_add(words, Ordering::AcqRel);
                     let start = place % (memory.len() / words * words) / words * words;
                     for (to, from) in memory[start..start + words].iter().zip(payload) {
                         to.store(from, Ordering::Relaxed);
