@@ -32,6 +32,7 @@ pub(crate) mod replay;
 mod retention;
 pub(crate) mod scan;
 pub(crate) mod segment;
+mod share;
 mod slot;
 mod stage;
 mod staging;
