@@ -160,6 +160,15 @@ impl Open {
         }
     }
 
+    /// Whether anybody waits for a frame, a sync or room. Tails do not count: there may be nothing
+    /// that would come.
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn is_awaited(&mut self) -> bool {
+        let flying = self.flight.iter().any(|flight| flight.waiting.is_awaited());
+        let room = self.room_waiters > 0 || self.spacious.is_awaited();
+        flying || room || self.queued().any(|waiting| waiting.is_awaited())
+    }
+
     /// Everybody who waits for something that nobody has taken out yet, in the order in which it
     /// will be written.
     pub(super) fn queued(&mut self) -> impl Iterator<Item = &mut Waiting> {

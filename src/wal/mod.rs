@@ -44,6 +44,8 @@ pub(crate) mod transfer;
 pub(crate) mod truncate;
 #[allow(clippy::module_inception, reason = "the file is named by what it holds")]
 mod wal;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) mod watch;
 pub(crate) mod window;
 #[cfg(test)]
 pub(crate) mod writer_tests;

@@ -58,6 +58,8 @@ pub(crate) fn open(
     let core = assemble(storage, directory, clock, fork, options, opened, [channel, preparing])?;
     core.ask_preparer(&mut lock(&core.open));
     let core = Arc::new(core);
+    #[cfg(any(test, feature = "testing"))]
+    super::watch::opened(&core);
     let shares = std::array::from_fn(|_| Arc::new(Share { core: Arc::clone(&core) }));
     let handle = Handle { core, shares, threads: Mutex::default() };
     match options.background {

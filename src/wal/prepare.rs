@@ -9,7 +9,7 @@ use super::group::Resolved;
 use super::log_file::{LogFile, LogState};
 use super::options::Background;
 use super::recycle::Recycler;
-use super::segment::Segment;
+use super::segment::{FIRST_FRAME, Segment};
 use super::truncate;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
@@ -29,13 +29,21 @@ pub(crate) struct Preparer {
 
 impl Preparer {
     /// The next segment, of a file that was kept or of a new one.
-    fn segment(&mut self, log: LogId, number: SegmentNumber, clock: &dyn Clock) -> Result<Segment> {
+    fn segment(&mut self, log: LogId, number: SegmentNumber, clock: &dyn Clock) -> Result<Made> {
         let channel = &mut *self.channel;
         if let Some(segment) = self.recycler.reuse(log, number, channel, clock)? {
-            return Ok(segment);
+            return Ok(Made { segment, recycled: true });
         }
-        Segment::prepare(self.recycler.home(), log, number, self.segment_size, channel)
+        let home = self.recycler.home();
+        let segment = Segment::prepare(home, log, number, self.segment_size, channel)?;
+        Ok(Made { segment, recycled: false })
     }
+}
+
+/// A segment that frames may go into.
+struct Made {
+    segment: Segment,
+    recycled: bool,
 }
 
 /// What was asked of it, and what came of that; under the log's mutex.
@@ -162,7 +170,7 @@ impl Core {
         missing.map(Step::Prepare)
     }
 
-    fn finish_attempt(&self, made: Result<Segment>, size: u64) -> Option<Resolved> {
+    fn finish_attempt(&self, made: Result<Made>, size: u64) -> Option<Resolved> {
         let failed = match &made {
             Ok(_) => None,
             Err(error) if error.kind() == ErrorKind::DiskFull => {
@@ -175,12 +183,12 @@ impl Core {
             }
             Err(error) => Some(error.clone()),
         };
-        if made.is_ok() {
-            self.stats.prepared(size);
+        if let Ok(Made { recycled, .. }) = made {
+            self.stats.prepared(recycled, if recycled { FIRST_FRAME } else { size });
         }
         let mut open = lock(&self.open);
         match made {
-            Ok(segment) if open.failed.is_none() => open.staging.add_spare(Arc::new(segment)),
+            Ok(made) if open.failed.is_none() => open.staging.add_spare(Arc::new(made.segment)),
             Ok(_) => {}
             Err(_) => {
                 open.staging.preparation_failed();

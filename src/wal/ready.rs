@@ -33,6 +33,16 @@ pub(crate) struct Room {
 }
 
 impl Room {
+    /// How often room may have come.
+    pub(super) fn events(&self) -> u64 {
+        self.events
+    }
+
+    /// Whether somebody waits for the next event.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.waiting.is_awaited()
+    }
+
     /// Joins as a blocking caller; the outcome comes with the next event.
     pub(super) fn follow(&mut self) -> Ticket {
         self.waiting.follow()

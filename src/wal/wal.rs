@@ -294,8 +294,9 @@ impl Wal {
 
     /// Reserves room for a record of `bytes` bytes in the open frame and gives it up before it is
     /// copied, as a panic there would. Whether there was room.
-    #[cfg(test)]
-    pub(crate) fn give_up_reservation(&self, bytes: usize) -> bool {
+    #[cfg(any(test, shuttle))]
+    #[doc(hidden)]
+    pub fn give_up_reservation(&self, bytes: usize) -> bool {
         self.core().stage.reserve(1, super::record::RECORD_HEADER + bytes).is_some()
     }
 
@@ -305,6 +306,14 @@ impl Wal {
         let progress = &self.core().progress;
         progress.set_appended(progress.appended().advance(5));
         progress.set_written(progress.appended());
+    }
+
+    /// The committer's state, for a failing test's message.
+    #[cfg(any(test, feature = "testing"))]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn dump(&self) -> String {
+        self.core().dump()
     }
 
     /// How bytes reach the medium, as found when the log was opened.
