@@ -29,6 +29,7 @@ pub(crate) mod record;
 pub(crate) mod recovery;
 mod recycle;
 pub(crate) mod replay;
+mod report;
 mod retention;
 pub(crate) mod scan;
 pub(crate) mod segment;
@@ -40,6 +41,7 @@ mod stats;
 mod tail;
 #[cfg(test)]
 mod tests;
+pub(crate) mod tombstone;
 pub(crate) mod transfer;
 pub(crate) mod truncate;
 #[allow(clippy::module_inception, reason = "the file is named by what it holds")]
@@ -60,6 +62,7 @@ pub use pins::Pin;
 pub use range::LsnRange;
 pub use ready::Ready;
 pub use replay::{Record, Replay};
+pub use report::{Damage, EpochReport, LogReport, Repair, SegmentReport, SegmentState};
 pub use retention::{Hold, TruncationPlan};
 pub use stats::WalStats;
 pub use tail::Tail;
