@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::catalog::Catalog;
 use super::core::{Core, Open, Panics, Phase, Place, Share};
 use super::group::Resolved;
 use super::index::SegmentIndex;
@@ -55,7 +56,9 @@ pub(crate) fn open(
     };
     let opened = recover(&**storage, &directory, &*clock, &recover_options, &mut *channel)?;
     let preparing = directory.channel()?;
+    let catalog = opened.tail.catalog;
     let core = assemble(storage, directory, clock, fork, options, opened, [channel, preparing])?;
+    core.read_catalog(catalog)?;
     core.ask_preparer(&mut lock(&core.open));
     let core = Arc::new(core);
     let shares = std::array::from_fn(|_| Arc::new(Share { core: Arc::clone(&core) }));
@@ -107,6 +110,7 @@ fn assemble(
         stats,
         pins: Mutex::default(),
         retention: Retention::new(options),
+        catalog: Catalog::default(),
         start: AtomicU64::new(opened.start.get()),
         index: Arc::new(SegmentIndex::new(opened.segments)),
         fork,
