@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::catalog::Catalog;
 use super::group::{Resolved, Waiting};
 use super::index::SegmentIndex;
 use super::options::{Background, Limits};
@@ -99,6 +100,7 @@ pub(crate) struct Core {
     pub(crate) stats: Arc<Stats>,
     pub(crate) pins: Mutex<Pins>,
     pub(crate) retention: Retention,
+    pub(super) catalog: Catalog,
     /// The first LSN of the log.
     pub(crate) start: AtomicU64,
     pub(crate) index: Arc<SegmentIndex>,
