@@ -10,7 +10,7 @@ use crate::clock::Clock;
 use crate::error::Error;
 use crate::ids::to_u64;
 use crate::storage::Backend;
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::counting::{AtomicU64, Ordering};
 use crate::sync::{Arc, lock};
 
 /// A number that only grows.
