@@ -14,9 +14,10 @@ check:
 test:
     cargo test
 
-# All tests on the plain backend, and without direct writes.
+# All tests on each backend, past the page cache and through it.
 backends:
     SAWMILL_BACKEND=uring cargo test --all-features
+    SAWMILL_BACKEND=uring-buffered cargo test --all-features
     SAWMILL_BACKEND=pwrite cargo test --all-features
     SAWMILL_BACKEND=pwrite-buffered cargo test --all-features
 
