@@ -16,14 +16,14 @@ use crate::ids::Lsn;
 use crate::planted::{Bug, planted};
 use crate::storage::File;
 use crate::sync::atomic::Ordering;
-use crate::sync::{Arc, MutexGuard, lock, wait, wait_for};
+use crate::sync::{Arc, MutexGuard, lock, nap, wait};
 
 /// How long the committer leaves a frame alone that grows and that nobody waits for, before it
 /// looks again, and how often: a fast device would otherwise get one small frame after the other.
 /// Nothing depends on it: nobody waits for such a frame, and who begins to wakes the committer or
 /// leads.
 const NAP: Duration = Duration::from_micros(50);
-const NAPS: u32 = 20;
+const NAPS: u32 = if cfg!(shuttle) { 1 } else { 20 };
 
 /// When a leader takes nothing more out. It leaves when what it has in flight has landed.
 #[derive(Clone, Copy, Debug)]
@@ -451,6 +451,7 @@ impl Core {
         let next = open.queued().find_map(|waiting| waiting.appoint());
         match next {
             Some(_) => open.slots.hand(),
+            None if planted(Bug::LostWakeup) => {}
             None => self.nudge(open),
         }
         next
@@ -483,7 +484,7 @@ impl Core {
             if naps < NAPS && seen != appended && open.may_grow() {
                 (seen, naps) = (appended, naps + 1);
                 open.committer_sleeps = true;
-                open = wait_for(&self.committer, open, NAP);
+                open = nap(&self.open, &self.committer, open, NAP);
                 open.committer_sleeps = false;
                 continue;
             }
