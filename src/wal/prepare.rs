@@ -153,6 +153,7 @@ impl Core {
                     if let Err(error) = self.write_log(preparer, false) {
                         resolved.extend(self.fail(&mut lock(&self.open), error));
                     } else {
+                        self.cover_catalog_at_rotation();
                         // What cannot be read now is not given up; `apply_retention` says why.
                         drop(self.retain(preparer, resolved));
                     }
@@ -240,6 +241,7 @@ impl Core {
             let message = format!("record {lsn} is not durable, so nothing before it is given up");
             return Err(Error::new(ErrorKind::Invalid, message).at_path(self.directory.path()));
         }
+        self.cover_catalog(lsn)?;
         let mut resolved = Vec::new();
         let start = self.truncate(lsn, durable, &mut resolved);
         Resolved::wake(resolved);
@@ -263,7 +265,7 @@ impl Core {
     ) -> Result<Lsn> {
         let pins = lock(&self.pins);
         let start = truncate::truncate_before(
-            pins.clamp(lsn),
+            self.clamp_to_catalog(pins.clamp(lsn)),
             durable,
             &self.index,
             &mut preparer.log_file,
