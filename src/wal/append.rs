@@ -113,10 +113,16 @@ impl Core {
 
     /// Bytes of the records with their headers, if they are within the limits (LOG.md L4).
     pub(super) fn measure(&self, payloads: &[&[u8]]) -> Result<usize> {
+        self.check_batch(payloads.iter().map(|payload| payload.len()))
+    }
+
+    /// As [`Core::measure`], of records of these sizes.
+    #[inline]
+    pub(super) fn check_batch(&self, records: impl Iterator<Item = usize>) -> Result<usize> {
         let mut bytes = 0;
-        for payload in payloads {
-            self.check_record(payload.len())?;
-            bytes += RECORD_HEADER + payload.len();
+        for length in records {
+            self.check_record(length)?;
+            bytes += RECORD_HEADER + length;
         }
         match to_u64(bytes) {
             bytes if bytes > self.limits.batch => {

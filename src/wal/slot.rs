@@ -140,6 +140,7 @@ impl Slot {
             payload_crc: crc32c(payload),
             chain: self.chain,
             kind: frame.kind,
+            catalog: progress.catalog(),
         }
     }
 
