@@ -118,6 +118,6 @@ pub use stream::{
 };
 pub use wal::{
     AppendOptions, Background, Backup, Durability, Entry, Hold, Latencies, LogMarks, LsnRange,
-    OwnedRecord, Pending, Pin, ProducerStamp, Ready, Record, Replay, Tail, TruncationPlan, Wal,
-    WalOptions, WalStats, WalStream,
+    OwnedRecord, Pending, Pin, ProducerStamp, ProducerState, Ready, Record, Replay, Tail,
+    TruncationPlan, Wal, WalOptions, WalStats, WalStream,
 };
