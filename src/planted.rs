@@ -32,6 +32,8 @@ bugs! {
     AcknowledgeAtSubmit => "acknowledge-at-submit",
     /// L8: a durable frame behind a plain one is written without flushing the plain one.
     PlainBeforeDurable => "plain-before-durable",
+    /// L8: the durable LSN rises over a frame that has not landed.
+    DurableOverHole => "durable-over-hole",
     /// L1: a prepared segment's directory entry is not synced.
     NoDirectorySync => "no-directory-sync",
     /// L16: the new epoch counts accepted frames only.
@@ -46,6 +48,12 @@ bugs! {
     ExistenceAttests => "existence-attests",
     /// L4: a length read from disk is believed.
     TrustLength => "trust-length",
+    /// L7: the slot is left free without telling the committer that there is work.
+    LostWakeup => "lost-wakeup",
+    /// L7: a group that only futures wait for is appointed to lead.
+    LeadershipToFuture => "leadership-to-future",
+    /// L7: a time limit that passes as the frame is taken out makes nobody wait for the outcome.
+    DeadlineForgetsFlight => "deadline-forgets-flight",
     /// L12: a short write counts as a whole one.
     ShortWriteCounts => "short-write-counts",
     /// L12: a failed sync is repeated and believed.

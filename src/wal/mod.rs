@@ -1,12 +1,18 @@
 #![doc = include_str!("README.md")]
 
+mod ahead;
 mod append;
 mod backup;
 pub(crate) mod barrier;
+mod catalog;
 mod commit;
 mod core;
 mod deadline;
+mod depth;
 mod durability;
+mod entry;
+mod extension;
+mod flight;
 pub(crate) mod frame;
 pub(crate) mod fuzz;
 mod get;
@@ -28,26 +34,36 @@ pub(crate) mod record;
 pub(crate) mod recovery;
 mod recycle;
 pub(crate) mod replay;
+mod report;
 mod retention;
 pub(crate) mod scan;
 pub(crate) mod segment;
+mod share;
 mod slot;
+mod slots;
 mod stage;
 mod staging;
 mod stats;
+mod streams;
 mod tail;
 #[cfg(test)]
 mod tests;
+pub(crate) mod tombstone;
 pub(crate) mod transfer;
 pub(crate) mod truncate;
 #[allow(clippy::module_inception, reason = "the file is named by what it holds")]
 mod wal;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) mod watch;
 pub(crate) mod window;
 #[cfg(test)]
 pub(crate) mod writer_tests;
 
 pub use backup::Backup;
+pub(crate) use catalog::FIRST_NAMED;
 pub use durability::{AppendOptions, Durability};
+pub use entry::Entry;
+pub use extension::ProducerStamp;
 pub use get::{LogMarks, OwnedRecord};
 pub use histogram::Latencies;
 pub use options::{Background, WalOptions};
@@ -56,7 +72,9 @@ pub use pins::Pin;
 pub use range::LsnRange;
 pub use ready::Ready;
 pub use replay::{Record, Replay};
+pub use report::{Damage, EpochReport, LogReport, Repair, SegmentReport, SegmentState};
 pub use retention::{Hold, TruncationPlan};
 pub use stats::WalStats;
+pub use streams::WalStream;
 pub use tail::Tail;
 pub use wal::Wal;

@@ -12,6 +12,8 @@ pub(crate) struct Progress {
     appended: AtomicU64,
     written: AtomicU64,
     durable: AtomicU64,
+    /// No mark: from which record on the log says what its catalog holds. Every frame repeats it.
+    catalog: AtomicU64,
     /// What was written last, for tails.
     pub(crate) recent: Recent,
 }
@@ -21,7 +23,19 @@ impl Progress {
     pub(crate) fn starting_at(durable: Lsn) -> Progress {
         let mark = || AtomicU64::new(durable.get());
         let recent = Recent::default();
-        Progress { appended: mark(), written: mark(), durable: mark(), recent }
+        let catalog = AtomicU64::new(0);
+        Progress { appended: mark(), written: mark(), durable: mark(), catalog, recent }
+    }
+
+    /// From which record on the log says what its catalog holds; zero if it never held anything.
+    pub(crate) fn catalog(&self) -> Lsn {
+        Lsn::new(self.catalog.load(Ordering::Acquire))
+    }
+
+    /// Has every frame from now on say where the catalog begins.
+    pub(crate) fn set_catalog(&self, lsn: Lsn) {
+        assert!(lsn >= self.catalog(), "CATALOG-1: its place falls to {lsn}");
+        self.catalog.store(lsn.get(), Ordering::Release);
     }
 
     /// The last record of a frame that was sealed and taken out: those behind it count in staging.
