@@ -32,6 +32,11 @@ pub enum ErrorKind {
     TooLarge,
     /// Bytes that were acknowledged are damaged. Nothing was changed.
     Corrupt,
+    /// A reader's position was cut off since: what it read is not the beginning of this log.
+    Diverged {
+        /// The last record that the reader and the log share; zero if none is known to be.
+        last_good: Lsn,
+    },
     /// The medium refused to return bytes. Nothing was changed.
     Unreadable,
     /// Written by a newer version of sawmill, or not by sawmill at all.

@@ -116,6 +116,6 @@ pub use stream::{
 };
 pub use wal::{
     AppendOptions, Background, Backup, Durability, Hold, Latencies, LogMarks, LsnRange,
-    OwnedRecord, Pending, Pin, Ready, Record, Replay, Tail, TruncationPlan, Wal, WalOptions,
-    WalStats,
+    OwnedRecord, Pending, Pin, ReaderPosition, Ready, Record, Replay, Tail, TruncationPlan, Wal,
+    WalOptions, WalStats,
 };

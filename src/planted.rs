@@ -70,6 +70,10 @@ bugs! {
     RecycleShared => "recycle-shared",
     /// L19: readers are shown records above the durable LSN.
     ReadAboveDurable => "read-above-durable",
+    /// L21: a position that was cut off is resumed without a word.
+    SilentDivergence => "silent-divergence",
+    /// L24: an opening takes the clock's time, though it is before the last frame's.
+    SealTimeFalls => "seal-time-falls",
     /// L5: an LSN is given before there is space for its record.
     LsnBeforeSpace => "lsn-before-space",
     /// L3: padding is taken for the end of the log.

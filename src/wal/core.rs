@@ -2,6 +2,7 @@
 
 use super::group::{Resolved, Waiting};
 use super::index::SegmentIndex;
+use super::lineage::Lineage;
 use super::options::{Background, Limits};
 use super::pins::Pins;
 use super::prepare::{Preparation, Preparer};
@@ -89,6 +90,8 @@ pub(crate) struct Core {
     pub(crate) directory: Arc<dyn Directory>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) log: LogId,
+    /// The epochs until this one.
+    pub(super) lineage: Lineage,
     pub(crate) limits: Limits,
     pub(crate) background: Background,
     pub(crate) progress: Progress,

@@ -102,6 +102,7 @@ fn assemble(
         directory,
         clock,
         log: opened.log,
+        lineage: opened.lineage,
         limits,
         background: options.background,
         progress: Progress::starting_at(opened.tail.next_lsn.previous()),
