@@ -37,6 +37,9 @@ pub enum ErrorKind {
         /// The last record that the reader and the log share; zero if none is known to be.
         last_good: Lsn,
     },
+    /// Records that were damaged and given up by an explicit repair. The reader that says so goes
+    /// on behind them: ask it for the next record.
+    Lost,
     /// The medium refused to return bytes. Nothing was changed.
     Unreadable,
     /// Written by a newer version of sawmill, or not by sawmill at all.

@@ -115,7 +115,7 @@ pub use stream::{
     StreamRun, Trigger,
 };
 pub use wal::{
-    AppendOptions, Background, Backup, Durability, Hold, Latencies, LogMarks, LsnRange,
-    OwnedRecord, Pending, Pin, ReaderPosition, Ready, Record, Replay, Tail, TruncationPlan, Wal,
-    WalOptions, WalStats,
+    AppendOptions, Background, Backup, Damage, Durability, EpochReport, Hold, Latencies, LogMarks,
+    LogReport, LsnRange, OwnedRecord, Pending, Pin, ReaderPosition, Ready, Record, Repair, Replay,
+    SegmentReport, SegmentState, Tail, TruncationPlan, Wal, WalOptions, WalStats,
 };

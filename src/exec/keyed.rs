@@ -61,6 +61,16 @@ impl<K: Key, V: Value> KeyedInput<K, V> {
         matches!(self.0, Route::Narrow(_))
     }
 
+    /// The partition as the parent holds it, one row for each key, if it is read in place.
+    pub(crate) fn held_table(&self, task: &Task<'_>) -> Result<Option<Arc<ByteTable<V>>>> {
+        match &self.0 {
+            Route::Narrow(parent) if parent.holds_table() => {
+                task.held::<ByteTable<V>>(parent.meta().id, task.partition()).map(Some)
+            }
+            Route::Narrow(_) | Route::Wide(_) => Ok(None),
+        }
+    }
+
     /// Calls `each` with hash, canonical key bytes and value of every row of the partition.
     pub(crate) fn for_each(
         &self,

@@ -1,5 +1,7 @@
 //! What the handles and the threads of one open log share.
 
+use std::path::Path;
+
 use super::group::{Resolved, Waiting};
 use super::index::SegmentIndex;
 use super::lineage::Lineage;
@@ -94,7 +96,7 @@ pub(crate) struct Core {
     pub(super) lineage: Lineage,
     pub(crate) limits: Limits,
     pub(crate) background: Background,
-    pub(crate) progress: Progress,
+    pub(crate) progress: Arc<Progress>,
     /// Where records are put without the mutex.
     pub(super) stage: Arc<Stage>,
     pub(crate) stats: Arc<Stats>,
@@ -103,7 +105,7 @@ pub(crate) struct Core {
     /// The first LSN of the log.
     pub(crate) start: AtomicU64,
     pub(crate) index: Arc<SegmentIndex>,
-    pub(crate) fork: ForkWord,
+    pub(crate) fork: Arc<ForkWord>,
     /// The directory's lock, until the log is closed.
     pub(crate) lock: Mutex<Option<Box<dyn Lock>>>,
     pub(crate) open: Mutex<Open>,
@@ -114,14 +116,6 @@ pub(crate) struct Core {
     /// A segment should be prepared or `LOG` written.
     pub(crate) preparer_work: Condvar,
     pub(crate) preparer: Mutex<Option<Preparer>>,
-}
-
-/// What a [`Pending`](crate::Pending) holds of the log. There is one for each lane, with a count
-/// of references of its own: threads that submit would otherwise fight over one cache line.
-#[derive(Debug)]
-#[repr(align(128))]
-pub(crate) struct Share {
-    pub(super) core: Arc<Core>,
 }
 
 impl Open {
@@ -209,15 +203,22 @@ pub(crate) fn closed() -> Error {
     Error::new(ErrorKind::Closed, "the log was closed; open it again")
 }
 
+/// The error of every call in a forked child.
+#[cold]
+pub(crate) fn forked(path: &Path) -> Error {
+    let message = "this process is a fork of the one that opened the log; open it again here";
+    Error::new(ErrorKind::Forked, message).at_path(path)
+}
+
 impl Core {
     /// Refuses in a forked child. Before any lock: the parent's other threads, which may have held
     /// it, do not exist here.
+    #[inline]
     pub(crate) fn check_fork(&self) -> Result<()> {
         if !self.fork.is_forked() {
             return Ok(());
         }
-        let message = "this process is a fork of the one that opened the log; open it again here";
-        Err(Error::new(ErrorKind::Forked, message).at_path(self.directory.path()))
+        Err(forked(self.directory.path()))
     }
 
     /// Refuses when the log takes no more appends.

@@ -1,5 +1,6 @@
 #![doc = include_str!("README.md")]
 
+mod ahead;
 mod append;
 mod backup;
 pub(crate) mod barrier;
@@ -29,10 +30,12 @@ pub(crate) mod record;
 pub(crate) mod recovery;
 mod recycle;
 pub(crate) mod replay;
+mod report;
 mod retention;
 pub(crate) mod scan;
 mod seek;
 pub(crate) mod segment;
+mod share;
 mod slot;
 mod stage;
 mod staging;
@@ -40,6 +43,7 @@ mod stats;
 mod tail;
 #[cfg(test)]
 mod tests;
+pub(crate) mod tombstone;
 pub(crate) mod transfer;
 pub(crate) mod truncate;
 #[allow(clippy::module_inception, reason = "the file is named by what it holds")]
@@ -61,6 +65,7 @@ pub use pins::Pin;
 pub use range::LsnRange;
 pub use ready::Ready;
 pub use replay::{Record, Replay};
+pub use report::{Damage, EpochReport, LogReport, Repair, SegmentReport, SegmentState};
 pub use retention::{Hold, TruncationPlan};
 pub use stats::WalStats;
 pub use tail::Tail;

@@ -166,7 +166,7 @@ impl Wal {
     pub fn try_submit_to(&self, stream: StreamId, payload: &[u8]) -> Result<Pending> {
         let want = Want { stream, kind: RecordKind::User, until: Mark::Appended };
         let lsns = self.core().try_append(want, payload)?;
-        Ok(Pending::new(Arc::clone(self.share()), lsns.first()))
+        Ok(Pending::new(self.share(), lsns.first()))
     }
 
     /// Waits, as a future, until it is worth to [`try_submit`](Wal::try_submit) again:

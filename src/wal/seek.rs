@@ -4,9 +4,10 @@
 //! segments finds the one in which a time is passed, and what was found once stays found.
 
 use super::core::Core;
-use super::frame::FrameHeader;
+use super::frame::{self, FrameHeader, FrameKind};
 use super::index::SegmentEntry;
 use super::scan::{self, Expected};
+use super::tombstone::Tombstone;
 use super::wal::Wal;
 use super::window::{WINDOW, Window};
 use crate::error::{Error, ErrorKind, Result};
@@ -64,16 +65,12 @@ impl Seeker<'_> {
         Ok(None)
     }
 
-    /// The first record of this segment, or behind it, that was sealed at `time_ns` or later.
-    /// Records before the segment were sealed earlier, those of `next` later.
-    fn search(
-        &mut self,
-        entry: &SegmentEntry,
-        next: Option<&SegmentEntry>,
-        time_ns: u64,
-    ) -> Result<Lsn> {
-        let mut expected = self.place(entry);
+    /// The first record from segment `at` on that was sealed at `time_ns` or later. Records before
+    /// that segment were sealed earlier, those of the next one later.
+    fn search(&mut self, entries: &[SegmentEntry], at: usize, time_ns: u64) -> Result<Lsn> {
+        let (mut at, mut expected) = (at, self.place(&entries[at]));
         loop {
+            let entry = &entries[at];
             let lsn = expected.next_lsn.unwrap_or(entry.first_lsn);
             if lsn > self.durable {
                 return Ok(lsn);
@@ -82,11 +79,41 @@ impl Seeker<'_> {
                 Some((header, _)) if header.records > 0 && header.seal_time_ns >= time_ns => {
                     return Ok(header.first_lsn);
                 }
+                Some((header, crc)) if header.kind == FrameKind::Tombstone => {
+                    expected = self.over(entries, at, &expected, (&header, crc))?;
+                    let number = expected.position.segment;
+                    let resumed = entries.iter().position(|next| next.segment.number() == number);
+                    at = resumed.ok_or_else(|| self.damaged(entry, &expected, lsn))?;
+                }
                 Some((header, crc)) => expected = expected.after(&header, crc),
-                None if next.is_some_and(|next| next.first_lsn == lsn) => return Ok(lsn),
+                None if entries.get(at + 1).is_some_and(|next| next.first_lsn == lsn) => {
+                    return Ok(lsn);
+                }
                 None => return Err(self.damaged(entry, &expected, lsn)),
             }
         }
+    }
+
+    /// What follows a tombstone: a repair gave up what lies between.
+    fn over(
+        &mut self,
+        entries: &[SegmentEntry],
+        at: usize,
+        expected: &Expected,
+        (header, crc): (&FrameHeader, u32),
+    ) -> Result<Expected> {
+        let (entry, offset) = (&entries[at], expected.position.offset);
+        let length = header.length_on_disk();
+        let bytes = self.window.load(&mut *self.channel, &entry.segment, offset, length)?;
+        let payload = frame::payload(header, bytes).unwrap_or_default();
+        let Some(tombstone) = Tombstone::decode(header, payload) else {
+            return Err(self.damaged(entry, expected, header.first_lsn));
+        };
+        let size = |number| {
+            let found = entries.iter().find(|entry| entry.segment.number() == number);
+            found.map_or(0, |entry| entry.segment.size())
+        };
+        Ok(expected.over(header, crc, &tombstone, size))
     }
 
     fn damaged(&self, entry: &SegmentEntry, expected: &Expected, lsn: Lsn) -> Error {
@@ -111,7 +138,7 @@ impl Seeker<'_> {
             }
         }
         match low.checked_sub(1) {
-            Some(at) => self.search(&entries[at], entries.get(at + 1), time_ns),
+            Some(at) => self.search(entries, at, time_ns),
             None => Ok(entries.first().map_or(Lsn::FIRST, |entry| entry.first_lsn)),
         }
     }

@@ -3,13 +3,14 @@
 use std::fmt;
 use std::path::Path;
 
-use super::core::{Core, Share};
+use super::core::Core;
 use super::open;
 use super::options::WalOptions;
 use super::pending::Pending;
 use super::range::LsnRange;
 use super::record::RecordKind;
 use super::replay::Replay;
+use super::share::Share;
 use super::staging::{Mark, Want};
 use crate::clock::{Clock, SystemClock};
 use crate::error::Result;
@@ -89,7 +90,8 @@ impl Wal {
     }
 
     /// What a pending submission keeps.
-    pub(super) fn share(&self) -> &Arc<Share> {
+    #[inline]
+    pub(super) fn share(&self) -> Arc<Share> {
         self.handle.share()
     }
 
@@ -182,7 +184,7 @@ impl Wal {
     pub fn submit_to(&self, stream: StreamId, payload: &[u8]) -> Result<Pending> {
         let want = Want { stream, kind: RecordKind::User, until: Mark::Appended };
         let lsns = self.core().append(want, &[payload])?;
-        Ok(Pending::new(Arc::clone(self.share()), lsns.first()))
+        Ok(Pending::new(self.share(), lsns.first()))
     }
 
     /// Appends internal records as one atomic batch, durable on return. May use the segment that
@@ -196,7 +198,7 @@ impl Wal {
     pub(crate) fn submit_internal(&self, stream: StreamId, payload: &[u8]) -> Result<Pending> {
         let want = Want { stream, kind: RecordKind::Internal, until: Mark::Appended };
         let lsns = self.core().append(want, &[payload])?;
-        Ok(Pending::new(Arc::clone(self.share()), lsns.first()))
+        Ok(Pending::new(self.share(), lsns.first()))
     }
 
     /// Waits until everything appended before this call is on stable storage; returns the durable
