@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::attest::Attest;
 use super::depth::Depth;
 use super::flight::Flights;
 use super::group::{Group, Resolved, Waiting};
@@ -56,6 +57,8 @@ pub(crate) struct Open {
     /// Files that hold frames which were written plain and not synced since.
     pub(super) dirty: Vec<Arc<dyn File>>,
     pub(super) syncing: Option<SyncRequest>,
+    /// What is attested, and when to attest more.
+    pub(super) attest: Attest,
     /// Those who wait for more to become durable, whatever it is.
     pub(super) tails: Waiting,
     pub(crate) preparation: Preparation,

@@ -2,6 +2,7 @@
 
 mod ahead;
 mod append;
+mod attest;
 mod backup;
 pub(crate) mod barrier;
 mod commit;

@@ -1,5 +1,6 @@
 //! The write side on the simulated disk: every fault, every crash, disk full, waiting threads.
 
+mod attesting;
 mod backup;
 mod buffered;
 mod crashes;
