@@ -111,7 +111,6 @@ pub(crate) fn lane() -> usize {
 }
 
 /// Time passes only when a test moves it, and then `condition` is notified.
-#[allow(dead_code, reason = "for waits that begin with the idle writer's")]
 pub(crate) fn wait_until<'a, T>(
     condition: &Condvar,
     guard: MutexGuard<'a, T>,

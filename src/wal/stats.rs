@@ -44,6 +44,8 @@ pub(crate) struct Stats {
     durable_writes: Counter,
     /// Syncs of files that hold frames which were written plain.
     pub(crate) syncs: Counter,
+    /// Frames that say how far the log is durable, and nothing else.
+    pub(crate) attestations: Counter,
     /// Appends that found no room in memory.
     pub(crate) memory_waits: Counter,
     /// Appends that found no prepared segment.
@@ -76,6 +78,7 @@ impl Stats {
             written_bytes: Counter::default(),
             durable_writes: Counter::default(),
             syncs: Counter::default(),
+            attestations: Counter::default(),
             memory_waits: Counter::default(),
             segment_waits: Counter::default(),
             segments_prepared: Counter::default(),
@@ -129,6 +132,9 @@ pub struct WalStats {
     pub poison: Option<Error>,
     /// Frames written; recovery's barrier is not counted.
     pub frames: u64,
+    /// Frames without records that were written after an idle time, to attest the ones before; see
+    /// [`WalOptions::attest_after`](crate::WalOptions::attest_after).
+    pub attestations: u64,
     /// Frames whose write made them durable; the others were written plain.
     pub durable_frames: u64,
     /// Records in those frames, the engine's own ones included.
@@ -222,6 +228,7 @@ impl Wal {
             backend: self.backend(),
             poison,
             frames: stats.frames.get(),
+            attestations: stats.attestations.get(),
             durable_frames: stats.durable_writes.get(),
             records: stats.records.get(),
             payload_bytes: stats.payload_bytes.get(),

@@ -254,3 +254,52 @@ pub(crate) fn a_tail_waits_for_more() {
     assert_eq!(reader.join().unwrap(), [1, 2, 3]);
     model.verify(&answers);
 }
+
+/// More threads than writes in flight, each with records that do not wait for one another.
+fn crowd(model: &Model) -> Vec<JoinHandle<Answers>> {
+    let writer = |name: u8| {
+        model.spawn(move |wal| (0..2).map(|number| append(&wal, &[name, number])).collect())
+    };
+    vec![writer(b'a'), writer(b'b'), writer(b'c'), writer(b'd')]
+}
+
+pub(crate) fn several_writes_are_in_flight() {
+    let model = Model::of_depth(Some(3));
+    let answers = collect(crowd(&model));
+    let mut lsns: Vec<_> = answers.iter().map(|(_, lsn)| lsn.clone().unwrap().get()).collect();
+    lsns.sort_unstable();
+    assert_eq!(lsns, (1..=8).collect::<Vec<_>>(), "dense");
+    model.verify(&answers);
+}
+
+pub(crate) fn several_writes_beside_plain_ones() {
+    let model = Model::of_depth(Some(2));
+    let plain = model.spawn(|wal| {
+        let pending = [1, 2].map(|number| wal.submit(&large(b's', number)).unwrap());
+        let answers = pending.iter().zip([1, 2]);
+        answers.map(|(pending, number)| (large(b's', number), pending.wait())).collect()
+    });
+    let synced = model.spawn(|wal| {
+        let lsn = wal.submit(b"synced").unwrap().lsn();
+        assert!(wal.sync().unwrap() >= lsn);
+        vec![(b"synced".to_vec(), Ok(lsn))]
+    });
+    let limited = model.spawn(|wal| vec![append_timeout(&wal, b"limited")]);
+    let time = model.time_passes(LIMIT);
+    let mut threads = crowd(&model);
+    threads.truncate(2);
+    threads.extend([plain, synced, limited]);
+    let answers = collect(threads);
+    time.join().unwrap();
+    model.verify(&answers);
+}
+
+pub(crate) fn several_writes_and_one_fails() {
+    let model = Model::of_depth(Some(3));
+    model.disk.fail_op(model.disk.ops() + 7, 5, FaultKind::NotExecuted);
+    let future = model.spawn(|wal| vec![settle(&wal, b"f", block_on)]);
+    let mut threads = crowd(&model);
+    threads.push(future);
+    let answers = collect(threads);
+    model.verify(&answers);
+}
