@@ -1,6 +1,7 @@
 #![doc = include_str!("README.md")]
 #![allow(dead_code, reason = "some of this only the streaming engine's operators use")]
 
+mod accumulator;
 mod action;
 mod combine;
 mod dataset;
@@ -22,6 +23,7 @@ mod tabled;
 mod task;
 mod wire;
 
+pub use accumulator::Accumulator;
 pub use action::PartitionSink;
 pub use dataset::{Dataset, Rows};
 pub use drill::Drills;

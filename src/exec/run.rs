@@ -4,6 +4,7 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::accumulator::{Accumulator, Sums, Tally};
 use super::drill::Drills;
 use super::node::{Held, OperatorId};
 use crate::ids::BatchId;
@@ -142,6 +143,7 @@ pub struct RunContext {
     inputs: BTreeMap<String, Arc<dyn Any + Send + Sync>>,
     store: Store,
     tasks: Mutex<Vec<TaskRecord>>,
+    sums: Mutex<Sums>,
     drills: Drills,
 }
 
@@ -168,6 +170,7 @@ impl RunContext {
             inputs: BTreeMap::new(),
             store: Store::default(),
             tasks: Mutex::default(),
+            sums: Mutex::default(),
             drills: Drills::default(),
         }
     }
@@ -221,6 +224,24 @@ impl RunContext {
     #[must_use]
     pub fn tasks(&self) -> Vec<TaskRecord> {
         lock(&self.tasks).clone()
+    }
+
+    /// What the closures of this run have added to an accumulator, each partition of each operator
+    /// counted once.
+    #[must_use]
+    pub fn accumulated(&self, accumulator: &Accumulator) -> i64 {
+        lock(&self.sums).get(accumulator.name().get())
+    }
+
+    /// All sums of this run, by name.
+    pub(crate) fn sums(&self) -> Vec<(String, i64)> {
+        lock(&self.sums).all()
+    }
+
+    pub(crate) fn accumulate(&self, tally: Tally) {
+        if !tally.is_empty() {
+            lock(&self.sums).take(tally);
+        }
     }
 
     /// Faults to be struck in this run.

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::fmt::Display;
 use std::mem::ManuallyDrop;
 
+use super::accumulator;
 use super::node::{Meta, OperatorId};
 use super::plan::Plan;
 use super::run::{RunContext, Slot};
@@ -16,13 +17,16 @@ pub(crate) struct Attempt<'r> {
     plan: &'r Plan,
     /// A held partition or bucket was not there: not a failure, but something to compute first.
     lost: Cell<bool>,
+    /// Whether closures may add to accumulators.
+    tallies: bool,
     /// The operator in whose closure the first failure arose.
     blamed: Cell<Option<OperatorId>>,
 }
 
 impl<'r> Attempt<'r> {
     pub(crate) fn new(run: &'r RunContext, plan: &'r Plan) -> Attempt<'r> {
-        Attempt { run, plan, lost: Cell::new(false), blamed: Cell::new(None) }
+        let tallies = accumulator::in_use();
+        Attempt { run, plan, lost: Cell::new(false), tallies, blamed: Cell::new(None) }
     }
 
     pub(crate) fn lost(&self) -> bool {
@@ -85,7 +89,11 @@ impl<'r> Task<'r> {
     #[inline]
     pub(crate) fn call<T>(&self, meta: &Meta, user: impl FnOnce() -> T) -> T {
         let blame = Blame(self.attempt, meta.id);
-        let result = user();
+        let result = if self.attempt.tallies {
+            accumulator::at((meta.id, self.partition), user)
+        } else {
+            user()
+        };
         // Only unwinding may reach its drop.
         let _done = ManuallyDrop::new(blame);
         result
