@@ -41,6 +41,7 @@ mod tail;
 mod tests;
 pub(crate) mod transfer;
 pub(crate) mod truncate;
+mod turns;
 #[allow(clippy::module_inception, reason = "the file is named by what it holds")]
 mod wal;
 pub(crate) mod window;
