@@ -57,6 +57,7 @@ pub(crate) mod tombstone;
 pub(crate) mod transfer;
 pub(crate) mod truncate;
 mod trying;
+mod turns;
 #[allow(clippy::module_inception, reason = "the file is named by what it holds")]
 mod wal;
 #[cfg(any(test, feature = "testing"))]
