@@ -81,6 +81,15 @@ impl Model {
         Model::with(Background::Threads, 64 << 10)
     }
 
+    /// With up to four durable writes in flight.
+    pub(crate) fn deep() -> Model {
+        let Model { disk, clock, wal } = Model::new();
+        wal.close().unwrap();
+        let options = WalOptions { write_depth: Some(4), ..options(Background::Threads, 64 << 10) };
+        let wal = Wal::open_with(Arc::new(disk.clone()), clock.clone(), PLACE, options).unwrap();
+        Model { disk, clock, wal }
+    }
+
     pub(crate) fn with(background: Background, segment_size: u64) -> Model {
         let options = SimOptions {
             device: Device::Fua,
@@ -158,12 +167,15 @@ fn open(
     segment_size: u64,
 ) -> Result<Wal> {
     let clock = Arc::clone(clock);
-    let options = WalOptions {
+    Wal::open_with(Arc::new(disk.clone()), clock, PLACE, options(background, segment_size))
+}
+
+fn options(background: Background, segment_size: u64) -> WalOptions {
+    WalOptions {
         segment_size,
         memory: 1 << 20,
         lock_wait: Duration::ZERO,
         background,
         ..WalOptions::default()
-    };
-    Wal::open_with(Arc::new(disk.clone()), clock, PLACE, options)
+    }
 }
