@@ -70,6 +70,8 @@ bugs! {
     UnlinkBeforeStart => "unlink-before-start",
     /// L18: a segment that somebody can see is recycled.
     RecycleShared => "recycle-shared",
+    /// L22: a record that was sent again is answered before its original is durable.
+    DuplicateBeforeDurable => "duplicate-before-durable",
     /// L19: readers are shown records above the durable LSN.
     ReadAboveDurable => "read-above-durable",
     /// L5: an LSN is given before there is space for its record.

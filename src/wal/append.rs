@@ -151,6 +151,12 @@ impl Core {
             self.check_record(length)?;
             bytes += RECORD_HEADER + length;
         }
+        self.check_bytes_of_batch(bytes)
+    }
+
+    /// Refuses a batch of so many bytes, headers included, if it is over the limit.
+    #[inline]
+    pub(super) fn check_bytes_of_batch(&self, bytes: usize) -> Result<usize> {
         match to_u64(bytes) {
             bytes if bytes > self.limits.batch => {
                 Err(self.too_large("batch", bytes, self.limits.batch))
@@ -206,7 +212,12 @@ impl Core {
     }
 
     /// Joins whoever waits for `lsn` to come so far, and waits.
-    fn join_and_wait(&self, mut open: MutexGuard<'_, Open>, until: Mark, lsn: Lsn) -> Result<()> {
+    pub(super) fn join_and_wait(
+        &self,
+        mut open: MutexGuard<'_, Open>,
+        until: Mark,
+        lsn: Lsn,
+    ) -> Result<()> {
         if self.is_settled(&open, lsn)? {
             return Ok(());
         }

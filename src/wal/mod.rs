@@ -26,6 +26,8 @@ mod options;
 mod pending;
 mod pins;
 mod prepare;
+mod produce;
+mod producers;
 pub(crate) mod progress;
 mod range;
 mod ready;
@@ -51,6 +53,7 @@ mod tests;
 pub(crate) mod tombstone;
 pub(crate) mod transfer;
 pub(crate) mod truncate;
+mod trying;
 #[allow(clippy::module_inception, reason = "the file is named by what it holds")]
 mod wal;
 #[cfg(any(test, feature = "testing"))]
@@ -69,6 +72,7 @@ pub use histogram::Latencies;
 pub use options::{Background, WalOptions};
 pub use pending::Pending;
 pub use pins::Pin;
+pub use produce::ProducerState;
 pub use range::LsnRange;
 pub use ready::Ready;
 pub use replay::{Record, Replay};

@@ -113,7 +113,7 @@ fn assemble(
         stats,
         pins: Mutex::default(),
         retention: Retention::new(options),
-        catalog: Catalog::default(),
+        catalog: Catalog::new(options.max_producers),
         start: AtomicU64::new(opened.start.get()),
         index: Arc::new(SegmentIndex::new(opened.segments)),
         fork: Arc::new(fork),
