@@ -28,6 +28,9 @@ macro_rules! scenarios {
 
 scenarios! {
     appends_share_frames: ["acknowledged"],
+    appends_overlap: ["acknowledged"],
+    the_power_goes_among_others: ["poisoned", "acknowledged"],
+    a_failed_write_among_others: ["poisoned", "acknowledged"],
     a_lone_append_beside_submissions: ["acknowledged"],
     submissions_are_waited_for_and_synced: ["acknowledged"],
     futures_are_served_by_the_committer: ["acknowledged"],
@@ -76,6 +79,11 @@ mod planted {
     #[test]
     fn acknowledged_over_a_hole() {
         finds(Bug::DurableOverHole, scenarios::several_writes_and_one_fails);
+    }
+
+    #[test]
+    fn durable_over_a_hole() {
+        finds(Bug::DurableOverHole, scenarios::the_power_goes_among_others);
     }
 
     #[test]
