@@ -33,6 +33,10 @@ kill-long:
 loom:
     RUSTFLAGS="--cfg loom" cargo test --release --target-dir target/loom --test loom_staging
 
+# The log's committer under a model checker, SCHEDULES of each scenario; a build of its own.
+shuttle SCHEDULES="10000":
+    RUSTFLAGS="--cfg shuttle" SAWMILL_SHUTTLE={{SCHEDULES}} cargo test --release --target-dir target/shuttle --features planted --test shuttle_commit -- --nocapture
+
 # Every fuzz target for SECONDS; needs a C++ compiler, no nightly.
 fuzz SECONDS="60":
     bash fuzz/run {{SECONDS}}

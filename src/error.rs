@@ -40,6 +40,9 @@ pub enum ErrorKind {
     TooLarge,
     /// Bytes that were acknowledged are damaged. Nothing was changed.
     Corrupt,
+    /// Records that were damaged and given up by an explicit repair. The reader that says so goes
+    /// on behind them: ask it for the next record.
+    Lost,
     /// The medium refused to return bytes. Nothing was changed.
     Unreadable,
     /// Written by a newer version of sawmill, or not by sawmill at all.

@@ -117,7 +117,8 @@ pub use stream::{
     StreamRun, Trigger,
 };
 pub use wal::{
-    AppendOptions, Background, Backup, Durability, Entry, Hold, Latencies, LogMarks, LsnRange,
-    OwnedRecord, Pending, Pin, ProducerStamp, ProducerState, Ready, Record, Replay, Tail,
-    TruncationPlan, Wal, WalOptions, WalStats, WalStream,
+    AppendOptions, Background, Backup, Damage, Durability, Entry, EpochReport, Hold, Latencies,
+    LogMarks, LogReport, LsnRange, OwnedRecord, Pending, Pin, ProducerStamp, ProducerState, Ready,
+    Record, Repair, Replay, SegmentReport, SegmentState, Tail, TruncationPlan, Wal, WalOptions,
+    WalStats, WalStream,
 };

@@ -46,6 +46,12 @@ bugs! {
     ExistenceAttests => "existence-attests",
     /// L4: a length read from disk is believed.
     TrustLength => "trust-length",
+    /// L7: the slot is left free without telling the committer that there is work.
+    LostWakeup => "lost-wakeup",
+    /// L7: a group that only futures wait for is appointed to lead.
+    LeadershipToFuture => "leadership-to-future",
+    /// L7: a time limit that passes as the frame is taken out makes nobody wait for the outcome.
+    DeadlineForgetsFlight => "deadline-forgets-flight",
     /// L12: a short write counts as a whole one.
     ShortWriteCounts => "short-write-counts",
     /// L12: a failed sync is repeated and believed.

@@ -7,6 +7,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{Advice, AtFlags, CWD, Dir, FileType, Mode, OFlags};
@@ -15,7 +16,9 @@ use rustix::io::{Errno, retry_on_intr};
 use super::lock::DirectoryLock;
 use super::posix::SystemFile;
 use super::probe::{self, Wish};
-use super::{Backend, BackendKind, Channel, Directory, File, IoFailure, Lock, OpenMode};
+use super::{
+    Backend, BackendChoice, BackendKind, Channel, Directory, File, IoFailure, Lock, OpenMode,
+};
 
 /// An open directory. It stays the same one if it is renamed.
 #[derive(Debug)]
@@ -27,6 +30,7 @@ pub(super) struct SystemDirectory {
     /// What was found when something was first to be written here.
     for_writing: OnceLock<Backend>,
     for_reading: OnceLock<BackendKind>,
+    bypassed: Arc<AtomicU64>,
 }
 
 impl SystemDirectory {
@@ -65,6 +69,7 @@ impl SystemDirectory {
             wish,
             for_writing: OnceLock::new(),
             for_reading: OnceLock::new(),
+            bypassed: Arc::default(),
         })
     }
 
@@ -223,7 +228,12 @@ impl Directory for SystemDirectory {
     }
 
     fn channel(&self) -> Result<Box<dyn Channel>, IoFailure> {
-        probe::channel(&self.path, self.kind_for_reading()?)
+        let may = self.wish.choice == BackendChoice::Auto;
+        probe::channel(&self.path, self.kind_for_reading()?, may.then_some(&self.bypassed))
+    }
+
+    fn ring_bypassed(&self) -> u64 {
+        self.bypassed.load(Ordering::Relaxed)
     }
 
     fn free_bytes(&self) -> Result<u64, IoFailure> {

@@ -15,6 +15,7 @@ mod failure;
 pub mod files;
 mod lock;
 mod mmap;
+mod pace;
 mod posix;
 mod probe;
 mod pwrite;
@@ -155,6 +156,11 @@ pub trait Directory: fmt::Debug + Send + Sync {
     /// # Errors
     /// The operating system's.
     fn free_bytes(&self) -> Result<u64, IoFailure>;
+    /// How many durable writes the channels of this directory have carried by a system call so
+    /// far, because the ring was slow (see [`BackendChoice::Auto`]). By default none.
+    fn ring_bypassed(&self) -> u64 {
+        0
+    }
     /// Whether a write over written bytes goes to the same place of the medium, so that a file
     /// that was written once is worth keeping. `false` on copy-on-write file systems and in memory.
     /// By default `true`.
@@ -221,6 +227,14 @@ pub trait File: fmt::Debug + Send + Sync {
     /// # Errors
     /// The operating system's. Never repeated.
     fn sync(&self) -> Result<(), IoFailure>;
+    /// Lets go of what the page cache holds of the file, as far as nobody uses it: direct writes
+    /// over cached bytes have to, page by page. Loses nothing. By default nothing is cached.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn forget_cached(&self) -> Result<(), IoFailure> {
+        Ok(())
+    }
     /// Maps the first `length` bytes read-only. Only for files that nobody changes any more.
     ///
     /// # Errors

@@ -27,9 +27,15 @@ pub enum BackendChoice {
     /// What works: io_uring before `pwritev2`, past the page cache before through it. The
     /// environment variable `SAWMILL_BACKEND` (`auto`, `uring`, `pwrite`, `uring-buffered`,
     /// `pwrite-buffered`) overrides this choice, and only this one.
+    ///
+    /// With io_uring, a durable write that has the ring for itself is carried by a system call
+    /// instead while that is more than twice as quick as a ring that needs over a millisecond:
+    /// so it is on a machine whose processors are busy, if the device has no FUA. Each channel
+    /// finds out by itself, and goes back to the ring when that is quick again;
+    /// [`WalStats::ring_bypassed`](crate::WalStats::ring_bypassed) counts these writes.
     #[default]
     Auto,
-    /// io_uring, or an error.
+    /// io_uring for every operation, or an error.
     Uring,
     /// `pwritev2` and `fdatasync`.
     Pwrite,
@@ -217,6 +223,11 @@ impl File for SystemFile {
 
     fn sync(&self) -> Result<(), IoFailure> {
         rustix::fs::fsync(&self.descriptor).map_err(self.failed("sync"))
+    }
+
+    fn forget_cached(&self) -> Result<(), IoFailure> {
+        rustix::fs::fadvise(&self.descriptor, 0, None, rustix::fs::Advice::DontNeed)
+            .map_err(self.failed("advice on the cache"))
     }
 
     fn map(&self, length: u64) -> Result<Mapping, IoFailure> {

@@ -4,6 +4,8 @@
 //! ring fails in between, the buffer is leaked: the kernel may still write to it.
 //! URING-2: at most [`DEPTH`] operations are in the ring, so that neither queue can overflow.
 //! URING-3: a forked child never touches the ring, whose memory it shares with its parent.
+//! URING-4: only an operation that finds nothing in flight bypasses the ring, and it has completed
+//! when `submit` returns.
 #![allow(unsafe_code, reason = "the kernel is given addresses")]
 
 use std::collections::VecDeque;
@@ -12,14 +14,18 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use io_uring::squeue::Entry;
 use io_uring::types::{self, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode};
 
 use super::lock::ForkWord;
+use super::pace::{Pace, Way};
 use super::posix::system_file;
+use super::pwrite::execute;
 use super::{AlignedBuf, Channel, Completion, File, IoFailure, Op};
+use crate::clock::{Clock, SystemClock};
 
 /// Operations in the ring at once; more wait in the channel.
 const DEPTH: usize = 64;
@@ -52,14 +58,20 @@ pub(super) struct UringChannel {
     /// The errno with which the ring stopped working.
     broken: Option<i32>,
     forked: ForkWord,
+    /// Where lone durable writes may bypass the ring: which way is the quicker one, and how many
+    /// took it.
+    pace: Option<(Pace, Arc<AtomicU64>)>,
+    /// A durable write that has the ring for itself, and when it was submitted.
+    lone: Option<(u64, u64)>,
     /// How long `enter` waits, where not for ever.
     patience: Option<Timespec>,
     drop_wait: Timespec,
 }
 
 impl UringChannel {
-    /// Sets a ring up, and sees one operation through it.
-    pub(super) fn new() -> io::Result<UringChannel> {
+    /// Sets a ring up, and sees one operation through it. With a counter, lone durable writes may
+    /// bypass it.
+    pub(super) fn new(bypassed: Option<Arc<AtomicU64>>) -> io::Result<UringChannel> {
         let forked = ForkWord::new()?;
         // Channels change hands, so not SINGLE_ISSUER (LOG.md L7).
         let ring = IoUring::builder().build(64)?;
@@ -72,6 +84,8 @@ impl UringChannel {
             next_token: 0,
             broken: None,
             forked,
+            pace: bypassed.map(|bypassed| (Pace::new(), bypassed)),
+            lone: None,
             patience: None,
             drop_wait: Timespec::new().sec(DROP_WAIT_SECONDS),
         };
@@ -177,7 +191,37 @@ impl UringChannel {
         let result = usize::try_from(entry.result())
             .map_err(|_| slot.failure(entry.result().saturating_neg()));
         let buffer = ManuallyDrop::into_inner(slot.buffer);
+        if let Some((token, begun)) = self.lone.take()
+            && let Some((pace, _)) = &mut self.pace
+            && token == slot.token
+            && result.is_ok()
+        {
+            pace.took(Way::Ring, SystemClock.monotonic_ns() - begun);
+        }
         Some(Completion { token: slot.token, buffer, result })
+    }
+
+    /// Carries a durable write that has the channel for itself, the quicker way: by a system call
+    /// (URING-4), or, by returning it, through the ring.
+    fn bypass(&mut self, token: u64, op: Op) -> Option<Op> {
+        self.lone = None;
+        let alone = self.in_flight() == 0 && self.done.is_empty();
+        let Some((pace, bypassed)) = &mut self.pace else { return Some(op) };
+        if !alone || !matches!(op, Op::Write { durable: true, .. }) {
+            return Some(op);
+        }
+        let (way, begun) = (pace.next(), SystemClock.monotonic_ns());
+        if way == Way::Ring {
+            self.lone = Some((token, begun));
+            return Some(op);
+        }
+        let completion = execute(token, op);
+        if completion.result.is_ok() {
+            pace.took(way, SystemClock.monotonic_ns() - begun);
+        }
+        bypassed.fetch_add(1, Ordering::Relaxed);
+        self.done.push_back(completion);
+        None
     }
 
     /// The ring will tell nothing more: fails everything, and leaks what the kernel may still use.
@@ -228,7 +272,7 @@ impl Channel for UringChannel {
             self.done.push_back(refuse(token, op, errno));
         } else if self.free.is_empty() {
             self.waiting.push_back((token, op));
-        } else {
+        } else if let Some(op) = self.bypass(token, op) {
             self.start(token, op);
         }
         token
@@ -420,7 +464,40 @@ mod tests {
         let storage = SystemStorage::from_name("auto").unwrap();
         let directory = storage.directory(place.path(), true).unwrap();
         let file = directory.open("f", OpenMode::CreateDirect).unwrap();
-        UringChannel::new().ok().map(|channel| (channel, file))
+        UringChannel::new(None).ok().map(|channel| (channel, file))
+    }
+
+    #[test]
+    fn a_lone_durable_write_bypasses_a_slow_ring_and_only_that() {
+        let place = tempfile::tempdir().unwrap();
+        let Some((_, file)) = channel_and_file(&place) else { return };
+        let bypassed = Arc::new(AtomicU64::new(0));
+        let mut channel = UringChannel::new(Some(Arc::clone(&bypassed))).unwrap();
+        let count = || bypassed.load(Ordering::Relaxed);
+        // As if the ring had needed 4 ms three times, and the call next to nothing.
+        let Some((pace, _)) = &mut channel.pace else { panic!("it may bypass") };
+        for (way, ns) in [(Way::Ring, 4_000_000), (Way::Call, 1)] {
+            for _ in 0..3 {
+                pace.next();
+                pace.took(way, ns);
+            }
+        }
+        for block in 0..10 {
+            assert_eq!(channel.run(write(&file, block)).result.unwrap(), BLOCK);
+        }
+        assert_eq!(count(), 10);
+        // The second one of two is not alone; nor is a plain one worth it.
+        let tokens = [channel.submit(write(&file, 10)), channel.submit(write(&file, 11))];
+        let done = std::iter::from_fn(|| channel.complete()).map(|done| done.token);
+        assert_eq!((done.collect::<Vec<_>>(), count()), (tokens.to_vec(), 11));
+        let Op::Write { file, offset, buffer, .. } = write(&file, 12) else { unreachable!() };
+        let plain = Op::Write { file: Arc::clone(&file), offset, buffer, durable: false };
+        assert_eq!(channel.run(plain).result.unwrap(), BLOCK);
+        assert_eq!(count(), 11);
+        let buffer = AlignedBuf::zeroed(13 * BLOCK);
+        let read = channel.run(Op::Read { file, offset: 0, buffer });
+        assert_eq!(read.result.unwrap(), 13 * BLOCK);
+        assert!(read.buffer.unwrap().iter().all(|byte| *byte == 7));
     }
 
     #[test]
@@ -450,7 +527,7 @@ mod tests {
 
     #[test]
     fn a_dropped_channel_does_not_wait_for_ever() {
-        let Ok(mut channel) = UringChannel::new() else { return };
+        let Ok(mut channel) = UringChannel::new(None) else { return };
         if !channel.ring.params().is_feature_ext_arg() {
             return;
         }

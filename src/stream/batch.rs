@@ -8,7 +8,7 @@ use super::journal::{
 use super::marks::Mark;
 use crate::error::Result;
 use crate::exec::RunContext;
-use crate::ids::Lsn;
+use crate::ids::{Lsn, to_usize};
 use crate::planted::{Bug, planted};
 use crate::sink::Output;
 use crate::source::{Input, Opened, Source, SourceContext};
@@ -239,13 +239,17 @@ impl JobDriver {
 
     /// The overlays become the state.
     pub(crate) fn merge(&self, batch: &Batch) {
-        let run = &batch.computed().run;
-        for (operator, state) in self.job.operators.iter().zip(&self.states) {
-            for partition in 0..batch.plan.parallelism {
-                let overlay = operator.overlay(run, partition);
-                state.merge(partition, batch.plan.batch, overlay);
-            }
-        }
+        let (run, parallelism) = (&batch.computed().run, to_usize(batch.plan.parallelism.into()));
+        let (operators, states, id) = (&self.job.operators, &self.states, batch.plan.batch);
+        // Partitions share nothing: each is merged by whichever thread comes to it.
+        self.env.executor.for_each_number(parallelism * states.len(), |number| {
+            let (place, partition) = (number / parallelism, number % parallelism);
+            let (operator, state) = (&operators[place], &states[place]);
+            #[allow(clippy::cast_possible_truncation, reason = "below `parallelism`, a u32")]
+            let partition = partition as u32;
+            let changes = operator.overlay(run, partition);
+            state.merge(partition, id, changes);
+        });
     }
 
     pub(crate) fn source_context(&self) -> SourceContext<'_> {

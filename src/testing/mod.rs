@@ -8,6 +8,7 @@ use crate::engine::{Engine, Running};
 use crate::error::Result;
 pub use crate::stream::{Hooks, NoHooks, Step, Stepped};
 use crate::stream::{Job, JobDriver, Progress, RunOptions};
+pub use crate::wal::watch::watched;
 
 /// A job that is driven by hand.
 ///

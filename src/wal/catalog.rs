@@ -46,6 +46,8 @@ pub(crate) struct Catalog {
 #[derive(Debug, Default)]
 pub(super) struct Names {
     streams: BTreeMap<Arc<str>, Named>,
+    /// The highest number that a record was seen to have whose name may be lost.
+    seen: Option<u16>,
 }
 
 /// A stream's number, and the record that says so.
@@ -53,6 +55,13 @@ pub(super) struct Names {
 pub(super) struct Named {
     pub(super) id: StreamId,
     pub(super) said: Lsn,
+}
+
+/// Whether all records that were to be read are there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whole {
+    Yes,
+    No,
 }
 
 /// A record of the catalog.
@@ -146,7 +155,7 @@ impl Names {
 
     /// A number that no name has; `None` if there are too many.
     pub(super) fn fresh(&self) -> Option<StreamId> {
-        let highest = self.streams.values().map(|named| named.id.get()).max();
+        let highest = self.streams.values().map(|named| named.id.get()).max().max(self.seen);
         let next = highest.map_or(FIRST_NAMED, |id| id + 1);
         (next < CATALOG.get()).then_some(StreamId::new(next))
     }
@@ -170,7 +179,9 @@ impl Core {
         lock(&self.catalog.names)
     }
 
-    /// Reads the catalog, which begins at `place`. Before anything is appended.
+    /// Reads the catalog, which begins at `place`. Before anything is appended. Where a repair gave
+    /// up records behind the place, what was said before it counts too, as far as it is there, and
+    /// no number of a record is given to a new name.
     ///
     /// # Errors
     /// `Corrupt` where records contradict each other, `Unsupported`, and those of a replay.
@@ -179,19 +190,42 @@ impl Core {
         if place == Lsn::ZERO {
             return Ok(());
         }
-        let durable = self.progress.durable();
-        let mut replay = self.replay_through(place.max(self.first_lsn()), durable, true);
+        let from = place.max(self.first_lsn());
+        if self.read_on(from)? == Whole::No {
+            // In order once more: what is said later replaces what was said before.
+            self.catalog.producers.clear();
+            self.read_on(self.first_lsn())?;
+        }
+        Ok(())
+    }
+
+    fn read_on(&self, from: Lsn) -> Result<Whole> {
+        let mut whole = Whole::Yes;
+        let mut replay = self.replay_through(from, self.progress.durable(), true);
         while let Some(record) = replay.next() {
-            let record = record?;
+            let record = match record {
+                Err(error) if error.kind() == ErrorKind::Lost => {
+                    whole = Whole::No;
+                    continue;
+                }
+                record => record?,
+            };
             if record.internal && record.stream == CATALOG {
                 self.read_saying(record.payload, record.lsn)?;
-            } else if !record.internal
+                continue;
+            }
+            let number = record.stream.get();
+            if (FIRST_NAMED..CATALOG.get()).contains(&number) {
+                let mut names = self.names();
+                names.seen = names.seen.max(Some(number));
+            }
+            if !record.internal
                 && let Some(stamp) = record.producer()
             {
                 self.catalog.producers.read_record(stamp, record.lsn);
             }
         }
-        Ok(())
+        Ok(whole)
     }
 
     fn read_saying(&self, payload: &[u8], lsn: Lsn) -> Result<()> {

@@ -1,5 +1,7 @@
 //! What the handles and the threads of one open log share.
 
+use std::path::Path;
+
 use super::catalog::Catalog;
 use super::group::{Resolved, Waiting};
 use super::index::SegmentIndex;
@@ -92,7 +94,7 @@ pub(crate) struct Core {
     pub(crate) log: LogId,
     pub(crate) limits: Limits,
     pub(crate) background: Background,
-    pub(crate) progress: Progress,
+    pub(crate) progress: Arc<Progress>,
     /// Where records are put without the mutex.
     pub(super) stage: Arc<Stage>,
     pub(crate) stats: Arc<Stats>,
@@ -102,7 +104,7 @@ pub(crate) struct Core {
     /// The first LSN of the log.
     pub(crate) start: AtomicU64,
     pub(crate) index: Arc<SegmentIndex>,
-    pub(crate) fork: ForkWord,
+    pub(crate) fork: Arc<ForkWord>,
     /// The directory's lock, until the log is closed.
     pub(crate) lock: Mutex<Option<Box<dyn Lock>>>,
     pub(crate) open: Mutex<Open>,
@@ -113,14 +115,6 @@ pub(crate) struct Core {
     /// A segment should be prepared or `LOG` written.
     pub(crate) preparer_work: Condvar,
     pub(crate) preparer: Mutex<Option<Preparer>>,
-}
-
-/// What a [`Pending`](crate::Pending) holds of the log. There is one for each lane, with a count
-/// of references of its own: threads that submit would otherwise fight over one cache line.
-#[derive(Debug)]
-#[repr(align(128))]
-pub(crate) struct Share {
-    pub(super) core: Arc<Core>,
 }
 
 impl Open {
@@ -162,6 +156,15 @@ impl Open {
         }
     }
 
+    /// Whether anybody waits for a frame, a sync or room. Tails do not count: there may be nothing
+    /// that would come.
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn is_awaited(&mut self) -> bool {
+        let flying = self.flight.iter().any(|flight| flight.waiting.is_awaited());
+        let room = self.room_waiters > 0 || self.spacious.is_awaited();
+        flying || room || self.queued().any(|waiting| waiting.is_awaited())
+    }
+
     /// Everybody who waits for something that nobody has taken out yet, in the order in which it
     /// will be written.
     pub(super) fn queued(&mut self) -> impl Iterator<Item = &mut Waiting> {
@@ -199,15 +202,22 @@ pub(crate) fn closed() -> Error {
     Error::new(ErrorKind::Closed, "the log was closed; open it again")
 }
 
+/// The error of every call in a forked child.
+#[cold]
+pub(crate) fn forked(path: &Path) -> Error {
+    let message = "this process is a fork of the one that opened the log; open it again here";
+    Error::new(ErrorKind::Forked, message).at_path(path)
+}
+
 impl Core {
     /// Refuses in a forked child. Before any lock: the parent's other threads, which may have held
     /// it, do not exist here.
+    #[inline]
     pub(crate) fn check_fork(&self) -> Result<()> {
         if !self.fork.is_forked() {
             return Ok(());
         }
-        let message = "this process is a fork of the one that opened the log; open it again here";
-        Err(Error::new(ErrorKind::Forked, message).at_path(self.directory.path()))
+        Err(forked(self.directory.path()))
     }
 
     /// Refuses when the log takes no more appends.

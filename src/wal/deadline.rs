@@ -17,6 +17,7 @@ use super::staging::{Mark, NoRoom, Want};
 use super::wal::Wal;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Lsn, StreamId};
+use crate::planted::{Bug, planted};
 use crate::sync::{MutexGuard, lock};
 
 impl Core {
@@ -102,7 +103,7 @@ impl Core {
             let mut open = lock(&self.open);
             ticket.group.outcome().is_none() && open.staging.make_void(lsn)
         };
-        if given_up {
+        if given_up || planted(Bug::DeadlineForgetsFlight) {
             return Err(self.timed_out("its frame was not on its way yet"));
         }
         ticket.group.wait()

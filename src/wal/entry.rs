@@ -10,7 +10,6 @@ use super::staging::{Mark, Want};
 use super::wal::Wal;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Lsn, StreamId};
-use crate::sync::Arc;
 
 /// A record to be appended, with what it may carry beside its payload.
 ///
@@ -202,7 +201,7 @@ impl Wal {
                 }
             }
         };
-        Ok(Pending::new(Arc::clone(self.share()), lsns.first()))
+        Ok(Pending::new(self.share(), lsns.first()))
     }
 
     /// Appends records of one stream as one: after a crash all of them are there, or none. Returns

@@ -5,11 +5,12 @@
 //! GROUP-3: wakers of tasks run where their thread holds neither the write slot nor a lock.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Weak;
 use std::task::Waker;
-use std::time::Duration;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Sleeper};
 use crate::error::{Error, Result};
+use crate::planted::{Bug, planted};
 use crate::sync::{Arc, Gate, Mutex, OnceLock, lock};
 
 const ASLEEP: u32 = 0;
@@ -56,21 +57,26 @@ impl Group {
     }
 
     /// Sleeps as a follower until `deadline_ns` on a clock; `None` if there is no outcome by then.
-    pub(crate) fn wait_until(&self, clock: &dyn Clock, deadline_ns: u64) -> Option<Result<()>> {
-        while self.followers.get() == ASLEEP {
-            let left = deadline_ns.saturating_sub(clock.monotonic_ns());
-            if left == 0 {
-                return self.outcome();
-            }
-            let limit = clock.look_again_after(Duration::from_nanos(left));
-            self.followers.wait_briefly(ASLEEP, limit);
-        }
+    pub(crate) fn wait_until(
+        self: &Arc<Group>,
+        clock: &dyn Clock,
+        deadline_ns: u64,
+    ) -> Option<Result<()>> {
+        let sleeper: Weak<Group> = Arc::downgrade(self);
+        clock.watch(sleeper);
+        self.followers.wait_until(ASLEEP, clock, deadline_ns);
         self.outcome()
     }
 
     /// Tells the candidate to lead. After the log's mutex was released.
     pub(crate) fn appoint(&self) {
         self.candidate.open(LEAD);
+    }
+}
+
+impl Sleeper for Group {
+    fn time_moved(&self) {
+        self.followers.nudge();
     }
 }
 
@@ -167,7 +173,8 @@ impl Waiting {
 
     /// Takes note that the candidate leads, or is about to be told; `None` if there is none asleep.
     pub(crate) fn appoint(&mut self) -> Option<Arc<Group>> {
-        if self.leader != Leader::Asleep {
+        let future = planted(Bug::LeadershipToFuture) && self.futures;
+        if self.leader != Leader::Asleep && !(future && self.leader == Leader::None) {
             return None;
         }
         self.leader = Leader::Appointed;

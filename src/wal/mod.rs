@@ -1,5 +1,6 @@
 #![doc = include_str!("README.md")]
 
+mod ahead;
 mod append;
 mod backup;
 pub(crate) mod barrier;
@@ -33,9 +34,11 @@ pub(crate) mod record;
 pub(crate) mod recovery;
 mod recycle;
 pub(crate) mod replay;
+mod report;
 mod retention;
 pub(crate) mod scan;
 pub(crate) mod segment;
+mod share;
 mod slot;
 mod stage;
 mod staging;
@@ -44,11 +47,14 @@ mod streams;
 mod tail;
 #[cfg(test)]
 mod tests;
+pub(crate) mod tombstone;
 pub(crate) mod transfer;
 pub(crate) mod truncate;
 mod trying;
 #[allow(clippy::module_inception, reason = "the file is named by what it holds")]
 mod wal;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) mod watch;
 pub(crate) mod window;
 #[cfg(test)]
 pub(crate) mod writer_tests;
@@ -67,6 +73,7 @@ pub use produce::ProducerState;
 pub use range::LsnRange;
 pub use ready::Ready;
 pub use replay::{Record, Replay};
+pub use report::{Damage, EpochReport, LogReport, Repair, SegmentReport, SegmentState};
 pub use retention::{Hold, TruncationPlan};
 pub use stats::WalStats;
 pub use streams::WalStream;

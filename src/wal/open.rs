@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::catalog::Catalog;
-use super::core::{Core, Open, Panics, Phase, Place, Share};
+use super::core::{Core, Open, Panics, Phase, Place};
 use super::group::Resolved;
 use super::index::SegmentIndex;
 use super::options::{Background, WalOptions};
@@ -12,6 +12,7 @@ use super::progress::Progress;
 use super::recovery::{Opened, RecoverOptions, recover};
 use super::recycle::Recycler;
 use super::retention::Retention;
+use super::share::{Share, Shares};
 use super::slot::{Identity, Slot};
 use super::stage::Stage;
 use super::staging::{NoRoom, Staging};
@@ -22,16 +23,13 @@ use crate::ids::{SegmentNumber, to_usize};
 use crate::storage::ForkWord;
 use crate::storage::{Channel, Directory, Storage};
 use crate::sync::atomic::AtomicU64;
-use crate::sync::{Arc, Condvar, JoinHandle, Mutex, current, lane, lock, spawn};
-
-/// How many counts of references the pending submissions of a log use.
-const SHARES: usize = 8;
+use crate::sync::{Arc, Condvar, JoinHandle, Mutex, current, lock, spawn};
 
 /// What all clones of a [`Wal`](crate::Wal) share. The last one to go ends the threads.
 #[derive(Debug)]
 pub(crate) struct Handle {
     core: Arc<Core>,
-    shares: [Arc<Share>; SHARES],
+    shares: Shares,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -61,8 +59,9 @@ pub(crate) fn open(
     core.read_catalog(catalog)?;
     core.ask_preparer(&mut lock(&core.open));
     let core = Arc::new(core);
-    let shares = std::array::from_fn(|_| Arc::new(Share { core: Arc::clone(&core) }));
-    let handle = Handle { core, shares, threads: Mutex::default() };
+    #[cfg(any(test, feature = "testing"))]
+    super::watch::opened(&core);
+    let handle = Handle { shares: Shares::new(&core), core, threads: Mutex::default() };
     match options.background {
         Background::Inline => handle.core.prepare_inline(),
         Background::Threads => handle.start_threads()?,
@@ -105,7 +104,7 @@ fn assemble(
         log: opened.log,
         limits,
         background: options.background,
-        progress: Progress::starting_at(opened.tail.next_lsn.previous()),
+        progress: Arc::new(Progress::starting_at(opened.tail.next_lsn.previous())),
         stage,
         stats,
         pins: Mutex::default(),
@@ -113,7 +112,7 @@ fn assemble(
         catalog: Catalog::new(options.max_producers),
         start: AtomicU64::new(opened.start.get()),
         index: Arc::new(SegmentIndex::new(opened.segments)),
-        fork,
+        fork: Arc::new(fork),
         lock: Mutex::new(Some(opened.lock)),
         open: Mutex::new(Open::new(staging, Box::new(slot))),
         room: Condvar::new(),
@@ -130,8 +129,8 @@ impl Handle {
 
     /// What a pending submission of this thread keeps.
     #[inline]
-    pub(crate) fn share(&self) -> &Arc<Share> {
-        &self.shares[lane() % SHARES]
+    pub(crate) fn share(&self) -> Arc<Share> {
+        self.shares.take()
     }
 
     fn start_threads(&self) -> Result<()> {
@@ -179,13 +178,17 @@ impl Drop for Handle {
     fn drop(&mut self) {
         // A forked child does no I/O for its parent (LOG.md L11). Nobody else can be closing: that
         // takes a clone.
-        if self.core.fork.is_forked() || !self.core.begin_closing() {
+        if self.core.fork.is_forked() {
             return;
         }
-        // Nobody is left to be told of an error: what was acknowledged is safe all the same.
-        self.core.wait_durable(self.core.appended()).ok();
-        self.join_threads();
-        self.core.let_go();
+        if self.core.begin_closing() {
+            // Nobody is left to be told of an error: what was acknowledged is safe all the same.
+            self.core.wait_durable(self.core.appended()).ok();
+            self.join_threads();
+            self.core.let_go();
+        }
+        let failed = lock(&self.core.open).failed.clone();
+        self.shares.let_go(failed.as_ref());
     }
 }
 

@@ -26,7 +26,7 @@ const FRAME_TARGET: u64 = MIB;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WalOptions {
     /// Bytes in each segment file prepared from now on, a multiple of 4096. Three are prepared at
-    /// rest. Default 64 MiB, minimum 64 KiB, maximum 4 GiB.
+    /// rest, the active one among them. Default 64 MiB, minimum 64 KiB, maximum 4 GiB.
     pub segment_size: u64,
     /// Bound, in bytes, on the memory of records that are appended and not yet written; whoever
     /// appends more waits. A single frame may exceed it when nothing else is held. Default
@@ -39,11 +39,16 @@ pub struct WalOptions {
     /// [`ErrorKind::Locked`]. Default 5 s, minimum 0, maximum 1 h.
     pub lock_wait: Duration,
     /// How many segment files that were given up are kept, to be used again instead of preparing
-    /// new ones: that saves writing every byte twice. Disk that a log holds: its records, three
-    /// prepared segments, these, and what open readers still read below the start. Each of these
-    /// keeps a file open. None are kept on copy-on-write file systems and in memory. Default 4,
-    /// minimum 0 (off), maximum 1024.
+    /// new ones: that saves writing every byte twice. Disk that a log holds: its records, the
+    /// active segment and those prepared ahead, these, and what open readers still read below the
+    /// start. Each of these keeps a file open. As many as a truncation gives up are enough. None
+    /// are kept on copy-on-write file systems and in memory. Default 8, minimum 0 (off), maximum
+    /// 1024.
     pub recycled: u64,
+    /// How many segments may be prepared ahead, beside the active one, while the log takes them
+    /// faster than they are made; two at rest. Those that are ready stay until they are used, also
+    /// by the next opening. Default 8, minimum 2, maximum 64.
+    pub prepared_ahead: u64,
     /// Bytes of segments beyond which the oldest ones go, whenever the log comes into a new one and
     /// at [`Wal::apply_retention`](crate::Wal::apply_retention). The active segment always stays,
     /// spare ones are not counted. Default `None`: nothing goes by itself. Minimum 64 KiB. Not
@@ -84,7 +89,8 @@ impl Default for WalOptions {
             memory: 32 * MIB,
             max_record: 16 * MIB,
             lock_wait: Duration::from_secs(5),
-            recycled: 4,
+            recycled: 8,
+            prepared_ahead: 8,
             retain_bytes: None,
             retain_age: None,
             max_producers: 1024,
@@ -112,6 +118,7 @@ impl WalOptions {
         within("max_record", self.max_record, 1, 1024 * MIB)?;
         within("max_producers", self.max_producers, 0, 1 << 20)?;
         within("recycled", self.recycled, 0, 1024)?;
+        within("prepared_ahead", self.prepared_ahead, 2, 64)?;
         within("lock_wait (seconds)", self.lock_wait.as_secs(), 0, 3600)?;
         if let Some(bytes) = self.retain_bytes {
             within("retain_bytes", bytes, 64 * KIB, u64::MAX)?;
@@ -136,6 +143,7 @@ impl WalOptions {
             batch: batch - to_u64(FRAME_HEADER),
             frame: to_usize(FRAME_TARGET.min(batch)),
             memory: to_usize(self.memory),
+            ahead: to_usize(self.prepared_ahead),
         }
     }
 }
@@ -151,6 +159,8 @@ pub(crate) struct Limits {
     pub(crate) frame: usize,
     /// Of all staging buffers together.
     pub(crate) memory: usize,
+    /// Of segments prepared beside the active one.
+    pub(crate) ahead: usize,
 }
 
 #[cfg(test)]
@@ -178,6 +188,7 @@ mod tests {
             WalOptions { max_record: 0, ..good.clone() },
             WalOptions { max_producers: (1 << 20) + 1, ..good.clone() },
             WalOptions { recycled: 1025, ..good.clone() },
+            WalOptions { prepared_ahead: 1, ..good.clone() },
             WalOptions { lock_wait: Duration::from_secs(4000), ..good.clone() },
             WalOptions { retain_bytes: Some(1), ..good.clone() },
             WalOptions { retain_age: Some(Duration::from_millis(999)), ..good.clone() },

@@ -9,7 +9,7 @@ use super::group::Resolved;
 use super::log_file::{LogFile, LogState};
 use super::options::Background;
 use super::recycle::Recycler;
-use super::segment::Segment;
+use super::segment::{FIRST_FRAME, Fill, Segment, SegmentHeader};
 use super::truncate;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
@@ -29,13 +29,30 @@ pub(crate) struct Preparer {
 
 impl Preparer {
     /// The next segment, of a file that was kept or of a new one.
-    fn segment(&mut self, log: LogId, number: SegmentNumber, clock: &dyn Clock) -> Result<Segment> {
+    fn segment(&mut self, wanted: Wanted, clock: &dyn Clock) -> Result<Made> {
+        let Wanted { log, number, fill } = wanted;
         let channel = &mut *self.channel;
         if let Some(segment) = self.recycler.reuse(log, number, channel, clock)? {
-            return Ok(segment);
+            return Ok(Made { segment, recycled: true });
         }
-        Segment::prepare(self.recycler.home(), log, number, self.segment_size, channel)
+        let header = SegmentHeader { log, number, size: self.segment_size };
+        let segment = Segment::prepare_so(self.recycler.home(), &header, fill, channel)?;
+        Ok(Made { segment, recycled: false })
     }
+}
+
+/// Which segment, and how it is filled.
+#[derive(Clone, Copy)]
+struct Wanted {
+    log: LogId,
+    number: SegmentNumber,
+    fill: Fill,
+}
+
+/// A segment that frames may go into.
+struct Made {
+    segment: Segment,
+    recycled: bool,
 }
 
 /// What was asked of it, and what came of that; under the log's mutex.
@@ -141,8 +158,8 @@ impl Core {
                         drop(self.retain(preparer, resolved));
                     }
                 }
-                Step::Prepare(number) => {
-                    let made = preparer.segment(self.log, number, &*self.clock);
+                Step::Prepare(wanted) => {
+                    let made = preparer.segment(wanted, &*self.clock);
                     resolved.extend(self.finish_attempt(made, preparer.segment_size));
                 }
             }
@@ -160,10 +177,13 @@ impl Core {
         if missing.is_none() {
             open.preparation.asked = false;
         }
-        missing.map(Step::Prepare)
+        // Who waits for a segment waits for nothing else.
+        let hurry = open.room_waiters > 0 && open.staging.is_short();
+        let fill = if hurry { Fill::Quickly } else { Fill::Gently };
+        missing.map(|number| Step::Prepare(Wanted { log: self.log, number, fill }))
     }
 
-    fn finish_attempt(&self, made: Result<Segment>, size: u64) -> Option<Resolved> {
+    fn finish_attempt(&self, made: Result<Made>, size: u64) -> Option<Resolved> {
         let failed = match &made {
             Ok(_) => None,
             Err(error) if error.kind() == ErrorKind::DiskFull => {
@@ -176,12 +196,12 @@ impl Core {
             }
             Err(error) => Some(error.clone()),
         };
-        if made.is_ok() {
-            self.stats.prepared(size);
+        if let Ok(Made { recycled, .. }) = made {
+            self.stats.prepared(recycled, if recycled { FIRST_FRAME } else { size });
         }
         let mut open = lock(&self.open);
         match made {
-            Ok(segment) if open.failed.is_none() => open.staging.add_spare(Arc::new(segment)),
+            Ok(made) if open.failed.is_none() => open.staging.add_spare(Arc::new(made.segment)),
             Ok(_) => {}
             Err(_) => {
                 open.staging.preparation_failed();
@@ -288,5 +308,5 @@ impl Core {
 
 enum Step {
     WriteLog,
-    Prepare(SegmentNumber),
+    Prepare(Wanted),
 }

@@ -177,6 +177,11 @@ impl Producers {
         self.read().iter().map(|(id, known)| (*id, Arc::clone(known))).collect()
     }
 
+    /// Forgets all, to read them anew.
+    pub(crate) fn clear(&self) {
+        self.write().clear();
+    }
+
     /// Takes note of a producer's record that was read from the log.
     pub(crate) fn read_record(&self, stamp: ProducerStamp, lsn: Lsn) {
         let mut table = self.write();

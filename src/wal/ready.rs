@@ -32,6 +32,16 @@ pub(crate) struct Room {
 }
 
 impl Room {
+    /// How often room may have come.
+    pub(super) fn events(&self) -> u64 {
+        self.events
+    }
+
+    /// Whether somebody waits for the next event.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.waiting.is_awaited()
+    }
+
     /// Joins as a blocking caller; the outcome comes with the next event.
     pub(super) fn follow(&mut self) -> Ticket {
         self.waiting.follow()
@@ -155,7 +165,7 @@ impl Wal {
     pub fn try_submit_to(&self, stream: StreamId, payload: &[u8]) -> Result<Pending> {
         let want = Want::user(stream, Mark::Appended);
         let lsns = self.core().try_append(want, payload)?;
-        Ok(Pending::new(Arc::clone(self.share()), lsns.first()))
+        Ok(Pending::new(self.share(), lsns.first()))
     }
 
     /// Waits, as a future, until it is worth to [`try_submit`](Wal::try_submit) again:

@@ -173,6 +173,10 @@ impl Recycler {
                 &io::ErrorKind::Other.into(),
             ));
         }
+        if self.home.directory().backend().direct {
+            // What readers left in the page cache would cost each write over it; advice only.
+            drop(kept.file.forget_cached());
+        }
         header.write(&kept.file, channel)?;
         self.home.directory().rename(&file_name(kept.number), &file_name(header.number))
     }

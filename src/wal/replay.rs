@@ -21,7 +21,7 @@ use crate::sync::Arc;
 use crate::wal::index::SegmentIndex;
 use crate::wal::record::{self, RecordKind};
 use crate::wal::segment::SegmentMap;
-use frames::Frames;
+use frames::{Frames, Step};
 
 /// How many threads verify ahead at most.
 const MAX_THREADS: usize = 64;
@@ -182,12 +182,13 @@ impl Replay {
         self
     }
 
-    /// The next record; `None` at the end. After an error there is nothing more.
+    /// The next record; `None` at the end. After an error there is nothing more, unless it is
+    /// [`Lost`](crate::ErrorKind::Lost): where an explicit repair gave records up, a replay says so
+    /// once, with their LSNs, and goes on with the first record behind them.
     ///
     /// # Errors
     /// `Corrupt` with the position and the records that are lost, confirmed by reading the device
-    /// again; `Unreadable` if it returns no bytes; `Unsupported` where the log was salvaged by a
-    /// newer version.
+    /// again; `Unreadable` if it returns no bytes; `Lost`.
     #[allow(clippy::should_implement_trait, reason = "records borrow from the replay")]
     #[inline]
     pub fn next(&mut self) -> Option<Result<Record<'_>>> {
@@ -215,8 +216,14 @@ impl Replay {
         loop {
             if self.records == 0 {
                 match self.next_frame() {
-                    Ok(true) => continue,
-                    Ok(false) => return None,
+                    Ok(Turn::Frame) => continue,
+                    Ok(Turn::End) => return None,
+                    Ok(Turn::Lost(error))
+                        if error.lsns().is_some_and(|(lost, _)| lost > self.to) =>
+                    {
+                        return None;
+                    }
+                    Ok(Turn::Lost(error)) => return Some(Err(error)),
                     Err(error) => return Some(Err(self.end(error))),
                 }
             }
@@ -255,19 +262,34 @@ impl Replay {
         error
     }
 
-    /// Makes the next frame that holds records from `from` on the current one; `false` at the end.
-    fn next_frame(&mut self) -> Result<bool> {
+    /// Makes the next frame that holds records from `from` on the current one.
+    fn next_frame(&mut self) -> Result<Turn> {
         if !self.rest.is_empty() {
             return Err(self.frames.senseless(self.next_lsn));
         }
         self.fresh = false;
-        let Some(found) = self.frames.next()? else { return Ok(false) };
+        let found = match self.frames.next()? {
+            Some(Step::Found(found)) => found,
+            Some(Step::Lost(error)) => {
+                // The window has moved on.
+                (self.rest, self.map) = (0..0, None);
+                return Ok(Turn::Lost(error));
+            }
+            None => return Ok(Turn::End),
+        };
         self.rest = found.payload;
         self.map = found.map;
         self.records = found.header.records;
         self.next_lsn = found.header.first_lsn;
-        Ok(true)
+        Ok(Turn::Frame)
     }
+}
+
+/// What reading on led to.
+enum Turn {
+    Frame,
+    Lost(Error),
+    End,
 }
 
 impl fmt::Debug for Replay {

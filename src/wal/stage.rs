@@ -194,7 +194,8 @@ mod tests {
 
     /// A stage whose first buffer is open with one record in it.
     fn stage(size: usize, reserved: bool) -> Stage {
-        let stage = Stage::new(&Limits { record: 1, batch: 1, frame: 4096, memory: 8192 });
+        let stage =
+            Stage::new(&Limits { record: 1, batch: 1, frame: 4096, memory: 8192, ahead: 2 });
         open(&stage, size, FIRST, reserved);
         stage
     }

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 
+use super::ahead::{AT_REST, Ahead};
 use super::frame::{FRAME_HEADER, FrameKind, frame_length};
 use super::group::Waiting;
 use super::options::Limits;
@@ -139,6 +140,8 @@ pub(crate) struct Staging {
     /// The LSN behind the newest sealed frame.
     next_lsn: Lsn,
     spares: VecDeque<Arc<Segment>>,
+    /// How many of these there shall be.
+    ahead: Ahead,
     pool: Vec<AlignedBuf>,
     /// Bytes of all buffers: open, sealed, in flight and pooled.
     allocated: usize,
@@ -147,9 +150,6 @@ pub(crate) struct Staging {
 }
 
 impl Staging {
-    /// Prepared segments at rest beside the active one: a spare and the reserve (LOG.md L4).
-    pub(crate) const SPARES: usize = 2;
-
     pub(crate) fn new(
         limits: Limits,
         stage: Arc<Stage>,
@@ -168,6 +168,7 @@ impl Staging {
             offset: tail.position.offset,
             next_lsn: tail.next_lsn,
             spares,
+            ahead: Ahead::new(limits.ahead),
             pool: Vec::new(),
             allocated: 0,
             reserve_failed: false,
@@ -252,6 +253,9 @@ impl Staging {
         let size = self.limits.frame.next_multiple_of(BLOCK).max(to_usize(need));
         let buffer = self.take_buffer(size)?;
         self.free.pop();
+        if rotate {
+            self.ahead.taken(self.spares.len());
+        }
         if rotate && let Some(spare) = self.spares.pop_front() {
             assert!(spare.number() == self.active().number().next(), "STAGING-2: a number skipped");
             assert!(FIRST_FRAME + need <= spare.size(), "L4: a frame outgrows its segment");
@@ -410,7 +414,7 @@ impl Staging {
     /// The number of the segment to prepare next, if one is missing.
     pub(crate) fn missing_spare(&self) -> Option<SegmentNumber> {
         let newest = self.spares.back().unwrap_or_else(|| self.active());
-        (self.spares.len() < Self::SPARES).then(|| newest.number().next())
+        (self.spares.len() < self.ahead.wanted()).then(|| newest.number().next())
     }
 
     /// Takes a segment that was prepared.
@@ -422,6 +426,12 @@ impl Staging {
     /// Takes note that there was no space to prepare one.
     pub(crate) fn preparation_failed(&mut self) {
         self.reserve_failed = true;
+        self.ahead.failed();
+    }
+
+    /// Whether there is no time to prepare the next segment gently.
+    pub(crate) fn is_short(&self) -> bool {
+        self.spares.len() < AT_REST
     }
 
     /// Bytes of all buffers.

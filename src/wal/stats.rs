@@ -10,7 +10,7 @@ use crate::clock::Clock;
 use crate::error::Error;
 use crate::ids::to_u64;
 use crate::storage::Backend;
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::counting::{AtomicU64, Ordering};
 use crate::sync::{Arc, lock};
 
 /// A number that only grows.
@@ -49,6 +49,7 @@ pub(crate) struct Stats {
     /// Appends that found no prepared segment.
     pub(crate) segment_waits: Counter,
     segments_prepared: Counter,
+    segments_recycled: Counter,
     prepared_bytes: Counter,
     append: Recorder,
     write: Recorder,
@@ -78,6 +79,7 @@ impl Stats {
             memory_waits: Counter::default(),
             segment_waits: Counter::default(),
             segments_prepared: Counter::default(),
+            segments_recycled: Counter::default(),
             prepared_bytes: Counter::default(),
             append: Recorder::new(),
             write: Recorder::new(),
@@ -105,9 +107,11 @@ impl Stats {
         self.append.record(self.now().saturating_sub(begun));
     }
 
-    /// A segment of so many bytes was prepared.
-    pub(crate) fn prepared(&self, bytes: u64) {
+    /// A segment was made ready, of a new file or of one that was used before, and so many bytes
+    /// were written for that.
+    pub(crate) fn prepared(&self, recycled: bool, bytes: u64) {
         self.segments_prepared.count();
+        self.segments_recycled.add(u64::from(recycled));
         self.prepared_bytes.add(bytes);
     }
 }
@@ -142,8 +146,14 @@ pub struct WalStats {
     pub segment_waits: u64,
     /// Segments made ready for frames.
     pub segments_prepared: u64,
-    /// Bytes written for that.
+    /// How many of these were made of files that had been given up, so that only a header was
+    /// written (see [`WalOptions::recycled`](crate::WalOptions::recycled)).
+    pub segments_recycled: u64,
+    /// Bytes written to make segments ready: whole new files, and headers.
     pub prepared_bytes: u64,
+    /// Durable writes that were carried by a system call, though the backend is io_uring, because
+    /// the ring was slow (see [`BackendChoice::Auto`](crate::storage::BackendChoice::Auto)).
+    pub ring_bypassed: u64,
     /// From the call of a blocking append to its acknowledgement.
     pub append_latency: Latencies,
     /// From the start of a frame's write to its completion.
@@ -220,7 +230,9 @@ impl Wal {
             memory_waits: stats.memory_waits.get(),
             segment_waits: stats.segment_waits.get(),
             segments_prepared: stats.segments_prepared.get(),
+            segments_recycled: stats.segments_recycled.get(),
             prepared_bytes: stats.prepared_bytes.get(),
+            ring_bypassed: core.directory.ring_bypassed(),
             append_latency: stats.append.snapshot(),
             write_latency: stats.write.snapshot(),
         }

@@ -117,7 +117,7 @@ impl Tail {
     }
 
     /// The next record, waiting for it; `None` when the log was closed. After an error there is
-    /// nothing more.
+    /// nothing more, unless it is [`Lost`](ErrorKind::Lost), as in a [`Replay`].
     ///
     /// # Errors
     /// What the log was poisoned with, after the last durable record. `Invalid` if records that
@@ -171,6 +171,9 @@ impl Tail {
     }
 
     fn end(&mut self, error: Option<Error>) -> Option<Error> {
+        if error.as_ref().is_some_and(|error| error.kind() == ErrorKind::Lost) {
+            return error;
+        }
         self.ended = true;
         self.source = Source::Nothing;
         error
@@ -199,7 +202,12 @@ impl Tail {
                         let (lsn, stream) = (shown.lsn, shown.stream);
                         Some(Ok(Place { lsn, stream, extension, payload: shown.payload }))
                     }
-                    Some(Err(error)) => Some(Err(error)),
+                    Some(Err(error)) => {
+                        if let (ErrorKind::Lost, Some((_, last))) = (error.kind(), error.lsns()) {
+                            self.next = last.next();
+                        }
+                        Some(Err(error))
+                    }
                     None => {
                         self.next = self.next.max(through.next());
                         None

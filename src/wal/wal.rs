@@ -3,12 +3,13 @@
 use std::fmt;
 use std::path::Path;
 
-use super::core::{Core, Share};
+use super::core::Core;
 use super::open;
 use super::options::WalOptions;
 use super::pending::Pending;
 use super::range::LsnRange;
 use super::replay::Replay;
+use super::share::Share;
 use super::staging::{Mark, Want};
 use crate::clock::{Clock, SystemClock};
 use crate::error::Result;
@@ -88,7 +89,8 @@ impl Wal {
     }
 
     /// What a pending submission keeps.
-    pub(super) fn share(&self) -> &Arc<Share> {
+    #[inline]
+    pub(super) fn share(&self) -> Arc<Share> {
         self.handle.share()
     }
 
@@ -181,7 +183,7 @@ impl Wal {
     pub fn submit_to(&self, stream: StreamId, payload: &[u8]) -> Result<Pending> {
         let want = Want::user(stream, Mark::Appended);
         let lsns = self.core().append(want, &[payload])?;
-        Ok(Pending::new(Arc::clone(self.share()), lsns.first()))
+        Ok(Pending::new(self.share(), lsns.first()))
     }
 
     /// Appends internal records as one atomic batch, durable on return. May use the segment that
@@ -194,7 +196,7 @@ impl Wal {
     pub(crate) fn submit_internal(&self, stream: StreamId, payload: &[u8]) -> Result<Pending> {
         let want = Want::internal(stream, Mark::Appended);
         let lsns = self.core().append(want, &[payload])?;
-        Ok(Pending::new(Arc::clone(self.share()), lsns.first()))
+        Ok(Pending::new(self.share(), lsns.first()))
     }
 
     /// Waits until everything appended before this call is on stable storage; returns the durable
@@ -292,8 +294,9 @@ impl Wal {
 
     /// Reserves room for a record of `bytes` bytes in the open frame and gives it up before it is
     /// copied, as a panic there would. Whether there was room.
-    #[cfg(test)]
-    pub(crate) fn give_up_reservation(&self, bytes: usize) -> bool {
+    #[cfg(any(test, shuttle))]
+    #[doc(hidden)]
+    pub fn give_up_reservation(&self, bytes: usize) -> bool {
         self.core().stage.reserve(1, super::record::RECORD_HEADER + bytes).is_some()
     }
 
@@ -303,6 +306,14 @@ impl Wal {
         let progress = &self.core().progress;
         progress.set_appended(progress.appended().advance(5));
         progress.set_written(progress.appended());
+    }
+
+    /// The committer's state, for a failing test's message.
+    #[cfg(any(test, feature = "testing"))]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn dump(&self) -> String {
+        self.core().dump()
     }
 
     /// How bytes reach the medium, as found when the log was opened.

@@ -1,19 +1,25 @@
 //! The command line of sawmill.
 //!
-//! Exit codes: 0 done, 2 an error, which is a sentence on stderr.
+//! Exit codes: 0 done, 1 a log that was looked at is damaged, 2 an error, which is a sentence on
+//! stderr. What is printed is described in `docs/command-line.md`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints")]
 
 mod bench;
 mod wal_append;
 mod wal_bench;
 mod wal_cat;
+mod wal_inspect;
+mod wal_repair;
+mod wal_verify;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 /// What a subcommand fails with: the log's error, or that of stdin or stdout.
-type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+/// A subcommand's exit code.
+type Outcome = Result<u8, Failure>;
 
 /// A durable log, and a streaming engine on top of it.
 #[derive(Debug, Parser)]
@@ -38,6 +44,14 @@ enum Wal {
     ///
     /// Opens the log as its writer: while another process writes it, this fails after 5 s.
     Cat(wal_cat::Arguments),
+    /// Read every frame and compare every checksum, writing nothing.
+    ///
+    /// Exit code 0: sound; 1: damaged; 2: it could not be looked at.
+    Verify(wal_verify::Arguments),
+    /// Show the files, the openings, and how the space is used, writing nothing.
+    Inspect(wal_inspect::Arguments),
+    /// Give up damaged records, exactly those that are named. Their bytes are kept aside.
+    Repair(wal_repair::Arguments),
     /// Measure the log on your disk, beside the raw limit of the same minute.
     Bench(wal_bench::Arguments),
 }
@@ -48,12 +62,15 @@ fn main() -> ExitCode {
     }
     let Command { area: Area::Wal(command) } = Command::parse();
     let outcome = match command {
-        Wal::Append(arguments) => wal_append::run(&arguments),
-        Wal::Cat(arguments) => wal_cat::run(&arguments),
-        Wal::Bench(arguments) => wal_bench::run(&arguments),
+        Wal::Append(arguments) => wal_append::run(&arguments).map(|()| 0),
+        Wal::Cat(arguments) => wal_cat::run(&arguments).map(|()| 0),
+        Wal::Verify(arguments) => wal_verify::run(&arguments),
+        Wal::Inspect(arguments) => wal_inspect::run(&arguments),
+        Wal::Repair(arguments) => wal_repair::run(&arguments),
+        Wal::Bench(arguments) => wal_bench::run(&arguments).map(|()| 0),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("sawmill: {error}");
             ExitCode::from(2)

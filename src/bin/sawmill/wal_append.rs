@@ -9,7 +9,7 @@ use std::thread;
 use clap::Args;
 use sawmill::{Entry, Lsn, StreamId, Wal, WalOptions};
 
-use crate::Outcome;
+use crate::Failure;
 
 /// Lines read ahead of the threads that append them.
 const AHEAD: usize = 1024;
@@ -36,7 +36,7 @@ pub(crate) struct Arguments {
 }
 
 /// Appends until stdin ends, then closes the log.
-pub(crate) fn run(arguments: &Arguments) -> Outcome {
+pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let mut options = WalOptions::default();
     if let Some(segment_size) = arguments.segment_size {
         options.segment_size = segment_size;
@@ -50,7 +50,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     drop(stream);
     let (lines, queue) = sync_channel::<Vec<u8>>(AHEAD);
     let queue = Mutex::new(queue);
-    let mut outcome: Outcome = Ok(());
+    let mut outcome: Result<(), Failure> = Ok(());
     thread::scope(|scope| {
         let append = || append_lines(&wal, template, &queue, arguments.print_acks);
         let workers: Vec<_> = (0..arguments.threads).map(|_| scope.spawn(append)).collect();
@@ -100,7 +100,7 @@ fn append_lines(
     template: Template<'_>,
     queue: &Mutex<Receiver<Vec<u8>>>,
     print: bool,
-) -> Outcome {
+) -> Result<(), Failure> {
     loop {
         let line = match queue.lock() {
             Ok(queue) => queue.recv(),

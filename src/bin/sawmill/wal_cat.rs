@@ -4,9 +4,9 @@ use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::PathBuf;
 
 use clap::Args;
-use sawmill::{Record, Wal, WalOptions};
+use sawmill::{ErrorKind as LogError, Record, Wal, WalOptions};
 
-use crate::Outcome;
+use crate::Failure;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -21,7 +21,7 @@ pub(crate) struct Arguments {
 }
 
 /// Prints `<lsn><TAB><payload>` for each of the user's records, in LSN order.
-pub(crate) fn run(arguments: &Arguments) -> Outcome {
+pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     if !arguments.directory.is_dir() {
         return Err(format!("{}: there is no such log", arguments.directory.display()).into());
     }
@@ -35,7 +35,13 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     };
     let mut stdout = BufWriter::with_capacity(1 << 16, io::stdout().lock());
     while let Some(record) = replay.next() {
-        let record = record?;
+        let record = match record {
+            Err(error) if error.kind() == LogError::Lost => {
+                eprintln!("sawmill: {error}");
+                continue;
+            }
+            record => record?,
+        };
         let written = write!(stdout, "{}\t", record.lsn)
             .and_then(|()| if arguments.fields { fields(&mut stdout, &record) } else { Ok(()) })
             .and_then(|()| stdout.write_all(record.payload))

@@ -163,7 +163,7 @@ pub(crate) fn compare(
     let mut all: Vec<Series> = Vec::new();
     let mut turn = |name, round: u32, outcome: Outcome<Round>| -> Outcome {
         if round == 0 {
-            all.push(Series { name, rounds: Vec::new() });
+            all.push(Series { name, variant: false, rounds: Vec::new() });
         }
         if let Some(series) = all.iter_mut().find(|series| series.name == name) {
             series.rounds.push(outcome?);
