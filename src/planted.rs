@@ -32,6 +32,8 @@ bugs! {
     AcknowledgeAtSubmit => "acknowledge-at-submit",
     /// L8: a durable frame behind a plain one is written without flushing the plain one.
     PlainBeforeDurable => "plain-before-durable",
+    /// L8: the durable LSN rises over a frame that has not landed.
+    DurableOverHole => "durable-over-hole",
     /// L1: a prepared segment's directory entry is not synced.
     NoDirectorySync => "no-directory-sync",
     /// L16: the new epoch counts accepted frames only.

@@ -114,7 +114,7 @@ impl Core {
         while ticket.group.outcome().is_none() && self.clock.monotonic_ns() < deadline_ns {
             let mut open = lock(&self.open);
             let Some(slot) = open.take_free() else { return };
-            self.lead(open, slot, Until::Once);
+            self.lead(open, slot, Until::Once, false);
         }
     }
 

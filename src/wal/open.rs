@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use super::catalog::Catalog;
-use super::core::{Core, Open, Panics, Phase, Place};
+use super::core::{Core, Open, Panics, Phase};
+use super::depth::Depth;
+use super::flight::Flights;
 use super::group::Resolved;
 use super::index::SegmentIndex;
 use super::options::{Background, WalOptions};
@@ -13,7 +15,8 @@ use super::recovery::{Opened, RecoverOptions, recover};
 use super::recycle::Recycler;
 use super::retention::Retention;
 use super::share::{Share, Shares};
-use super::slot::{Identity, Slot};
+use super::slot::{Identity, Sealer, Slot};
+use super::slots::Slots;
 use super::stage::Stage;
 use super::staging::{NoRoom, Staging};
 use super::stats::Stats;
@@ -22,7 +25,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{SegmentNumber, to_usize};
 use crate::storage::ForkWord;
 use crate::storage::{Channel, Directory, Storage};
-use crate::sync::atomic::AtomicU64;
+use crate::sync::atomic::{AtomicBool, AtomicU64};
 use crate::sync::{Arc, Condvar, JoinHandle, Mutex, current, lock, spawn};
 
 /// What all clones of a [`Wal`](crate::Wal) share. The last one to go ends the threads.
@@ -87,7 +90,8 @@ fn assemble(
     let segment_size = smallest.unwrap_or(u64::MAX).min(options.segment_size);
     let limits = WalOptions { segment_size, ..options.clone() }.limits();
     let stats = Arc::new(Stats::new(Arc::clone(&clock)));
-    let slot = Slot::new(commits, identity, &opened.tail, Arc::clone(&stats));
+    let slot = Slot::new(commits, Arc::clone(&stats));
+    let slots = Slots::new(slot, Box::new(Sealer::new(identity, &opened.tail)));
     let home = Arc::clone(active.home());
     let stage = Arc::new(Stage::new(&limits));
     let staging = Staging::new(limits, Arc::clone(&stage), &opened.tail, active, opened.spares);
@@ -114,7 +118,8 @@ fn assemble(
         index: Arc::new(SegmentIndex::new(opened.segments)),
         fork: Arc::new(fork),
         lock: Mutex::new(Some(opened.lock)),
-        open: Mutex::new(Open::new(staging, Box::new(slot))),
+        failing: AtomicBool::new(false),
+        open: Mutex::new(Open::new(staging, slots, Depth::new(options.write_depth))),
         room: Condvar::new(),
         committer: Condvar::new(),
         preparer_work: Condvar::new(),
@@ -193,13 +198,15 @@ impl Drop for Handle {
 }
 
 impl Open {
-    fn new(staging: Staging, slot: Box<Slot>) -> Open {
+    fn new(staging: Staging, slots: Slots, depth: Depth) -> Open {
         Open {
             phase: Phase::Open,
             failed: None,
             staging,
-            place: Place::Free(slot),
-            flight: None,
+            slots,
+            flights: Flights::default(),
+            depth,
+            dirty: Vec::new(),
             syncing: None,
             tails: super::group::Waiting::default(),
             preparation: super::prepare::Preparation::default(),
@@ -255,9 +262,8 @@ impl Core {
                 }
             }
         }
-        let free = open.is_free();
-        let ticket = open.staging.waiting_for_open().join(free);
-        self.await_outcome(open, &ticket)
+        let ticket = open.staging.waiting_for_open().join();
+        self.await_outcome(open, ticket)
     }
 
     /// Says in `LOG` that the log was closed cleanly.
@@ -281,13 +287,14 @@ impl Core {
 
     /// Gives every file, and then the directory's lock, away.
     fn let_go(&self) {
-        let place = {
+        let slots = {
             let mut open = lock(&self.open);
             open.staging.let_go();
-            std::mem::replace(&mut open.place, Place::Gone)
+            open.slots.go()
         };
-        // Waits for what is in flight, of which there is nothing.
-        drop(place);
+        // Waits for what is in flight, of which there is nothing (SLOT-4). A leader that is still
+        // reaping after poison holds its segment's lock until it has (LOG.md L11).
+        drop(slots);
         lock(&self.preparer).take();
         drop(self.index.remove_before(SegmentNumber::new(u64::MAX)));
         lock(&self.lock).take();

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::depth::DEPTH_MAX;
 use super::frame::FRAME_HEADER;
 use super::record::RECORD_HEADER;
 use crate::error::{Error, ErrorKind, Result};
@@ -69,6 +70,9 @@ pub struct WalOptions {
     /// Who does what no caller waits for. Default [`Background::Threads`].
     #[doc(hidden)]
     pub background: Background,
+    /// How many durable writes may be in flight, 1 to 16; `None`, the default: as many as pay.
+    #[doc(hidden)]
+    pub write_depth: Option<usize>,
 }
 
 /// Who prepares segments, updates `LOG` and writes what nobody waits for.
@@ -96,6 +100,7 @@ impl Default for WalOptions {
             max_producers: 1024,
             backend: BackendChoice::Auto,
             background: Background::Threads,
+            write_depth: None,
         }
     }
 }
@@ -120,6 +125,9 @@ impl WalOptions {
         within("recycled", self.recycled, 0, 1024)?;
         within("prepared_ahead", self.prepared_ahead, 2, 64)?;
         within("lock_wait (seconds)", self.lock_wait.as_secs(), 0, 3600)?;
+        if let Some(depth) = self.write_depth {
+            within("write_depth", to_u64(depth), 1, to_u64(DEPTH_MAX))?;
+        }
         if let Some(bytes) = self.retain_bytes {
             within("retain_bytes", bytes, 64 * KIB, u64::MAX)?;
         }
@@ -190,6 +198,7 @@ mod tests {
             WalOptions { recycled: 1025, ..good.clone() },
             WalOptions { prepared_ahead: 1, ..good.clone() },
             WalOptions { lock_wait: Duration::from_secs(4000), ..good.clone() },
+            WalOptions { write_depth: Some(17), ..good.clone() },
             WalOptions { retain_bytes: Some(1), ..good.clone() },
             WalOptions { retain_age: Some(Duration::from_millis(999)), ..good.clone() },
         ];

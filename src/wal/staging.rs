@@ -123,6 +123,16 @@ impl Frame {
     }
 }
 
+/// What is said of the frame that is written next.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Oldest<'a> {
+    pub(crate) waiting: &'a Waiting,
+    /// Whether it is full: takes no more records.
+    pub(crate) is_sealed: bool,
+    /// How many it has by now.
+    pub(crate) records: u64,
+}
+
 /// The frames in memory, and what the next ones are made of.
 #[derive(Debug)]
 pub(crate) struct Staging {
@@ -335,6 +345,17 @@ impl Staging {
             self.seal();
         }
         self.sealed.pop_front()
+    }
+
+    /// What is written next.
+    pub(crate) fn oldest(&self) -> Option<Oldest<'_>> {
+        let sealed = self.sealed.front();
+        let frame = sealed.or(self.open.as_ref())?;
+        let records = match sealed {
+            Some(frame) => u64::from(frame.records),
+            None => self.stage.claimed(frame.buffer).records,
+        };
+        Some(Oldest { waiting: &frame.waiting, is_sealed: sealed.is_some(), records })
     }
 
     /// Whether there is only a frame that still takes records.

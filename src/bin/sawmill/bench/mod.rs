@@ -13,6 +13,7 @@
     reason = "figures to be looked at, far below the limits of their types"
 )]
 
+pub(crate) mod cold;
 pub(crate) mod contender;
 pub(crate) mod contenders;
 pub(crate) mod figures;
