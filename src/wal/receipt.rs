@@ -98,13 +98,18 @@ impl Core {
         open.receipts.0.insert(lsn, None);
         let placed = self.placed(open, want, reservation, &[body], bytes);
         if placed.is_err() {
-            drop(self.take_facts(lsn));
+            self.forget_receipt(lsn);
         }
         placed.as_ref().map(LsnRange::first).map_err(Clone::clone)
     }
 
     fn take_facts(&self, lsn: Lsn) -> Option<Facts> {
         lock(&self.open).receipts.0.remove(&lsn).flatten()
+    }
+
+    /// Nobody asks for this record's receipt any more.
+    fn forget_receipt(&self, lsn: Lsn) {
+        lock(&self.open).receipts.0.remove(&lsn);
     }
 
     /// The receipt of a record that was noted and has come as far as its appender wanted.
@@ -205,7 +210,7 @@ impl Drop for PendingReceipt {
     fn drop(&mut self) {
         // In a forked child the parent's other threads may hold the lock for ever.
         if self.core.check_fork().is_ok() {
-            drop(self.core.take_facts(self.lsn()));
+            self.core.forget_receipt(self.lsn());
         }
     }
 }
