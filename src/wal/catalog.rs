@@ -153,6 +153,14 @@ impl Names {
         self.streams.iter().map(|(name, named)| (name, *named))
     }
 
+    /// Takes note that a record has this number.
+    fn see(&mut self, id: StreamId) {
+        let number = id.get();
+        if (FIRST_NAMED..CATALOG.get()).contains(&number) {
+            self.seen = self.seen.max(Some(number));
+        }
+    }
+
     /// A number that no name has; `None` if there are too many.
     pub(super) fn fresh(&self) -> Option<StreamId> {
         let highest = self.streams.values().map(|named| named.id.get()).max().max(self.seen);
@@ -191,15 +199,15 @@ impl Core {
             return Ok(());
         }
         let from = place.max(self.first_lsn());
-        if self.read_on(from)? == Whole::No {
-            // In order once more: what is said later replaces what was said before.
+        if self.read_sayings(from)? == Whole::No {
+            *self.names() = Names::default();
             self.catalog.producers.clear();
-            self.read_on(self.first_lsn())?;
+            self.read_sayings(self.first_lsn())?;
         }
         Ok(())
     }
 
-    fn read_on(&self, from: Lsn) -> Result<Whole> {
+    fn read_sayings(&self, from: Lsn) -> Result<Whole> {
         let mut whole = Whole::Yes;
         let mut replay = self.replay_through(from, self.progress.durable(), true);
         while let Some(record) = replay.next() {
@@ -212,17 +220,11 @@ impl Core {
             };
             if record.internal && record.stream == CATALOG {
                 self.read_saying(record.payload, record.lsn)?;
-                continue;
-            }
-            let number = record.stream.get();
-            if (FIRST_NAMED..CATALOG.get()).contains(&number) {
-                let mut names = self.names();
-                names.seen = names.seen.max(Some(number));
-            }
-            if !record.internal
-                && let Some(stamp) = record.producer()
-            {
-                self.catalog.producers.read_record(stamp, record.lsn);
+            } else if !record.internal {
+                self.names().see(record.stream);
+                if let Some(stamp) = record.producer() {
+                    self.catalog.producers.read_record(stamp, record.lsn);
+                }
             }
         }
         Ok(whole)

@@ -150,12 +150,17 @@ impl Core {
         while let Some(step) = self.next_step() {
             match step {
                 Step::WriteLog => {
+                    let before = self.first_lsn();
+                    // What cannot be read now is not given up; `apply_retention` says why.
+                    let retained = self.retain(preparer, resolved);
+                    // A truncation has written all that this would say, and a failed one was the
+                    // last write (PREPARE-2).
+                    let said = retained.is_ok_and(|first| first > before);
+                    if said || lock(&self.open).failed.is_some() {
+                        continue;
+                    }
                     if let Err(error) = self.write_log(preparer, false) {
                         resolved.extend(self.fail(&mut lock(&self.open), error));
-                    } else {
-                        self.cover_catalog_at_rotation();
-                        // What cannot be read now is not given up; `apply_retention` says why.
-                        drop(self.retain(preparer, resolved));
                     }
                 }
                 Step::Prepare(wanted) => {

@@ -177,7 +177,7 @@ impl Producers {
         self.read().iter().map(|(id, known)| (*id, Arc::clone(known))).collect()
     }
 
-    /// Forgets all, to read them anew.
+    /// Forgets what was read, to read it again.
     pub(crate) fn clear(&self) {
         self.write().clear();
     }
