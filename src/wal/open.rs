@@ -214,6 +214,7 @@ impl Open {
             staging,
             slots,
             flights: Flights::default(),
+            receipts: super::receipt::Receipts::default(),
             depth,
             dirty: Vec::new(),
             syncing: None,
