@@ -99,9 +99,9 @@ struct Readme;
 pub use engine::Engine;
 pub use error::{Error, ErrorKind, Result};
 pub use exec::{
-    Accumulator, Bytes, Data, Dataset, Drills, Emit, Executor, Key, Kv, Lost, Malformed, Name,
-    OperatorId, PartitionSink, PartitionSource, Row, Rows, RunContext, Str, TaskKind, TaskOutcome,
-    TaskRecord, Value, Wire,
+    Accumulator, Broadcast, Bytes, CancelToken, Data, Dataset, Drills, Emit, Executor, Key, Kv,
+    Lost, Malformed, Name, OperatorId, PartitionSink, PartitionSource, Row, Rows, RunContext,
+    StorageLevel, Str, TaskKind, TaskOutcome, TaskRecord, Value, Wire,
 };
 pub use ids::{
     BatchId, Epoch, Generation, LogId, Lsn, Position, ProducerId, SegmentNumber, StreamId,
