@@ -9,6 +9,7 @@
 //! `scaling` compares one thread with all.
 
 #![allow(clippy::disallowed_methods, reason = "a bench measures real time")]
+#![allow(clippy::disallowed_types, reason = "and reads what the kernel counts")]
 #![allow(clippy::print_stdout, reason = "the ratios are what this prints")]
 #![allow(
     clippy::cast_possible_truncation,
@@ -18,6 +19,7 @@
 
 mod common;
 #[path = "common/count.rs"]
+#[allow(dead_code, reason = "shared with another bench")]
 mod count;
 
 use std::ops::Range;
@@ -30,7 +32,7 @@ use sawmill::{Bytes, Dataset, Executor, Kv};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// About 3 M words.
-const BATCH_BYTES: usize = 21 << 20;
+const BATCH_BYTES: usize = 25 << 20;
 const DISTINCT: usize = 1_000_000;
 const PARTITIONS: usize = 16;
 const ROUNDS: usize = 15;
@@ -75,6 +77,7 @@ fn on_datasets(executor: &Executor, batches: &[Batch]) -> Checksum {
     sums.fold(Checksum::default(), Checksum::merge)
 }
 
+type Way<'w> = Box<dyn Fn() -> Checksum + 'w>;
 type Shuffled<'t> = Vec<Vec<(u64, &'t [u8], u64)>>;
 
 /// Every word of a piece, by partition.
@@ -133,30 +136,46 @@ fn is_test() -> bool {
     !given("--bench") || given("--test")
 }
 
+/// Seconds of CPU time of all threads so far: on a busy machine, steadier than the wall clock.
+fn cpu_seconds() -> f64 {
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let stats = threads.filter_map(|t| std::fs::read_to_string(t.path().join("schedstat")).ok());
+    stats.filter_map(|stat| stat.split(' ').next()?.parse::<f64>().ok()).sum::<f64>() / 1e9
+}
+
+/// What the rounds of one way took, in seconds.
+#[derive(Default)]
+struct Took {
+    wall: Vec<f64>,
+    cpu: Vec<f64>,
+}
+
 /// Seconds of each round: through the shuffle by hand, combined by hand, on datasets.
-fn rounds(threads: usize, batches: &[Batch], rounds: usize) -> [Vec<f64>; 3] {
+fn rounds(threads: usize, batches: &[Batch], rounds: usize) -> [Took; 3] {
     let executor = Executor::new(threads, PARTITIONS as u32).expect("threads");
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
-    let ways: [(&str, Box<dyn Fn() -> Checksum + '_>); 3] = [
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+    let pool = pool.thread_name(|index| format!("hand-{index}")).build().expect("threads");
+    let ways: [(&str, Way<'_>); 3] = [
         ("by_hand", Box::new(|| by_hand(&pool, batches, send_words))),
         ("by_hand_combined", Box::new(|| by_hand(&pool, batches, send_counts))),
         ("datasets", Box::new(|| on_datasets(&executor, batches))),
     ];
-    let mut times = [vec![], vec![], vec![]];
+    let mut times = [(); 3].map(|()| Took::default());
     let mut sums = [Checksum::default(); 3];
     for round in 0..=rounds {
         for ((_, way), (times, sum)) in ways.iter().zip(times.iter_mut().zip(&mut sums)) {
-            let start = Instant::now();
+            let (start, cpu) = (Instant::now(), cpu_seconds());
             *sum = way();
             // The first round warms the machine up.
             if round > 0 {
-                times.push(start.elapsed().as_secs_f64());
+                times.wall.push(start.elapsed().as_secs_f64());
+                times.cpu.push(cpu_seconds() - cpu);
             }
         }
         assert_eq!((sums[1], sums[2]), (sums[0], sums[0]), "all ways count the same");
     }
     for ((name, _), times) in ways.iter().zip(&times) {
-        let rates = times.iter().map(|seconds| sums[0].words as f64 / seconds / 1e6).collect();
+        let rates = times.wall.iter().map(|seconds| sums[0].words as f64 / seconds / 1e6).collect();
         let (low, median, high) = spread(rates);
         println!(
             "exec/word_count/{name}: {} threads, {} words, {} distinct: \
@@ -169,9 +188,12 @@ fn rounds(threads: usize, batches: &[Batch], rounds: usize) -> [Vec<f64>; 3] {
     times
 }
 
-fn ratio(what: &str, over: &[f64], under: &[f64]) {
-    let (low, median, high) = spread(over.iter().zip(under).map(|(a, b)| a / b).collect());
-    println!("exec/word_count: {median:.2}x of {what} ({low:.2}..{high:.2})");
+fn ratio(what: &str, over: &Took, under: &Took) {
+    let of = |over: &[f64], under: &[f64]| {
+        spread(over.iter().zip(under).map(|(over, under)| over / under).collect())
+    };
+    let ((low, median, high), cpu) = (of(&over.wall, &under.wall), of(&over.cpu, &under.cpu).1);
+    println!("exec/word_count: {median:.2}x of {what} ({low:.2}..{high:.2}), by CPU {cpu:.2}x");
 }
 
 fn main() {
@@ -186,7 +208,7 @@ fn main() {
     ratio("the loop by hand that combines", &combined, &datasets);
     if given("scaling") {
         let [hand_1, _, datasets_1] = rounds(1, &batches, runs);
-        let gain = |one: &[f64], all: &[f64]| spread(one.to_vec()).1 / spread(all.to_vec()).1;
+        let gain = |one: &Took, all: &Took| spread(one.wall.clone()).1 / spread(all.wall.clone()).1;
         let (hand, datasets) = (gain(&hand_1, &hand), gain(&datasets_1, &datasets));
         println!(
             "exec/word_count/scaling: by hand {hand:.2}x, datasets {datasets:.2}x, ratio {:.2}",

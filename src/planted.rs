@@ -72,6 +72,8 @@ bugs! {
     UnlinkBeforeStart => "unlink-before-start",
     /// L18: a segment that somebody can see is recycled.
     RecycleShared => "recycle-shared",
+    /// L22: a record that was sent again is answered before its original is durable.
+    DuplicateBeforeDurable => "duplicate-before-durable",
     /// L19: readers are shown records above the durable LSN.
     ReadAboveDurable => "read-above-durable",
     /// L21: a position that was cut off is resumed without a word.

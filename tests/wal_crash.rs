@@ -421,6 +421,50 @@ fn the_gate_looks_at_several_writes_in_flight() {
     }
 }
 
+/// Lives in which a durable frame follows a plain one.
+#[cfg(feature = "planted")]
+const PLAIN_THEN_DURABLE: [&[Step]; 3] = [
+    &[Step::SubmitAndSync],
+    &[Step::Append, Step::SubmitAndSync, Step::Append],
+    &[Step::SubmitAndSync, Step::Truncate, Step::SubmitAndSync],
+];
+
+/// Why the two devices count the same states: the log syncs what it wrote plain before anything
+/// durable follows (LOG.md L8), so a flush of the device finds nothing to do, in any life.
+#[test]
+fn no_durable_write_leaves_a_flush_anything_to_do() {
+    for device in [Device::Flush, Device::Fua] {
+        let gate = Gate { device, nested_every: 1, states: 0 };
+        for steps in sequences(|_| true).iter().map(Vec::as_slice).chain(RECYCLING) {
+            let disk = gate.disk();
+            life(&disk, steps, &mut Model::default()).unwrap();
+            assert_eq!(disk.flush_matters(), 0, "{device:?} {steps:?}");
+        }
+    }
+}
+
+/// And the devices do differ: without that sync, the one without FUA keeps what the one with FUA
+/// loses. So the gate needs both, and a test on a real disk without FUA would not see the bug.
+#[test]
+#[cfg(feature = "planted")]
+fn a_plain_frame_before_a_durable_one_is_lost_with_fua_only() {
+    use sawmill::planted::{Bug, with_planted};
+    with_planted(Bug::PlainBeforeDurable, || {
+        for steps in PLAIN_THEN_DURABLE {
+            let gate = |device| Gate { device, nested_every: 499, states: 0 };
+            let disk = gate(Device::Fua).disk();
+            life(&disk, steps, &mut Model::default()).unwrap();
+            assert!(disk.flush_matters() > 0, "{steps:?} does what it is for");
+            let mut flush = gate(Device::Flush);
+            flush.run(steps).unwrap_or_else(|violation| panic!("{violation}"));
+            assert!(flush.states > 50, "{}", flush.states);
+        }
+        let mut fua = Gate { device: Device::Fua, nested_every: 499, states: 0 };
+        let found = PLAIN_THEN_DURABLE.iter().find_map(|steps| fua.run(steps).err()).unwrap();
+        assert!(found.contains("are acknowledged"), "{found}");
+    });
+}
+
 /// The gate must bite: each of these bugs is found by it.
 #[test]
 #[cfg(feature = "planted")]

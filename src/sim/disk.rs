@@ -162,6 +162,14 @@ impl SimDisk {
         self.state().ops
     }
 
+    /// How many durable writes found direct writes pending that had completed before: writes after
+    /// which a [`Device::Flush`] and a [`Device::Fua`] hold different things. 0 for who syncs what
+    /// was written plain before anything durable.
+    #[must_use]
+    pub fn flush_matters(&self) -> u64 {
+        self.state().flush_matters
+    }
+
     /// Cuts the power at operation `number`: it and all later ones fail with `EIO`.
     ///
     /// Every crash of a job, one by one:

@@ -139,6 +139,9 @@ impl State {
                 } else if durable && !self.options.lies {
                     let end = flight.target() + count as u64;
                     self.inode(access.inode)?.harden_write(stamp, end);
+                    let stamp = flight.submitted;
+                    let matters = self.inodes.values().any(|inode| inode.has_flushable(stamp));
+                    self.flush_matters += u64::from(matters);
                     if self.options.device == Device::Flush {
                         self.flush_device(flight.submitted);
                     }

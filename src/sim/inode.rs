@@ -30,6 +30,14 @@ pub(super) struct Pending {
     pub(super) change: Change,
 }
 
+impl Pending {
+    /// Whether it has left the page cache, and completed up to `stamp`.
+    fn is_flushable(&self, stamp: u64) -> bool {
+        let sectors = matches!(self.change, Change::Sectors { .. });
+        sectors && !self.cached && self.stamp <= stamp
+    }
+}
+
 /// A lock on one byte, held by an open file description.
 #[derive(Clone, Debug)]
 pub(super) struct ByteLock {
@@ -175,10 +183,12 @@ impl Inode {
 
     /// A flush of the device: what has left the page cache. Lengths are not the device's to know.
     pub(super) fn flush(&mut self, stamp: u64) {
-        self.commit(|item| {
-            let sectors = matches!(item.change, Change::Sectors { .. });
-            sectors && !item.cached && item.stamp <= stamp
-        });
+        self.commit(|item| item.is_flushable(stamp));
+    }
+
+    /// Whether a flush of the device makes anything durable.
+    pub(super) fn has_flushable(&self, stamp: u64) -> bool {
+        self.pending.iter().any(|item| item.is_flushable(stamp) && !item.clean)
     }
 
     /// A durable write: its own sectors, and the length that is needed to read them.

@@ -94,7 +94,8 @@ impl Latency {
         }
     }
 
-    /// A disk with FUA: 20 us a command, 1 us a block, 60 us more for a durable one, 400 us a flush.
+    /// A disk with FUA: 20 us a command and 60 us more if it is durable, 1 us a block, 400 us a
+    /// flush.
     #[must_use]
     pub const fn fua() -> Latency {
         Latency {

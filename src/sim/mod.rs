@@ -93,8 +93,8 @@
 //! Over random operations, with nothing failing, what a crash keeps whole is what was visible, and
 //! what was synced is never lost: `random.rs`.
 //!
-//! Not modelled: torn sectors, writes that land in another file, several processes (files lock against other open files of the same disk only), hard links, renames between
-//! directories.
+//! Not modelled: torn sectors, writes that land in another file, several processes (files lock
+//! against other open files of the same disk only), hard links, renames between directories.
 mod channel;
 mod crash;
 mod directory;

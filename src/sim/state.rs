@@ -33,6 +33,8 @@ pub(super) struct State {
     pub(super) off: bool,
     pub(super) faults: Faults,
     pub(super) timing: Timing,
+    /// Durable writes that a flush makes different.
+    pub(super) flush_matters: u64,
     pub(super) trace: Trace,
     pub(super) directories: BTreeMap<PathBuf, Names>,
     pub(super) inodes: BTreeMap<u64, Inode>,
@@ -66,6 +68,7 @@ impl State {
             off: false,
             faults: Faults::default(),
             timing: Timing::manual(seed),
+            flush_matters: 0,
             trace,
             directories: BTreeMap::new(),
             inodes: BTreeMap::new(),

@@ -264,6 +264,20 @@ impl<S> StateTable<S> {
         self.rows[ordinal].value.as_ref().map(|value| (ordinal, value))
     }
 
+    /// Touches what look-ups of these hashes will touch: the cache misses of all of them then pass
+    /// at the same time, and not one after the other.
+    pub(crate) fn warm(&self, hashes: impl Iterator<Item = u64>) {
+        let Some(mask) = self.index.len().checked_sub(1) else { return };
+        let mut touched = 0;
+        for hash in hashes {
+            let slot = self.index[to_usize(hash) & mask];
+            if slot != EMPTY {
+                touched ^= self.rows[row_of(slot)].hash;
+            }
+        }
+        std::hint::black_box(touched);
+    }
+
     /// Hash and key of the row at an ordinal.
     pub(super) fn key_at(&self, ordinal: usize) -> (u64, &[u8]) {
         let row = &self.rows[ordinal];

@@ -13,7 +13,7 @@ use super::job::Stream;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{
     ByteTable, Compute, Data, Dataset, Dependency, Executor, Held, Hold, Key, KeyedInput, Kv, Meta,
-    Name, Node, OperatorId, Role, RunContext, Task, Value,
+    Name, Node, OperatorId, Role, RunContext, Task, Value, view_of,
 };
 use crate::state::{Changes, KeyedState, OperatorState, Overlay, State, StateTable};
 use crate::sync::{Arc, Mutex, lock};
@@ -169,6 +169,9 @@ impl<S: State, U: Data> StatefulOperator for Operator<S, U> {
     }
 }
 
+/// Hash and bytes of a key, its first value and the others.
+type Group<'g, V> = (u64, &'g [u8], (&'g V, &'g [V]));
+
 /// What a run holds of one partition.
 struct Part<S, U> {
     changes: Mutex<Option<Changes<S>>>,
@@ -212,12 +215,16 @@ where
     fn update(&self, task: &Task<'_>, state: &KeyedState<S>) -> Result<Part<S, U>> {
         // Behind `reduce_by_key` and its like a key has one value: no need to gather them.
         if let Some(table) = self.input.held_table(task)? {
-            let keys = table.iter().map(|(hash, key, value)| (hash, key, value, &[][..]));
-            return self.update_with(task, state, (table.len(), keys));
+            let pieces = table.pieces();
+            let pieces =
+                pieces.map(|piece| piece.map(|(hash, key, value)| (hash, key, (value, &[][..]))));
+            return self.update_with(task, state, (table.len(), pieces));
         }
         let groups = self.group(task)?;
-        let keys = groups.iter().map(|(hash, key, (first, rest))| (hash, key, first, &rest[..]));
-        self.update_with(task, state, (groups.len(), keys))
+        let pieces = groups
+            .pieces()
+            .map(|piece| piece.map(|(hash, key, (first, rest))| (hash, key, (first, &rest[..]))));
+        self.update_with(task, state, (groups.len(), pieces))
     }
 
     /// Calls the function for every key, which come once each.
@@ -225,25 +232,25 @@ where
         &self,
         task: &Task<'_>,
         state: &KeyedState<S>,
-        (count, keys): (usize, impl Iterator<Item = (u64, &'g [u8], &'g V, &'g [V])>),
+        (count, pieces): (usize, impl Iterator<Item = impl Iterator<Item = Group<'g, V>> + Clone>),
     ) -> Result<Part<S, U>> {
         let partition = task.partition();
         let kept = self.kept.start(partition);
         state.read(partition, |_, table| {
             let (mut changes, mut rows) = (Changes::of(table), Vec::new());
             changes.reserve(count);
-            for (hash, key, first, rest) in keys {
-                let view = K::view(key).map_err(|error| {
-                    let text = "a key does not read the canonical bytes it wrote";
-                    Error::new(ErrorKind::TaskFailed, text).caused_by(error)
-                })?;
-                let mut values = std::iter::once(first).chain(rest).cloned();
-                rows.extend(changes.touch(table, (hash, key), |value| {
-                    if let Some(kept) = &kept {
-                        *value = kept.get(table, hash, key).cloned();
-                    }
-                    task.call(&self.meta, || (self.f)(view, &mut values, value))
-                }));
+            for piece in pieces {
+                table.warm(piece.clone().map(|(hash, ..)| hash));
+                for (hash, key, (first, rest)) in piece {
+                    let view = view_of::<K>(key)?;
+                    let mut values = std::iter::once(first).chain(rest).cloned();
+                    rows.extend(changes.touch(table, (hash, key), |value| {
+                        if let Some(kept) = &kept {
+                            *value = kept.get(table, hash, key).cloned();
+                        }
+                        task.call(&self.meta, || (self.f)(view, &mut values, value))
+                    }));
+                }
             }
             self.kept.end(partition, &changes, table);
             Ok(Part { changes: Mutex::new(Some(changes)), rows })

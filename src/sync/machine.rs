@@ -1,7 +1,7 @@
 //! The standard library, and the kernel.
 
 pub(crate) use std::sync::atomic;
-pub(crate) use std::sync::{Condvar, Mutex, MutexGuard, RwLock};
+pub(crate) use std::sync::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub(crate) use std::thread::{JoinHandle, current};
 
 use std::time::Duration;

@@ -2,7 +2,9 @@
 //! every step. `just shuttle` runs what is checked, `tests/shuttle_commit.rs`.
 
 pub(crate) use shuttle::sync::atomic;
-pub(crate) use shuttle::sync::{Condvar, Mutex, MutexGuard, RwLock};
+pub(crate) use shuttle::sync::{
+    Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard,
+};
 pub(crate) use shuttle::thread::current;
 
 use std::time::Duration;

@@ -94,7 +94,8 @@ impl Core {
         self.check_fork()?;
         let bytes = self.measure(&[payload])?;
         let (kind, until) = (RecordKind::User, Mark::Appended);
-        let want = Want { stream: StreamId::DEFAULT, kind, until };
+        let (stream, extended) = (StreamId::DEFAULT, false);
+        let want = Want { stream, kind, extended, until };
         let _panics = Panics::poison(self);
         let mut open = lock(&self.open);
         let lsns = loop {
@@ -139,11 +140,23 @@ impl Core {
 
     /// Bytes of the records with their headers, if they are within the limits (LOG.md L4).
     pub(super) fn measure(&self, payloads: &[&[u8]]) -> Result<usize> {
+        self.check_batch(payloads.iter().map(|payload| payload.len()))
+    }
+
+    /// As [`Core::measure`], of records of these sizes.
+    #[inline]
+    pub(super) fn check_batch(&self, records: impl Iterator<Item = usize>) -> Result<usize> {
         let mut bytes = 0;
-        for payload in payloads {
-            self.check_record(payload.len())?;
-            bytes += RECORD_HEADER + payload.len();
+        for length in records {
+            self.check_record(length)?;
+            bytes += RECORD_HEADER + length;
         }
+        self.check_bytes_of_batch(bytes)
+    }
+
+    /// Refuses a batch of so many bytes, headers included, if it is over the limit.
+    #[inline]
+    pub(super) fn check_bytes_of_batch(&self, bytes: usize) -> Result<usize> {
         match to_u64(bytes) {
             bytes if bytes > self.limits.batch => {
                 Err(self.too_large("batch", bytes, self.limits.batch))
@@ -199,7 +212,12 @@ impl Core {
     }
 
     /// Joins whoever waits for `lsn` to come so far, and waits.
-    fn join_and_wait(&self, mut open: MutexGuard<'_, Open>, until: Mark, lsn: Lsn) -> Result<()> {
+    pub(super) fn join_and_wait(
+        &self,
+        mut open: MutexGuard<'_, Open>,
+        until: Mark,
+        lsn: Lsn,
+    ) -> Result<()> {
         if self.is_settled(&open, lsn)? {
             return Ok(());
         }

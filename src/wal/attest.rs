@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::commit::Until;
 use super::core::{Core, Open, Panics, Phase};
 use super::options::{Background, WalOptions};
-use super::slot::Slot;
+use super::slot::{Attests, Slot};
 use super::wal::Wal;
 use crate::clock::Sleeper;
 use crate::error::Result;
@@ -139,8 +139,9 @@ impl Core {
         let (Some(frame), Some(mut sealer)) = (frame, sealer) else { return false };
         let Ok(channel) = self.directory.channel() else { return false };
         let buffer = self.stage.take(frame.buffer);
-        let durable = self.progress.durable();
-        let sealed = sealer.seal(&frame, buffer, true, self.clock.wall_ns(), durable);
+        let (durable, catalog) = (self.progress.durable(), self.progress.catalog());
+        let attests = Attests { durable, catalog };
+        let sealed = sealer.seal(&frame, buffer, true, self.clock.wall_ns(), attests);
         let mut slot = Slot::new(channel, Arc::clone(&self.stats));
         slot.submit(sealed, 0);
         slot.reap(&self.progress).is_some()

@@ -9,7 +9,7 @@ use super::flight::{Arrival, Flight, Landed};
 use super::group::{Group, Resolved};
 use super::index::SegmentEntry;
 use super::options::Background;
-use super::slot::{Reaped, Sealer, Slot};
+use super::slot::{Attests, Reaped, Sealer, Slot};
 use super::staging::Frame;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Lsn;
@@ -318,9 +318,11 @@ impl Core {
             return Begun::Refused(Some(error));
         }
         // What a sync has made durable is attested, though its mark is raised later.
-        let attested = synced.unwrap_or_else(|| self.progress.durable());
-        let now_ns = self.clock.wall_ns();
-        let sealed = sealer.seal(&frame, buffer, durable, now_ns, attested);
+        let attests = Attests {
+            durable: synced.unwrap_or_else(|| self.progress.durable()),
+            catalog: self.progress.catalog(),
+        };
+        let sealed = sealer.seal(&frame, buffer, durable, self.clock.wall_ns(), attests);
         *kept = Some(sealer);
         if is_shared {
             let next = {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::attest::Attest;
+use super::catalog::Catalog;
 use super::depth::Depth;
 use super::flight::Flights;
 use super::group::{Group, Resolved, Waiting};
@@ -89,6 +90,7 @@ pub(crate) struct Core {
     pub(crate) stats: Arc<Stats>,
     pub(crate) pins: Mutex<Pins>,
     pub(crate) retention: Retention,
+    pub(super) catalog: Catalog,
     /// The first LSN of the log.
     pub(crate) start: AtomicU64,
     pub(crate) index: Arc<SegmentIndex>,

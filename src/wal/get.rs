@@ -1,5 +1,6 @@
 //! Looking at single records, and at how far the log has come.
 
+use super::extension::ProducerStamp;
 use super::replay::Replay;
 use super::wal::Wal;
 use crate::error::Result;
@@ -16,6 +17,12 @@ pub struct OwnedRecord {
     pub stream: StreamId,
     /// The bytes that were appended.
     pub payload: Vec<u8>,
+    /// Its [key](crate::Entry::key), if it has one.
+    pub key: Option<Vec<u8>>,
+    /// Its [timestamp](crate::Entry::timestamp), if it has one.
+    pub timestamp: Option<i64>,
+    /// Who sent it, if it was sent by a producer.
+    pub producer: Option<ProducerStamp>,
 }
 
 /// How far a log has come, as one consistent view: `durable <= written <= appended`.
@@ -71,8 +78,10 @@ impl Wal {
         let Some(record) = replay.next().transpose()? else { return Ok(None) };
         // A frame holds records behind it too, and the one asked for may be internal.
         let found = (record.lsn == lsn).then(|| {
-            let payload = record.payload.to_vec();
-            OwnedRecord { lsn, stream: record.stream, payload }
+            let key = record.key().map(<[u8]>::to_vec);
+            let (timestamp, producer) = (record.timestamp(), record.producer());
+            let (stream, payload) = (record.stream, record.payload.to_vec());
+            OwnedRecord { lsn, stream, payload, key, timestamp, producer }
         });
         Ok(found)
     }

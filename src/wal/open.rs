@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Weak;
 
 use super::attest::Attest;
+use super::catalog::Catalog;
 use super::core::{Core, Open, Panics, Phase};
 use super::depth::Depth;
 use super::flight::Flights;
@@ -58,7 +59,9 @@ pub(crate) fn open(
     };
     let opened = recover(&**storage, &directory, &*clock, &recover_options, &mut *channel)?;
     let preparing = directory.channel()?;
+    let catalog = opened.tail.catalog;
     let core = assemble(storage, directory, clock, fork, options, opened, [channel, preparing])?;
+    core.read_catalog(catalog)?;
     core.ask_preparer(&mut lock(&core.open));
     let core = Arc::new(core);
     #[cfg(any(test, feature = "testing"))]
@@ -115,6 +118,7 @@ fn assemble(
         stats,
         pins: Mutex::default(),
         retention: Retention::new(options),
+        catalog: Catalog::new(options.max_producers),
         start: AtomicU64::new(opened.start.get()),
         index: Arc::new(SegmentIndex::new(opened.segments)),
         fork: Arc::new(fork),

@@ -65,6 +65,11 @@ pub struct WalOptions {
     /// that never finished. At most one frame in so long, none if nothing was acknowledged since
     /// the last one. Default 50 ms, which is also the minimum; maximum 1 h; `None`: never.
     pub attest_after: Option<Duration>,
+    /// How many producers the log knows; when it knows so many, a new one is refused. None is
+    /// forgotten but by [`Wal::forget_producer`](crate::Wal::forget_producer). Each takes up to
+    /// 10 KiB of memory, and as much of the log whenever the catalog is repeated. Default 1024,
+    /// minimum 0, maximum 1,048,576.
+    pub max_producers: u64,
     /// Who carries the file operations. Default [`BackendChoice::Auto`]: what works best; the
     /// environment variable `SAWMILL_BACKEND` then overrides it.
     pub backend: BackendChoice,
@@ -99,6 +104,7 @@ impl Default for WalOptions {
             retain_bytes: None,
             retain_age: None,
             attest_after: Some(IDLE_MIN),
+            max_producers: 1024,
             backend: BackendChoice::Auto,
             background: Background::Threads,
             write_depth: None,
@@ -122,6 +128,7 @@ impl WalOptions {
         within("segment_size", self.segment_size, 64 * KIB, 4096 * MIB)?;
         within("memory", self.memory, MIB, 16 * 1024 * MIB)?;
         within("max_record", self.max_record, 1, 1024 * MIB)?;
+        within("max_producers", self.max_producers, 0, 1 << 20)?;
         within("recycled", self.recycled, 0, 1024)?;
         within("prepared_ahead", self.prepared_ahead, 2, 64)?;
         within("lock_wait (seconds)", self.lock_wait.as_secs(), 0, 3600)?;
@@ -200,6 +207,7 @@ mod tests {
             WalOptions { memory: 1, ..good.clone() },
             WalOptions { max_record: 0, ..good.clone() },
             WalOptions { attest_after: Some(Duration::from_millis(49)), ..good.clone() },
+            WalOptions { max_producers: (1 << 20) + 1, ..good.clone() },
             WalOptions { recycled: 1025, ..good.clone() },
             WalOptions { prepared_ahead: 1, ..good.clone() },
             WalOptions { lock_wait: Duration::from_secs(4000), ..good.clone() },

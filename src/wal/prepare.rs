@@ -150,11 +150,17 @@ impl Core {
         while let Some(step) = self.next_step() {
             match step {
                 Step::WriteLog => {
+                    let before = self.first_lsn();
+                    // What cannot be read now is not given up; `apply_retention` says why.
+                    let retained = self.retain(preparer, resolved);
+                    // A truncation has written all that this would say, and a failed one was the
+                    // last write (PREPARE-2).
+                    let said = retained.is_ok_and(|first| first > before);
+                    if said || lock(&self.open).failed.is_some() {
+                        continue;
+                    }
                     if let Err(error) = self.write_log(preparer, false) {
                         resolved.extend(self.fail(&mut lock(&self.open), error));
-                    } else {
-                        // What cannot be read now is not given up; `apply_retention` says why.
-                        drop(self.retain(preparer, resolved));
                     }
                 }
                 Step::Prepare(wanted) => {
@@ -240,6 +246,7 @@ impl Core {
             let message = format!("record {lsn} is not durable, so nothing before it is given up");
             return Err(Error::new(ErrorKind::Invalid, message).at_path(self.directory.path()));
         }
+        self.cover_catalog(lsn)?;
         let mut resolved = Vec::new();
         let start = self.truncate(lsn, durable, &mut resolved);
         Resolved::wake(resolved);
@@ -263,7 +270,7 @@ impl Core {
     ) -> Result<Lsn> {
         let pins = lock(&self.pins);
         let start = truncate::truncate_before(
-            pins.clamp(lsn),
+            self.clamp_to_catalog(pins.clamp(lsn)),
             durable,
             &self.index,
             &mut preparer.log_file,

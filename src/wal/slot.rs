@@ -40,6 +40,13 @@ pub(crate) struct Sealer {
     next: Position,
 }
 
+/// What a frame's header says of the records before it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Attests {
+    pub(crate) durable: Lsn,
+    pub(crate) catalog: Lsn,
+}
+
 /// A frame with its header, ready to be written.
 #[derive(Debug)]
 pub(crate) struct Sealed {
@@ -61,17 +68,17 @@ impl Sealer {
         frame.position().segment != self.next.segment
     }
 
-    /// Checksums a frame and writes its header, which attests `attested`. Outside the log's mutex.
+    /// Checksums a frame and writes its header. Outside the log's mutex.
     pub(crate) fn seal(
         &mut self,
         frame: &Frame,
         mut buffer: AlignedBuf,
         durable: bool,
         now_ns: u64,
-        attested: Lsn,
+        attests: Attests,
     ) -> Sealed {
         self.seal_time_ns = self.seal_time_ns.max(now_ns);
-        let header = self.header_of(frame, &buffer, attested);
+        let header = self.header_of(frame, &buffer, attests);
         let wanted = to_usize(header.length_on_disk());
         buffer[frame.used..wanted].fill(0);
         buffer.set_len(wanted);
@@ -81,7 +88,7 @@ impl Sealer {
         Sealed { header, buffer, number: frame.buffer, file, durable }
     }
 
-    fn header_of(&self, frame: &Frame, buffer: &[u8], attested: Lsn) -> FrameHeader {
+    fn header_of(&self, frame: &Frame, buffer: &[u8], attests: Attests) -> FrameHeader {
         let position = frame.position();
         let starts = position.offset == FIRST_FRAME && position.segment == self.next.segment.next();
         assert!(starts || position == self.next, "SLOT-3: a frame at {position} out of order");
@@ -95,13 +102,14 @@ impl Sealer {
             epoch: self.identity.epoch,
             nonce: self.identity.nonce,
             first_lsn: frame.first_lsn,
-            durable_lsn: attested,
+            durable_lsn: attests.durable,
             seal_time_ns: self.seal_time_ns,
             records: frame.records,
             payload_length,
             payload_crc: crc32c(payload),
             chain: self.chain,
             kind: frame.kind,
+            catalog: attests.catalog,
         }
     }
 }

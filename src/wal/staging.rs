@@ -26,6 +26,8 @@ use crate::sync::Arc;
 pub(crate) struct Want {
     pub(crate) stream: StreamId,
     pub(crate) kind: RecordKind,
+    /// Whether each of the bodies begins with an extension.
+    pub(crate) extended: bool,
     /// What the caller waits for.
     pub(crate) until: Mark,
 }
@@ -43,8 +45,24 @@ pub(crate) enum Mark {
 
 impl Want {
     /// An internal record of the default stream that nobody waits for.
-    const INTERNAL: Want =
-        Want { stream: StreamId::DEFAULT, kind: RecordKind::Internal, until: Mark::Appended };
+    const INTERNAL: Want = Want {
+        stream: StreamId::DEFAULT,
+        kind: RecordKind::Internal,
+        extended: false,
+        until: Mark::Appended,
+    };
+
+    /// The user's records, without extensions.
+    #[inline]
+    pub(crate) const fn user(stream: StreamId, until: Mark) -> Want {
+        Want { stream, kind: RecordKind::User, extended: false, until }
+    }
+
+    /// Records of the log or the engine.
+    #[inline]
+    pub(crate) const fn internal(stream: StreamId, until: Mark) -> Want {
+        Want { stream, kind: RecordKind::Internal, extended: false, until }
+    }
 }
 
 /// Why nothing could be placed.
