@@ -19,6 +19,7 @@
 
 mod common;
 #[path = "common/count.rs"]
+#[allow(dead_code, reason = "shared with another bench")]
 mod count;
 
 use std::ops::Range;

@@ -180,6 +180,10 @@ impl Channel for SimChannel {
             result.map_err(|errno| IoFailure::from_errno(name, file.path(), errno).at(offset));
         Some(Completion { token, buffer, result })
     }
+
+    fn depth(&self) -> usize {
+        64
+    }
 }
 
 impl Drop for SimChannel {

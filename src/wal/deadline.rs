@@ -47,7 +47,7 @@ impl Core {
     }
 
     /// No room: waits for some, until the deadline.
-    fn await_room_until<'a>(
+    pub(super) fn await_room_until<'a>(
         &'a self,
         mut open: MutexGuard<'a, Open>,
         reason: NoRoom,
@@ -114,7 +114,7 @@ impl Core {
         while ticket.group.outcome().is_none() && self.clock.monotonic_ns() < deadline_ns {
             let mut open = lock(&self.open);
             let Some(slot) = open.take_free() else { return };
-            self.lead(open, slot, Until::Once);
+            self.lead(open, slot, Until::Once, false);
         }
     }
 

@@ -113,7 +113,7 @@ impl Core {
             if open.has_work()
                 && let Some(slot) = open.take_free()
             {
-                self.lead(open, slot, Until::Once);
+                self.lead(open, slot, Until::Once, false);
             }
             return Poll::Ready(Ok(()));
         }

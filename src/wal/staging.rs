@@ -123,6 +123,16 @@ impl Frame {
     }
 }
 
+/// What is said of the frame that is written next.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Oldest<'a> {
+    pub(crate) waiting: &'a Waiting,
+    /// Whether it is full: takes no more records.
+    pub(crate) is_sealed: bool,
+    /// How many it has by now.
+    pub(crate) records: u64,
+}
+
 /// The frames in memory, and what the next ones are made of.
 #[derive(Debug)]
 pub(crate) struct Staging {
@@ -206,6 +216,22 @@ impl Staging {
         nothing.fill(Want::INTERNAL, &[]);
         if let Some(open) = self.open.as_mut() {
             open.kind = FrameKind::Closing;
+        }
+        Ok(())
+    }
+
+    /// Opens an attestation: nothing else is here. It may stand where internal records may, but a
+    /// new segment it takes only if another one is left (LOG.md L5).
+    pub(crate) fn place_attestation(&mut self, stage: &Stage) -> Result<(), NoRoom> {
+        assert!(self.is_empty(), "STAGING-2: an attestation follows what it attests");
+        let need = frame_length(0);
+        if self.offset + need > self.active().size() && self.spares.len() <= 1 {
+            return Err(NoRoom::Segment(need));
+        }
+        let nothing = self.open_frame(stage, RecordKind::Internal, self.next_lsn, 0, 0)?;
+        nothing.fill(Want::INTERNAL, &[]);
+        if let Some(open) = self.open.as_mut() {
+            open.kind = FrameKind::Attestation;
         }
         Ok(())
     }
@@ -335,6 +361,17 @@ impl Staging {
             self.seal();
         }
         self.sealed.pop_front()
+    }
+
+    /// What is written next.
+    pub(crate) fn oldest(&self) -> Option<Oldest<'_>> {
+        let sealed = self.sealed.front();
+        let frame = sealed.or(self.open.as_ref())?;
+        let records = match sealed {
+            Some(frame) => u64::from(frame.records),
+            None => self.stage.claimed(frame.buffer).records,
+        };
+        Some(Oldest { waiting: &frame.waiting, is_sealed: sealed.is_some(), records })
     }
 
     /// Whether there is only a frame that still takes records.

@@ -186,6 +186,16 @@ impl Wal {
         Ok(Pending::new(self.share(), lsns.first()))
     }
 
+    /// As [`submit`](Wal::submit), in a frame of its own that is written durable: so that one
+    /// thread can have several of them in flight.
+    ///
+    /// # Errors
+    /// As [`append`](Wal::append).
+    #[doc(hidden)]
+    pub fn submit_alone(&self, payload: &[u8]) -> Result<Lsn> {
+        self.core().submit_alone(payload)
+    }
+
     /// Appends internal records as one atomic batch, durable on return. May use the segment that
     /// is kept in reserve when the disk is full (LOG.md L5). `replay` does not show them.
     pub(crate) fn append_internal(&self, stream: StreamId, payloads: &[&[u8]]) -> Result<LsnRange> {
