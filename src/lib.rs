@@ -116,6 +116,7 @@ pub use stream::{
 };
 pub use wal::{
     AppendOptions, Background, Backup, Damage, Durability, EpochReport, Hold, Latencies, LogMarks,
-    LogReport, LsnRange, OwnedRecord, Pending, Pin, Ready, Record, Repair, Replay, SegmentReport,
-    SegmentState, Tail, TruncationPlan, Wal, WalOptions, WalStats,
+    LogReport, LsnRange, OwnedRecord, Pending, Pin, ReaderStats, ReaderTail, Ready, Record, Repair,
+    Replay, SegmentReport, SegmentState, Tail, TruncationPlan, Wal, WalOptions, WalReader,
+    WalStats, WriterState,
 };

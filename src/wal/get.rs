@@ -1,6 +1,6 @@
 //! Looking at single records, and at how far the log has come.
 
-use super::replay::Replay;
+use super::replay::{Record, Replay};
 use super::wal::Wal;
 use crate::error::Result;
 use crate::ids::{Lsn, StreamId};
@@ -31,6 +31,12 @@ pub struct LogMarks {
     pub written: Lsn,
     /// The last record that has its place in the log.
     pub appended: Lsn,
+}
+
+impl Record<'_> {
+    pub(super) fn to_owned_record(self) -> OwnedRecord {
+        OwnedRecord { lsn: self.lsn, stream: self.stream, payload: self.payload.to_vec() }
+    }
 }
 
 impl Wal {
@@ -70,11 +76,7 @@ impl Wal {
         let mut replay = Replay::new(index, directory, core.log, lsn, lsn, false);
         let Some(record) = replay.next().transpose()? else { return Ok(None) };
         // A frame holds records behind it too, and the one asked for may be internal.
-        let found = (record.lsn == lsn).then(|| {
-            let payload = record.payload.to_vec();
-            OwnedRecord { lsn, stream: record.stream, payload }
-        });
-        Ok(found)
+        Ok((record.lsn == lsn).then(|| record.to_owned_record()))
     }
 
     /// The last record that a reader of this log can see: the durable LSN. One below

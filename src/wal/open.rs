@@ -5,6 +5,7 @@ use std::path::Path;
 use super::core::{Core, Open, Panics, Phase, Place, Share};
 use super::group::Resolved;
 use super::index::SegmentIndex;
+use super::marks::Marks;
 use super::options::{Background, WalOptions};
 use super::prepare::Preparer;
 use super::progress::Progress;
@@ -91,6 +92,9 @@ fn assemble(
     let home = Arc::clone(active.home());
     let stage = Arc::new(Stage::new(&limits));
     let staging = Staging::new(limits, Arc::clone(&stage), &opened.tail, active, opened.spares);
+    let durable = opened.tail.next_lsn.previous();
+    let published = Marks::publish(&*directory, identity, durable);
+    let progress = Progress::starting_at(durable).telling(published);
     let preparer = Preparer {
         channel: prepares,
         log_file: opened.log_file,
@@ -104,7 +108,7 @@ fn assemble(
         log: opened.log,
         limits,
         background: options.background,
-        progress: Progress::starting_at(opened.tail.next_lsn.previous()),
+        progress,
         stage,
         stats,
         pins: Mutex::default(),
@@ -285,6 +289,7 @@ impl Core {
         drop(place);
         lock(&self.preparer).take();
         drop(self.index.remove_before(SegmentNumber::new(u64::MAX)));
+        self.progress.fall_silent();
         lock(&self.lock).take();
         let tails = {
             let mut open = lock(&self.open);

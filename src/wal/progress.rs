@@ -2,6 +2,7 @@
 //!
 //! WAL-1: durable <= written <= appended. WAL-2: no mark ever falls.
 
+use super::marks::Marks;
 use super::recent::Recent;
 use crate::ids::Lsn;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +15,8 @@ pub(crate) struct Progress {
     durable: AtomicU64,
     /// What was written last, for tails.
     pub(crate) recent: Recent,
+    /// Where readers in other processes are told.
+    published: Option<Marks>,
 }
 
 impl Progress {
@@ -21,7 +24,20 @@ impl Progress {
     pub(crate) fn starting_at(durable: Lsn) -> Progress {
         let mark = || AtomicU64::new(durable.get());
         let recent = Recent::default();
-        Progress { appended: mark(), written: mark(), durable: mark(), recent }
+        Progress { appended: mark(), written: mark(), durable: mark(), recent, published: None }
+    }
+
+    /// Tells readers in other processes as well from now on.
+    pub(crate) fn telling(mut self, marks: Option<Marks>) -> Progress {
+        self.published = marks;
+        self
+    }
+
+    /// Tells readers in other processes nothing more: the log is closed.
+    pub(crate) fn fall_silent(&self) {
+        if let Some(marks) = &self.published {
+            marks.let_go();
+        }
     }
 
     /// The last record of a frame that was sealed and taken out: those behind it count in staging.
@@ -57,6 +73,9 @@ impl Progress {
         assert!(lsn >= self.durable(), "WAL-2: durable falls to {lsn}");
         assert!(lsn <= self.written(), "WAL-1: durable {lsn} above written");
         self.durable.store(lsn.get(), Ordering::Release);
+        if let Some(marks) = &self.published {
+            marks.set_durable(lsn);
+        }
     }
 }
 

@@ -86,7 +86,7 @@ pub struct Replay {
 pub(super) struct Shown {
     pub(super) lsn: Lsn,
     pub(super) stream: StreamId,
-    internal: bool,
+    pub(super) internal: bool,
     pub(super) payload: Range<usize>,
 }
 

@@ -40,9 +40,9 @@ enum Area {
 enum Wal {
     /// Append each line of stdin as a record.
     Append(wal_append::Arguments),
-    /// Print every record as `<lsn><TAB><payload>`.
+    /// Print records, each as `<lsn><TAB><payload>`.
     ///
-    /// Opens the log as its writer: while another process writes it, this fails after 5 s.
+    /// Writes nothing, and works beside the log's writer: what is printed is durable.
     Cat(wal_cat::Arguments),
     /// Read every frame and compare every checksum, writing nothing.
     ///
