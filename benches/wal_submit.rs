@@ -5,7 +5,7 @@
 //! prepared file and syncs it once. `staging`: the same submissions over a storage whose writes
 //! complete at once. `in flight`: 4 threads with 2,500 submissions each, every `Pending` polled to
 //! completion. Rounds alternate; the median is printed.
-//! `cargo bench --bench wal_submit [-- ROUNDS [THOUSANDS]]`.
+//! `cargo bench --bench wal_submit [-- [staging|submit] ROUNDS [THOUSANDS]]`.
 #![allow(clippy::disallowed_methods, reason = "a bench measures wall time")]
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a bench stops at what fails")]
 
@@ -15,7 +15,7 @@ use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -278,27 +278,61 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-fn main() {
-    let numbers: Vec<usize> = std::env::args().filter_map(|word| word.parse().ok()).collect();
-    let rounds = numbers.first().copied().unwrap_or(5);
-    let count = numbers.get(1).copied().unwrap_or(400) * 1000;
-    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let options = WalOptions { segment_size: SEGMENT, ..WalOptions::default() };
+/// A word of its own, a pair of cache lines away from everything else.
+#[repr(align(128))]
+struct Apart(AtomicUsize);
 
+/// What one contended word gives: each of the threads adds to it once for each record and copies
+/// the record to the place it got, and nothing else. No log that hands out its places one by one
+/// can be quicker than that.
+fn word(threads: usize, count: usize) {
+    let word = Apart(AtomicUsize::new(0));
+    let memory: Vec<AtomicU64> = (0..BUFFER / 8).map(|_| AtomicU64::new(0)).collect();
+    let words = (SIZE + 8) / 8;
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let payload = std::hint::black_box([7_u64; SIZE / 8 + 1]);
+                for _ in 0..count / threads {
+                    let place = word.0.fetch_add(words, Ordering::AcqRel);
+                    let start = place % (memory.len() / words * words) / words * words;
+                    for (to, from) in memory[start..start + words].iter().zip(payload) {
+                        to.store(from, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// Staging alone, and beside it, in the same rounds, the word that it cannot do without.
+fn staging(place: &Path, options: WalOptions, rounds: usize, count: usize) {
     let on = Arc::new(AtomicBool::new(false));
     let inner = SystemStorage::new(BackendChoice::Pwrite).unwrap();
     let instantly = Arc::new(Instantly { inner, on: Arc::clone(&on) });
-    let path = place.path().join("instant");
-    let wal = Wal::open_with(instantly, Arc::new(SystemClock), path, options.clone()).unwrap();
+    let wal = Wal::open_with(instantly, Arc::new(SystemClock), place, options).unwrap();
     on.store(true, Ordering::Relaxed);
     for threads in [1, 4] {
-        let rates = (0..rounds).map(|_| rate(count, || submit(&wal, threads, count))).collect();
-        println!("staging/{threads}_threads/{SIZE}_bytes: {:.1} M/s", median(rates));
+        let mut all = [vec![], vec![], vec![]];
+        for _ in 0..rounds {
+            let bare = rate(count, || word(threads, count));
+            let log = rate(count, || submit(&wal, threads, count));
+            for (values, value) in all.iter_mut().zip([bare, log, log / bare]) {
+                values.push(value);
+            }
+        }
+        let [bare, log, ratio] = all.map(median);
+        println!(
+            "staging/{threads}_threads/{SIZE}_bytes: {log:.1} M/s ({ratio:.2} of one word and a \
+             copy, {bare:.1} M/s)"
+        );
     }
-    drop(wal);
+}
 
-    let mut bare = Bare::open(&place.path().join("bare"));
-    let wal = Wal::open(place.path().join("wal"), options).unwrap();
+/// With the disk: the bare loop, one thread, four, and then submissions in flight.
+fn with_disk(place: &Path, options: WalOptions, rounds: usize, count: usize) {
+    let mut bare = Bare::open(&place.join("bare"));
+    let wal = Wal::open(place.join("wal"), options).unwrap();
     println!("backend {}", wal.backend());
     // The first segments are on their way to the disk in the background.
     thread::sleep(Duration::from_secs(4));
@@ -319,4 +353,23 @@ fn main() {
     let rates = (0..rounds).map(|_| rate(count, || in_flight(&wal, 10_000, count))).collect();
     println!("in_flight/10000/100_bytes: {:.2} M/s", median(rates));
     wal.close().unwrap();
+}
+
+fn main() {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let numbers: Vec<usize> = words.iter().filter_map(|word| word.parse().ok()).collect();
+    let asked = |name: &str| {
+        let named = |word: &&String| !word.starts_with('-') && word.parse::<usize>().is_err();
+        words.iter().find(named).is_none_or(|word| word == name)
+    };
+    let rounds = numbers.first().copied().unwrap_or(5);
+    let count = numbers.get(1).copied().unwrap_or(400) * 1000;
+    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let options = WalOptions { segment_size: SEGMENT, ..WalOptions::default() };
+    if asked("staging") {
+        staging(&place.path().join("instant"), options.clone(), rounds, count);
+    }
+    if asked("submit") {
+        with_disk(place.path(), options, rounds, count);
+    }
 }

@@ -29,6 +29,14 @@ pub trait Clock: fmt::Debug + Send + Sync {
     fn watch(&self, sleeper: Weak<dyn Sleeper>) {
         drop(sleeper);
     }
+    /// Waits until [`Clock::monotonic_ns`] is at least `until_ns`. Several who wait for one moment
+    /// wait side by side.
+    fn sleep_until(&self, until_ns: u64) {
+        let left = until_ns.saturating_sub(self.monotonic_ns());
+        if left > 0 {
+            self.sleep(Duration::from_nanos(left));
+        }
+    }
 }
 
 /// The machine's clock.
@@ -65,6 +73,10 @@ impl ManualClock {
     pub fn advance(&self, duration: Duration) {
         let step = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         self.now_ns.fetch_add(step, Ordering::SeqCst);
+        self.tell();
+    }
+
+    fn tell(&self) {
         let sleepers: Vec<_> = lock(&self.sleepers).iter().filter_map(Weak::upgrade).collect();
         sleepers.iter().for_each(|sleeper| sleeper.time_moved());
     }
@@ -87,5 +99,10 @@ impl Clock for ManualClock {
         let mut sleepers = lock(&self.sleepers);
         sleepers.retain(|known| known.strong_count() > 0);
         sleepers.push(sleeper);
+    }
+
+    fn sleep_until(&self, until_ns: u64) {
+        self.now_ns.fetch_max(until_ns, Ordering::SeqCst);
+        self.tell();
     }
 }

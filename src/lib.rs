@@ -103,7 +103,9 @@ pub use exec::{
     PartitionSink, PartitionSource, Row, Rows, RunContext, Str, TaskKind, TaskOutcome, TaskRecord,
     Value, Wire,
 };
-pub use ids::{BatchId, Epoch, Generation, LogId, Lsn, Position, SegmentNumber, StreamId};
+pub use ids::{
+    BatchId, Epoch, Generation, LogId, Lsn, Position, ProducerId, SegmentNumber, StreamId,
+};
 pub use options::EngineOptions;
 pub use sink::{BatchOutput, JsonLines, JsonRow, SinkIdentity};
 #[doc(hidden)]
@@ -115,8 +117,8 @@ pub use stream::{
     StreamRun, Trigger,
 };
 pub use wal::{
-    AppendOptions, Background, Backup, Damage, Durability, EpochReport, Hold, Latencies, LogMarks,
-    LogReport, LsnRange, OwnedRecord, Pending, Pin, ReaderStats, ReaderTail, Ready, Record, Repair,
-    Replay, SegmentReport, SegmentState, Tail, TruncationPlan, Wal, WalOptions, WalReader,
-    WalStats, WriterState,
+    AppendOptions, Background, Backup, Damage, Durability, Entry, EpochReport, Hold, Latencies,
+    LogMarks, LogReport, LsnRange, OwnedRecord, Pending, Pin, ProducerStamp, ProducerState,
+    ReaderStats, ReaderTail, Ready, Record, Repair, Replay, SegmentReport, SegmentState, Tail,
+    TruncationPlan, Wal, WalOptions, WalReader, WalStats, WalStream, WriterState,
 };

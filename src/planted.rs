@@ -32,6 +32,8 @@ bugs! {
     AcknowledgeAtSubmit => "acknowledge-at-submit",
     /// L8: a durable frame behind a plain one is written without flushing the plain one.
     PlainBeforeDurable => "plain-before-durable",
+    /// L8: the durable LSN rises over a frame that has not landed.
+    DurableOverHole => "durable-over-hole",
     /// L1: a prepared segment's directory entry is not synced.
     NoDirectorySync => "no-directory-sync",
     /// L16: the new epoch counts accepted frames only.
@@ -68,6 +70,8 @@ bugs! {
     UnlinkBeforeStart => "unlink-before-start",
     /// L18: a segment that somebody can see is recycled.
     RecycleShared => "recycle-shared",
+    /// L22: a record that was sent again is answered before its original is durable.
+    DuplicateBeforeDurable => "duplicate-before-durable",
     /// L19: readers are shown records above the durable LSN.
     ReadAboveDurable => "read-above-durable",
     /// L5: an LSN is given before there is space for its record.

@@ -16,9 +16,9 @@ use crate::sink::{SinkContext, SinkIdentity};
 use crate::state::OperatorState;
 use crate::stream::{
     Batch, BatchCompletion, BatchPlan, Board, Boundary, EngineState, Entry, Env, Hooks, JOURNAL,
-    Job, JobDriver, JobShape, Marks, OpenedStream, RunOptions, add_stream,
+    Job, JobDriver, JobShape, Marks, OpenedStream, RunOptions, Writing, add_stream,
 };
-use crate::sync::Arc;
+use crate::sync::{Arc, Mutex};
 use crate::wal::Wal;
 
 /// A planned batch, as the log has it.
@@ -225,7 +225,7 @@ pub(crate) fn recover(
         let fell_back = (!loaded.fell_back.is_empty()).then(|| loaded.fell_back.join("; "));
         driver.board.update(|progress| progress.checkpoint_alarm = fell_back);
     }
-    driver.store = Some(store);
+    driver.store = Some(Arc::new(Mutex::new(store)));
     driver.boundary = scan.boundary;
     driver.marks = Marks::restored(driver.boundary.batch);
     open_sinks(&driver, &scan.batches)?;
@@ -251,6 +251,8 @@ fn at_rest(
         options,
         hooks,
         store: None,
+        writing: Writing::default(),
+        flight: None,
         states,
         boundary: Boundary::default(),
         marks: Marks::default(),

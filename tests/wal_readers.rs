@@ -9,7 +9,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 
-use sawmill::{AppendOptions, Durability, ErrorKind, Lsn, Wal, WalOptions, WalReader, WriterState};
+use sawmill::{
+    AppendOptions, Durability, Entry, ErrorKind, Lsn, StreamId, Wal, WalOptions, WalReader,
+    WriterState,
+};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_sawmill");
 
@@ -88,6 +91,26 @@ fn another_process_shows_what_is_durable_and_nothing_above() {
         "{}",
         part[0]
     );
+}
+
+#[test]
+fn one_stream_is_shown_by_its_name_or_number() {
+    let place = tempfile::tempdir().unwrap();
+    let wal = Wal::open(place.path(), options()).unwrap();
+    wal.append_to(StreamId::new(7), b"numbered").unwrap();
+    let orders = wal.stream("orders").unwrap();
+    wal.append_record(&Entry::new(b"named").key(b"k").stream(&orders)).unwrap();
+    wal.append(b"neither").unwrap();
+    for (stream, text) in [("7", "numbered"), ("orders", "named")] {
+        let found = lines(&cat(place.path(), &["--stream", stream], None));
+        assert_eq!(found.len(), 1, "{stream}: {found:?}");
+        assert!(found[0].ends_with(text), "{stream}: {found:?}");
+    }
+    let found = lines(&cat(place.path(), &["--stream", "orders", "--json"], None));
+    assert!(found[0].contains("\"key\":\"k\""), "{found:?}");
+    let found = lines(&cat(place.path(), &["--stream", "orders", "--fields"], None));
+    assert!(found[0].contains("\tstream=32768 key=k\tnamed"), "{found:?}");
+    assert_eq!(cat(place.path(), &["--stream", "no such"], None).status.code(), Some(2));
 }
 
 #[test]

@@ -126,6 +126,15 @@ impl Executor {
         self.pool.install(|| (0..count).into_par_iter().with_max_len(1).map(each).collect())
     }
 
+    /// Does `aside` on one of the pool's threads while `body` runs on the caller's, which may use
+    /// the pool too. Returns when both are done.
+    pub(crate) fn beside<T>(&self, aside: impl FnOnce() + Send, body: impl FnOnce() -> T) -> T {
+        self.pool.in_place_scope(|scope| {
+            scope.spawn(|_| aside());
+            body()
+        })
+    }
+
     /// Computes `target` and calls `action` for each of its partitions, in parallel; the results
     /// stand in partition order. What is missing of held partitions is computed first.
     pub(crate) fn run<T: Send>(

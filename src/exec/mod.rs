@@ -40,7 +40,7 @@ pub use wire::{Malformed, Value, Wire};
 )]
 pub(crate) use {
     key::partition_of,
-    keyed::KeyedInput,
+    keyed::{KeyedInput, view_of},
     node::{Compute, Dependency, Held, Hold, Meta, Node, Parent, Partitioning, Role},
     table::ByteTable,
     task::Task,

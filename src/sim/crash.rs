@@ -180,7 +180,7 @@ impl Inode {
             visible: self.visible.clone(),
             durable: self.durable.clone(),
             pending: self.pending.clone(),
-            bad_sectors: self.bad_sectors.clone(),
+            defects: self.defects.clone(),
             handles: 0,
             byte_locks: Vec::new(),
             locked_by: None,
@@ -245,7 +245,8 @@ fn surviving_file(state: &State, inode: &Inode, chooser: &mut Chooser) -> Inode 
     }
     pages.cut(length);
     let mut found = Inode::settled(inode.home.clone(), pages, length, inode.modified_ns);
-    found.bad_sectors.clone_from(&inode.bad_sectors);
+    found.defects.clone_from(&inode.defects);
+    found.cold = true;
     found
 }
 

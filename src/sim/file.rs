@@ -120,7 +120,8 @@ impl File for SimFile {
     fn sync(&self) -> Result<(), IoFailure> {
         let label = self.label();
         let mut state = self.disk.state();
-        let stamp = state.stamp;
+        let (stamp, done_at) = (state.stamp, state.sync_done_at());
+        let mut state = self.disk.wait_until(done_at, state);
         state.perform_sync(
             &self.path,
             format_args!("sync file {label}"),

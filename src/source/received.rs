@@ -229,6 +229,10 @@ impl Source for ReceivedSource {
         Ok(Arc::new(Opened::new(ReceivedInput::new(planned, records)?)))
     }
 
+    fn read_ahead(&self, limit_bytes: u64) {
+        lock(&self.cursor).read_ahead(limit_bytes);
+    }
+
     fn verify_digest(&self, input: &[u8], recorded: &[u8], actual: &[u8]) -> Result<()> {
         compare(&PlannedRecords::decode(input)?, recorded, actual)
     }

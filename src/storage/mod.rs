@@ -341,6 +341,14 @@ pub trait Channel: fmt::Debug + Send {
     fn submit(&mut self, op: Op) -> u64;
     /// Waits for the next completion, in whatever order they come. `None` if nothing is in flight.
     fn complete(&mut self) -> Option<Completion>;
+    /// Has what was submitted begin, where submitting alone only notes it until
+    /// [`Channel::complete`]. For who has something else to do before it waits. By default nothing.
+    fn start(&mut self) {}
+    /// How many operations are carried out beside one another. One, the default: each is carried
+    /// out as it is submitted.
+    fn depth(&self) -> usize {
+        1
+    }
 
     /// Submits one operation and waits for it. Only while nothing else is in flight.
     ///

@@ -309,6 +309,19 @@ impl Channel for UringChannel {
             }
         }
     }
+
+    fn start(&mut self) {
+        if self.broken.is_some() || self.forked.is_forked() || self.ring.submission().is_empty() {
+            return;
+        }
+        if let Err(error) = self.enter(0) {
+            self.break_down(error.raw_os_error().unwrap_or(libc::EIO));
+        }
+    }
+
+    fn depth(&self) -> usize {
+        DEPTH
+    }
 }
 
 impl Drop for UringChannel {

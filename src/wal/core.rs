@@ -1,6 +1,11 @@
 //! What the handles and the threads of one open log share.
 
-use super::group::{Resolved, Waiting};
+use std::path::Path;
+
+use super::catalog::Catalog;
+use super::depth::Depth;
+use super::flight::Flights;
+use super::group::{Group, Resolved, Waiting};
 use super::index::SegmentIndex;
 use super::options::{Background, Limits};
 use super::pins::Pins;
@@ -9,6 +14,7 @@ use super::progress::Progress;
 use super::ready::Room;
 use super::retention::Retention;
 use super::slot::Slot;
+use super::slots::Slots;
 use super::stage::Stage;
 use super::staging::Staging;
 use super::stats::Stats;
@@ -16,8 +22,8 @@ use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogId, Lsn};
 use crate::storage::ForkWord;
-use crate::storage::{Directory, Lock, Storage};
-use crate::sync::atomic::AtomicU64;
+use crate::storage::{Directory, File, Lock, Storage};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, Condvar, Mutex, lock};
 
 /// How far a handle's life has come.
@@ -29,28 +35,6 @@ pub(crate) enum Phase {
     Closing,
     /// Has given its files away.
     Closed,
-}
-
-/// Where the write slot is.
-#[derive(Debug)]
-pub(crate) enum Place {
-    /// Here, and nobody waits who could lead.
-    Free(Box<Slot>),
-    /// Here, for the candidate that was appointed.
-    Handed(Box<Slot>),
-    /// With a leader.
-    Taken,
-    /// Nowhere: the log is poisoned or closed.
-    Gone,
-}
-
-/// What the leader has taken out to write.
-#[derive(Debug)]
-pub(crate) struct Flight {
-    pub(super) waiting: Waiting,
-    pub(super) last_lsn: Lsn,
-    /// Whether everything up to `last_lsn` is durable when it lands.
-    pub(super) durable: bool,
 }
 
 /// Those who wait for frames that were written plain to become durable.
@@ -66,8 +50,11 @@ pub(crate) struct Open {
     pub(crate) phase: Phase,
     pub(crate) failed: Option<Error>,
     pub(crate) staging: Staging,
-    pub(crate) place: Place,
-    pub(super) flight: Option<Flight>,
+    pub(super) slots: Slots,
+    pub(super) flights: Flights,
+    pub(super) depth: Depth,
+    /// Files that hold frames which were written plain and not synced since.
+    pub(super) dirty: Vec<Arc<dyn File>>,
     pub(super) syncing: Option<SyncRequest>,
     /// Those who wait for more to become durable, whatever it is.
     pub(super) tails: Waiting,
@@ -91,16 +78,19 @@ pub(crate) struct Core {
     pub(crate) log: LogId,
     pub(crate) limits: Limits,
     pub(crate) background: Background,
-    pub(crate) progress: Progress,
+    pub(crate) progress: Arc<Progress>,
     /// Where records are put without the mutex.
     pub(super) stage: Arc<Stage>,
     pub(crate) stats: Arc<Stats>,
     pub(crate) pins: Mutex<Pins>,
     pub(crate) retention: Retention,
+    pub(super) catalog: Catalog,
     /// The first LSN of the log.
     pub(crate) start: AtomicU64,
     pub(crate) index: Arc<SegmentIndex>,
-    pub(crate) fork: ForkWord,
+    pub(crate) fork: Arc<ForkWord>,
+    /// Set when the log is poisoned: nothing is submitted from then on.
+    pub(super) failing: AtomicBool,
     /// The directory's lock, until the log is closed.
     pub(crate) lock: Mutex<Option<Box<dyn Lock>>>,
     pub(crate) open: Mutex<Open>,
@@ -111,14 +101,6 @@ pub(crate) struct Core {
     /// A segment should be prepared or `LOG` written.
     pub(crate) preparer_work: Condvar,
     pub(crate) preparer: Mutex<Option<Preparer>>,
-}
-
-/// What a [`Pending`](crate::Pending) holds of the log. There is one for each lane, with a count
-/// of references of its own: threads that submit would otherwise fight over one cache line.
-#[derive(Debug)]
-#[repr(align(128))]
-pub(crate) struct Share {
-    pub(super) core: Arc<Core>,
 }
 
 impl Open {
@@ -133,38 +115,23 @@ impl Open {
         }
     }
 
-    /// Whether the write slot is there for whoever comes.
-    pub(super) fn is_free(&self) -> bool {
-        matches!(self.place, Place::Free(_))
+    /// Takes a slot, if nobody leads or is about to: for who writes whatever there is.
+    pub(super) fn take_free(&mut self) -> Option<Slot> {
+        if self.slots.is_idle() { self.slots.take() } else { None }
     }
 
-    /// Takes the slot, if it is free.
-    pub(super) fn take_free(&mut self) -> Option<Box<Slot>> {
-        match std::mem::replace(&mut self.place, Place::Taken) {
-            Place::Free(slot) => Some(slot),
-            other @ (Place::Handed(_) | Place::Taken | Place::Gone) => {
-                self.place = other;
-                None
-            }
-        }
-    }
-
-    /// Takes the slot that was handed to the caller; `None` if the log was poisoned meanwhile.
-    pub(super) fn take_handed(&mut self) -> Option<Box<Slot>> {
-        match std::mem::replace(&mut self.place, Place::Taken) {
-            Place::Handed(slot) => Some(slot),
-            other @ (Place::Free(_) | Place::Taken | Place::Gone) => {
-                self.place = other;
-                None
-            }
-        }
+    /// Those of `group`, wherever they wait.
+    pub(super) fn waiting_of(&mut self, group: &Group) -> Option<&mut Waiting> {
+        let syncing = self.syncing.iter_mut().map(|request| &mut request.waiting);
+        let all = self.flights.all_waiting().chain(self.staging.all_waiting()).chain(syncing);
+        all.into_iter().find(|waiting| waiting.is_of(group))
     }
 
     /// Whether anybody waits for a frame, a sync or room. Tails do not count: there may be nothing
     /// that would come.
     #[cfg(any(test, feature = "testing"))]
     pub(super) fn is_awaited(&mut self) -> bool {
-        let flying = self.flight.iter().any(|flight| flight.waiting.is_awaited());
+        let flying = self.flights.all_waiting().any(|waiting| waiting.is_awaited());
         let room = self.room_waiters > 0 || self.spacious.is_awaited();
         flying || room || self.queued().any(|waiting| waiting.is_awaited())
     }
@@ -206,15 +173,22 @@ pub(crate) fn closed() -> Error {
     Error::new(ErrorKind::Closed, "the log was closed; open it again")
 }
 
+/// The error of every call in a forked child.
+#[cold]
+pub(crate) fn forked(path: &Path) -> Error {
+    let message = "this process is a fork of the one that opened the log; open it again here";
+    Error::new(ErrorKind::Forked, message).at_path(path)
+}
+
 impl Core {
     /// Refuses in a forked child. Before any lock: the parent's other threads, which may have held
     /// it, do not exist here.
+    #[inline]
     pub(crate) fn check_fork(&self) -> Result<()> {
         if !self.fork.is_forked() {
             return Ok(());
         }
-        let message = "this process is a fork of the one that opened the log; open it again here";
-        Err(Error::new(ErrorKind::Forked, message).at_path(self.directory.path()))
+        Err(forked(self.directory.path()))
     }
 
     /// Refuses when the log takes no more appends.
@@ -230,12 +204,12 @@ impl Core {
             return Vec::new();
         }
         open.failed = Some(error.clone());
-        if !matches!(open.place, Place::Taken) {
-            open.place = Place::Gone;
-        }
-        let flight = open.flight.take().map(|flight| flight.waiting);
+        self.failing.store(true, Ordering::Release);
+        // Nothing is in flight in these (SLOT-4). Leaders keep theirs until they have reaped.
+        drop(open.slots.go());
+        let flights = open.flights.abandon().into_iter();
         let syncing = open.syncing.take().map(|request| request.waiting);
-        let waiting = flight.into_iter().chain(open.staging.abandon()).chain(syncing);
+        let waiting = flights.chain(open.staging.abandon()).chain(syncing);
         let resolved = waiting.map(|waiting| waiting.resolve(Some(error.clone()))).collect();
         let mut resolved: Vec<_> = resolved;
         resolved.extend(self.room_came(open));

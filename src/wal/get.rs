@@ -1,5 +1,6 @@
 //! Looking at single records, and at how far the log has come.
 
+use super::extension::ProducerStamp;
 use super::replay::{Record, Replay};
 use super::wal::Wal;
 use crate::error::Result;
@@ -16,6 +17,12 @@ pub struct OwnedRecord {
     pub stream: StreamId,
     /// The bytes that were appended.
     pub payload: Vec<u8>,
+    /// Its [key](crate::Entry::key), if it has one.
+    pub key: Option<Vec<u8>>,
+    /// Its [timestamp](crate::Entry::timestamp), if it has one.
+    pub timestamp: Option<i64>,
+    /// Who sent it, if it was sent by a producer.
+    pub producer: Option<ProducerStamp>,
 }
 
 /// How far a log has come, as one consistent view: `durable <= written <= appended`.
@@ -35,7 +42,10 @@ pub struct LogMarks {
 
 impl Record<'_> {
     pub(super) fn to_owned_record(self) -> OwnedRecord {
-        OwnedRecord { lsn: self.lsn, stream: self.stream, payload: self.payload.to_vec() }
+        let key = self.key().map(<[u8]>::to_vec);
+        let (timestamp, producer) = (self.timestamp(), self.producer());
+        let (lsn, stream, payload) = (self.lsn, self.stream, self.payload.to_vec());
+        OwnedRecord { lsn, stream, payload, key, timestamp, producer }
     }
 }
 

@@ -124,23 +124,46 @@ impl Waiting {
         self.durable
     }
 
-    /// Joins as a blocking caller who waits until it is durable. The first one may lead: at once,
-    /// if the slot is `free`.
-    pub(crate) fn join(&mut self, free: bool) -> Ticket {
+    /// Joins as a blocking caller who waits until it is durable. The first one may be told to lead.
+    pub(crate) fn join(&mut self) -> Ticket {
         self.durable = true;
-        self.join_written(free)
+        self.join_written()
     }
 
     /// As [`Waiting::join`], for who is content when the kernel has the bytes.
-    pub(crate) fn join_written(&mut self, free: bool) -> Ticket {
+    pub(crate) fn join_written(&mut self) -> Ticket {
         let candidate = self.leader == Leader::None;
-        assert!(candidate || !free, "COMMIT-1: a free slot beside a group that waits");
         if candidate {
-            self.leader = if free { Leader::Appointed } else { Leader::Asleep };
+            self.leader = Leader::Asleep;
         } else {
             self.followers = true;
         }
         Ticket { group: Arc::clone(&self.group), candidate }
+    }
+
+    /// Whether these are the ones who meet there.
+    pub(crate) fn is_of(&self, group: &Group) -> bool {
+        std::ptr::eq(&raw const *self.group, group)
+    }
+
+    /// Takes note that the candidate leads now, who did not have to be told.
+    pub(crate) fn set_leading(&mut self) {
+        self.leader = Leader::Appointed;
+    }
+
+    /// Takes note that a leader sleeps again, before the outcome is there: as the candidate that
+    /// it was if `queued`, so that it can be told once more, or else as a follower. Returns whether
+    /// it is the candidate.
+    pub(crate) fn stand_back(&mut self, candidate: bool, queued: bool) -> bool {
+        let candidate = candidate && queued;
+        if candidate {
+            // Nobody opens it now: who appointed the caller has done so, and it was awake.
+            self.group.candidate.swap(ASLEEP);
+            self.leader = Leader::Asleep;
+        } else {
+            self.followers = true;
+        }
+        candidate
     }
 
     /// Says that the caller will join, and whether it waits until the group is durable.
@@ -249,7 +272,7 @@ mod tests {
     fn first_leads_others_follow_and_all_get_the_outcome() {
         let mut waiting = Waiting::default();
         assert!(!waiting.is_awaited());
-        let (first, second) = (waiting.join(false), waiting.join(false));
+        let (first, second) = (waiting.join(), waiting.join());
         assert!(first.candidate && !second.candidate && waiting.has_candidate());
         let candidate = spawn("candidate", move || first.group.wait_for_call()).unwrap();
         let follower = spawn("follower", move || second.group.wait()).unwrap();
@@ -263,7 +286,7 @@ mod tests {
     #[test]
     fn a_candidate_who_was_not_needed_is_told_so() {
         let mut waiting = Waiting::default();
-        let ticket = waiting.join(false);
+        let ticket = waiting.join();
         let group = Arc::clone(&ticket.group);
         let candidate = spawn("candidate", move || group.wait_for_call()).unwrap();
         Resolved::wake(vec![waiting.resolve(None)]);

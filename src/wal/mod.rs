@@ -1,12 +1,18 @@
 #![doc = include_str!("README.md")]
 
+mod ahead;
 mod append;
 mod backup;
 pub(crate) mod barrier;
+mod catalog;
 mod commit;
 mod core;
 mod deadline;
+mod depth;
 mod durability;
+mod entry;
+mod extension;
+mod flight;
 pub(crate) mod frame;
 pub(crate) mod fuzz;
 mod get;
@@ -21,6 +27,8 @@ mod options;
 mod pending;
 mod pins;
 mod prepare;
+mod produce;
+mod producers;
 pub(crate) mod progress;
 mod range;
 mod read_only;
@@ -34,16 +42,20 @@ mod report;
 mod retention;
 pub(crate) mod scan;
 pub(crate) mod segment;
+mod share;
 mod slot;
+mod slots;
 mod stage;
 mod staging;
 mod stats;
+mod streams;
 mod tail;
 #[cfg(test)]
 mod tests;
 pub(crate) mod tombstone;
 pub(crate) mod transfer;
 pub(crate) mod truncate;
+mod trying;
 #[allow(clippy::module_inception, reason = "the file is named by what it holds")]
 mod wal;
 #[cfg(any(test, feature = "testing"))]
@@ -53,12 +65,16 @@ pub(crate) mod window;
 pub(crate) mod writer_tests;
 
 pub use backup::Backup;
+pub(crate) use catalog::FIRST_NAMED;
 pub use durability::{AppendOptions, Durability};
+pub use entry::Entry;
+pub use extension::ProducerStamp;
 pub use get::{LogMarks, OwnedRecord};
 pub use histogram::Latencies;
 pub use options::{Background, WalOptions};
 pub use pending::Pending;
 pub use pins::Pin;
+pub use produce::ProducerState;
 pub use range::LsnRange;
 pub use read_only::{ReaderStats, ReaderTail, WalReader, WriterState};
 pub use ready::Ready;
@@ -66,5 +82,6 @@ pub use replay::{Record, Replay};
 pub use report::{Damage, EpochReport, LogReport, Repair, SegmentReport, SegmentState};
 pub use retention::{Hold, TruncationPlan};
 pub use stats::WalStats;
+pub use streams::WalStream;
 pub use tail::Tail;
 pub use wal::Wal;

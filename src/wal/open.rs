@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use super::core::{Core, Open, Panics, Phase, Place, Share};
+use super::catalog::Catalog;
+use super::core::{Core, Open, Panics, Phase};
+use super::depth::Depth;
+use super::flight::Flights;
 use super::group::Resolved;
 use super::index::SegmentIndex;
 use super::marks::Marks;
@@ -12,7 +15,9 @@ use super::progress::Progress;
 use super::recovery::{Opened, RecoverOptions, recover};
 use super::recycle::Recycler;
 use super::retention::Retention;
-use super::slot::{Identity, Slot};
+use super::share::{Share, Shares};
+use super::slot::{Identity, Sealer, Slot};
+use super::slots::Slots;
 use super::stage::Stage;
 use super::staging::{NoRoom, Staging};
 use super::stats::Stats;
@@ -21,17 +26,14 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{SegmentNumber, to_usize};
 use crate::storage::ForkWord;
 use crate::storage::{Channel, Directory, Storage};
-use crate::sync::atomic::AtomicU64;
-use crate::sync::{Arc, Condvar, JoinHandle, Mutex, current, lane, lock, spawn};
-
-/// How many counts of references the pending submissions of a log use.
-const SHARES: usize = 8;
+use crate::sync::atomic::{AtomicBool, AtomicU64};
+use crate::sync::{Arc, Condvar, JoinHandle, Mutex, current, lock, spawn};
 
 /// What all clones of a [`Wal`](crate::Wal) share. The last one to go ends the threads.
 #[derive(Debug)]
 pub(crate) struct Handle {
     core: Arc<Core>,
-    shares: [Arc<Share>; SHARES],
+    shares: Shares,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -56,13 +58,14 @@ pub(crate) fn open(
     };
     let opened = recover(&**storage, &directory, &*clock, &recover_options, &mut *channel)?;
     let preparing = directory.channel()?;
+    let catalog = opened.tail.catalog;
     let core = assemble(storage, directory, clock, fork, options, opened, [channel, preparing])?;
+    core.read_catalog(catalog)?;
     core.ask_preparer(&mut lock(&core.open));
     let core = Arc::new(core);
     #[cfg(any(test, feature = "testing"))]
     super::watch::opened(&core);
-    let shares = std::array::from_fn(|_| Arc::new(Share { core: Arc::clone(&core) }));
-    let handle = Handle { core, shares, threads: Mutex::default() };
+    let handle = Handle { shares: Shares::new(&core), core, threads: Mutex::default() };
     match options.background {
         Background::Inline => handle.core.prepare_inline(),
         Background::Threads => handle.start_threads()?,
@@ -88,7 +91,8 @@ fn assemble(
     let segment_size = smallest.unwrap_or(u64::MAX).min(options.segment_size);
     let limits = WalOptions { segment_size, ..options.clone() }.limits();
     let stats = Arc::new(Stats::new(Arc::clone(&clock)));
-    let slot = Slot::new(commits, identity, &opened.tail, Arc::clone(&stats));
+    let slot = Slot::new(commits, Arc::clone(&stats));
+    let slots = Slots::new(slot, Box::new(Sealer::new(identity, &opened.tail)));
     let home = Arc::clone(active.home());
     let stage = Arc::new(Stage::new(&limits));
     let staging = Staging::new(limits, Arc::clone(&stage), &opened.tail, active, opened.spares);
@@ -108,16 +112,18 @@ fn assemble(
         log: opened.log,
         limits,
         background: options.background,
-        progress,
+        progress: Arc::new(progress),
         stage,
         stats,
         pins: Mutex::default(),
         retention: Retention::new(options),
+        catalog: Catalog::new(options.max_producers),
         start: AtomicU64::new(opened.start.get()),
         index: Arc::new(SegmentIndex::new(opened.segments)),
-        fork,
+        fork: Arc::new(fork),
         lock: Mutex::new(Some(opened.lock)),
-        open: Mutex::new(Open::new(staging, Box::new(slot))),
+        failing: AtomicBool::new(false),
+        open: Mutex::new(Open::new(staging, slots, Depth::new(options.write_depth))),
         room: Condvar::new(),
         committer: Condvar::new(),
         preparer_work: Condvar::new(),
@@ -132,8 +138,8 @@ impl Handle {
 
     /// What a pending submission of this thread keeps.
     #[inline]
-    pub(crate) fn share(&self) -> &Arc<Share> {
-        &self.shares[lane() % SHARES]
+    pub(crate) fn share(&self) -> Arc<Share> {
+        self.shares.take()
     }
 
     fn start_threads(&self) -> Result<()> {
@@ -181,24 +187,30 @@ impl Drop for Handle {
     fn drop(&mut self) {
         // A forked child does no I/O for its parent (LOG.md L11). Nobody else can be closing: that
         // takes a clone.
-        if self.core.fork.is_forked() || !self.core.begin_closing() {
+        if self.core.fork.is_forked() {
             return;
         }
-        // Nobody is left to be told of an error: what was acknowledged is safe all the same.
-        self.core.wait_durable(self.core.appended()).ok();
-        self.join_threads();
-        self.core.let_go();
+        if self.core.begin_closing() {
+            // Nobody is left to be told of an error: what was acknowledged is safe all the same.
+            self.core.wait_durable(self.core.appended()).ok();
+            self.join_threads();
+            self.core.let_go();
+        }
+        let failed = lock(&self.core.open).failed.clone();
+        self.shares.let_go(failed.as_ref());
     }
 }
 
 impl Open {
-    fn new(staging: Staging, slot: Box<Slot>) -> Open {
+    fn new(staging: Staging, slots: Slots, depth: Depth) -> Open {
         Open {
             phase: Phase::Open,
             failed: None,
             staging,
-            place: Place::Free(slot),
-            flight: None,
+            slots,
+            flights: Flights::default(),
+            depth,
+            dirty: Vec::new(),
             syncing: None,
             tails: super::group::Waiting::default(),
             preparation: super::prepare::Preparation::default(),
@@ -254,9 +266,8 @@ impl Core {
                 }
             }
         }
-        let free = open.is_free();
-        let ticket = open.staging.waiting_for_open().join(free);
-        self.await_outcome(open, &ticket)
+        let ticket = open.staging.waiting_for_open().join();
+        self.await_outcome(open, ticket)
     }
 
     /// Says in `LOG` that the log was closed cleanly.
@@ -280,13 +291,14 @@ impl Core {
 
     /// Gives every file, and then the directory's lock, away.
     fn let_go(&self) {
-        let place = {
+        let slots = {
             let mut open = lock(&self.open);
             open.staging.let_go();
-            std::mem::replace(&mut open.place, Place::Gone)
+            open.slots.go()
         };
-        // Waits for what is in flight, of which there is nothing.
-        drop(place);
+        // Waits for what is in flight, of which there is nothing (SLOT-4). A leader that is still
+        // reaping after poison holds its segment's lock until it has (LOG.md L11).
+        drop(slots);
         lock(&self.preparer).take();
         drop(self.index.remove_before(SegmentNumber::new(u64::MAX)));
         self.progress.fall_silent();

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use super::core::Share;
+use super::share::Share;
 use crate::error::Result;
 use crate::ids::Lsn;
 use crate::sync::Arc;
@@ -26,13 +26,21 @@ use crate::sync::Arc;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Pending {
-    share: Arc<Share>,
+    /// There until it is dropped.
+    share: Option<Arc<Share>>,
     lsn: Lsn,
 }
 
 impl Pending {
     pub(crate) fn new(share: Arc<Share>, lsn: Lsn) -> Pending {
-        Pending { share, lsn }
+        Pending { share: Some(share), lsn }
+    }
+
+    fn share(&self) -> &Share {
+        match &self.share {
+            Some(share) => share,
+            None => unreachable!("SHARE: given back when it is dropped"),
+        }
     }
 
     /// The record's LSN. A crash may still take it away, and give it to another record.
@@ -46,7 +54,7 @@ impl Pending {
     /// # Errors
     /// `Poisoned`: the record is indeterminate. `Forked`.
     pub fn wait(&self) -> Result<Lsn> {
-        self.share.core.wait_durable(self.lsn)?;
+        self.share().wait_durable(self.lsn)?;
         Ok(self.lsn)
     }
 }
@@ -55,9 +63,18 @@ impl Future for Pending {
     type Output = Result<Lsn>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<Lsn>> {
-        match self.share.core.poll_durable(self.lsn, context.waker()) {
-            Some(outcome) => Poll::Ready(outcome.map(|_| self.lsn)),
+        match self.share().poll_durable(self.lsn, context.waker()) {
+            Some(outcome) => Poll::Ready(outcome.map(|()| self.lsn)),
             None => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Pending {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(share) = self.share.take() {
+            share.give_back();
         }
     }
 }

@@ -9,7 +9,7 @@ use super::group::Resolved;
 use super::log_file::{LogFile, LogState};
 use super::options::Background;
 use super::recycle::Recycler;
-use super::segment::{FIRST_FRAME, Segment};
+use super::segment::{FIRST_FRAME, Fill, Segment, SegmentHeader};
 use super::truncate;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
@@ -29,15 +29,24 @@ pub(crate) struct Preparer {
 
 impl Preparer {
     /// The next segment, of a file that was kept or of a new one.
-    fn segment(&mut self, log: LogId, number: SegmentNumber, clock: &dyn Clock) -> Result<Made> {
+    fn segment(&mut self, wanted: Wanted, clock: &dyn Clock) -> Result<Made> {
+        let Wanted { log, number, fill } = wanted;
         let channel = &mut *self.channel;
         if let Some(segment) = self.recycler.reuse(log, number, channel, clock)? {
             return Ok(Made { segment, recycled: true });
         }
-        let home = self.recycler.home();
-        let segment = Segment::prepare(home, log, number, self.segment_size, channel)?;
+        let header = SegmentHeader { log, number, size: self.segment_size };
+        let segment = Segment::prepare_so(self.recycler.home(), &header, fill, channel)?;
         Ok(Made { segment, recycled: false })
     }
+}
+
+/// Which segment, and how it is filled.
+#[derive(Clone, Copy)]
+struct Wanted {
+    log: LogId,
+    number: SegmentNumber,
+    fill: Fill,
 }
 
 /// A segment that frames may go into.
@@ -141,15 +150,21 @@ impl Core {
         while let Some(step) = self.next_step() {
             match step {
                 Step::WriteLog => {
+                    let before = self.first_lsn();
+                    // What cannot be read now is not given up; `apply_retention` says why.
+                    let retained = self.retain(preparer, resolved);
+                    // A truncation has written all that this would say, and a failed one was the
+                    // last write (PREPARE-2).
+                    let said = retained.is_ok_and(|first| first > before);
+                    if said || lock(&self.open).failed.is_some() {
+                        continue;
+                    }
                     if let Err(error) = self.write_log(preparer, false) {
                         resolved.extend(self.fail(&mut lock(&self.open), error));
-                    } else {
-                        // What cannot be read now is not given up; `apply_retention` says why.
-                        drop(self.retain(preparer, resolved));
                     }
                 }
-                Step::Prepare(number) => {
-                    let made = preparer.segment(self.log, number, &*self.clock);
+                Step::Prepare(wanted) => {
+                    let made = preparer.segment(wanted, &*self.clock);
                     resolved.extend(self.finish_attempt(made, preparer.segment_size));
                 }
             }
@@ -167,7 +182,10 @@ impl Core {
         if missing.is_none() {
             open.preparation.asked = false;
         }
-        missing.map(Step::Prepare)
+        // Who waits for a segment waits for nothing else.
+        let hurry = open.room_waiters > 0 && open.staging.is_short();
+        let fill = if hurry { Fill::Quickly } else { Fill::Gently };
+        missing.map(|number| Step::Prepare(Wanted { log: self.log, number, fill }))
     }
 
     fn finish_attempt(&self, made: Result<Made>, size: u64) -> Option<Resolved> {
@@ -228,6 +246,7 @@ impl Core {
             let message = format!("record {lsn} is not durable, so nothing before it is given up");
             return Err(Error::new(ErrorKind::Invalid, message).at_path(self.directory.path()));
         }
+        self.cover_catalog(lsn)?;
         let mut resolved = Vec::new();
         let start = self.truncate(lsn, durable, &mut resolved);
         Resolved::wake(resolved);
@@ -251,7 +270,7 @@ impl Core {
     ) -> Result<Lsn> {
         let pins = lock(&self.pins);
         let start = truncate::truncate_before(
-            pins.clamp(lsn),
+            self.clamp_to_catalog(pins.clamp(lsn)),
             durable,
             &self.index,
             &mut preparer.log_file,
@@ -294,5 +313,5 @@ impl Core {
 
 enum Step {
     WriteLog,
-    Prepare(SegmentNumber),
+    Prepare(Wanted),
 }

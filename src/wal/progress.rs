@@ -13,6 +13,8 @@ pub(crate) struct Progress {
     appended: AtomicU64,
     written: AtomicU64,
     durable: AtomicU64,
+    /// No mark: from which record on the log says what its catalog holds. Every frame repeats it.
+    catalog: AtomicU64,
     /// What was written last, for tails.
     pub(crate) recent: Recent,
     /// Where readers in other processes are told.
@@ -24,7 +26,8 @@ impl Progress {
     pub(crate) fn starting_at(durable: Lsn) -> Progress {
         let mark = || AtomicU64::new(durable.get());
         let recent = Recent::default();
-        Progress { appended: mark(), written: mark(), durable: mark(), recent, published: None }
+        let (catalog, published) = (AtomicU64::new(0), None);
+        Progress { appended: mark(), written: mark(), durable: mark(), catalog, recent, published }
     }
 
     /// Tells readers in other processes as well from now on.
@@ -38,6 +41,23 @@ impl Progress {
         if let Some(marks) = &self.published {
             marks.let_go();
         }
+    }
+
+    /// From which record on the log says what its catalog holds; zero if it never held anything.
+    pub(crate) fn catalog(&self) -> Lsn {
+        Lsn::new(self.catalog.load(Ordering::Acquire))
+    }
+
+    /// Has every frame from now on say where the catalog begins, unless that was said before.
+    pub(crate) fn begin_catalog(&self, lsn: Lsn) {
+        // Who comes second gets its LSN later than the first one looked, so that one's will do.
+        let order = Ordering::AcqRel;
+        self.catalog.compare_exchange(0, lsn.get(), order, Ordering::Acquire).ok();
+    }
+
+    /// Has every frame from now on say that the catalog begins here, unless it is further already.
+    pub(crate) fn raise_catalog(&self, lsn: Lsn) {
+        self.catalog.fetch_max(lsn.get(), Ordering::AcqRel);
     }
 
     /// The last record of a frame that was sealed and taken out: those behind it count in staging.

@@ -8,6 +8,7 @@
 use std::fmt;
 use std::path::Path;
 
+use super::catalog::{CATALOG, Saying};
 use super::get::OwnedRecord;
 use super::index::{SegmentEntry, SegmentIndex};
 use super::log_file::LogState;
@@ -89,6 +90,8 @@ struct Seen {
     durable: Lsn,
     /// The last record that stands, or was told to.
     last: Lsn,
+    /// From which record on the log says what its streams are called, or the first that may.
+    catalog: Lsn,
     writer: Writer,
     looks: u64,
 }
@@ -149,8 +152,9 @@ impl Seen {
             };
             let index = index_of(directory, view.entries);
             let looks = u64::from(looks);
+            let catalog = if view.catalog > Lsn::ZERO { view.catalog } else { view.last.next() };
             let last = view.last.max(durable);
-            return Ok(Seen { index, state: view.state, durable, last, writer, looks });
+            return Ok(Seen { index, state: view.state, durable, last, catalog, writer, looks });
         }
     }
 
@@ -299,6 +303,39 @@ impl WalReader {
         Ok((record.lsn == lsn).then(|| record.to_owned_record()))
     }
 
+    /// The number of the stream of this name; `None` if there is none yet.
+    ///
+    /// # Errors
+    /// As [`refresh`](WalReader::refresh), and as a replay.
+    ///
+    /// ```
+    /// # let place = tempfile::tempdir()?;
+    /// # let options = sawmill::WalOptions { segment_size: 64 << 10, ..Default::default() };
+    /// let wal = sawmill::Wal::open(place.path(), options)?;
+    /// let reader = sawmill::Wal::open_read_only(place.path())?;
+    /// let orders = wal.stream("orders")?;
+    /// assert_eq!(reader.find_stream("orders")?, Some(orders.id()));
+    /// assert_eq!(reader.find_stream("no such")?, None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn find_stream(&self, name: &str) -> Result<Option<StreamId>> {
+        let from = lock(&self.seen).catalog;
+        let mut replay = self.begin(from, Lsn::new(u64::MAX), true)?.stream(CATALOG);
+        while let Some(record) = replay.next() {
+            let record = match record {
+                // A name that was given up with its record.
+                Err(error) if error.kind() == ErrorKind::Lost => continue,
+                record => record?,
+            };
+            if let Some(Saying::Stream(id, known)) = Saying::decode(record.payload)?
+                && known == name
+            {
+                return Ok(Some(id));
+            }
+        }
+        Ok(None)
+    }
+
     /// Follows the user's records from `from` on; from below the start it begins at the start.
     #[must_use]
     pub fn tail(&self, from: Lsn) -> ReaderTail {
@@ -384,12 +421,14 @@ impl ReaderTail {
     /// As [`WalReader::refresh`] and [`Replay::next`]. `Invalid` if records that were not shown
     /// were truncated: take another tail, from the log's start.
     pub fn try_next(&mut self) -> Option<Result<Record<'_>>> {
-        let Shown { lsn, stream, internal, payload } = match self.look()? {
+        let shown = match self.look()? {
             Ok(shown) => shown,
             Err(error) => return Some(Err(error)),
         };
         let bytes = self.replay.as_ref().map_or(&[][..], |replay| replay.bytes());
-        Some(Ok(Record { lsn, stream, internal, payload: &bytes[payload] }))
+        let extension = &bytes[shown.extension()];
+        let Shown { lsn, stream, internal, payload, .. } = shown;
+        Some(Ok(Record { lsn, stream, internal, payload: &bytes[payload], extension }))
     }
 
     fn look(&mut self) -> Option<Result<Shown>> {

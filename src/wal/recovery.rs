@@ -65,6 +65,8 @@ pub(crate) struct Tail {
     pub(crate) next_lsn: Lsn,
     /// The last frame's; the next one's is not below.
     pub(crate) seal_time_ns: u64,
+    /// The last frame's: from where on the catalog is to be read.
+    pub(crate) catalog: Lsn,
 }
 
 /// A log that is open for writing. Its barrier is durable, as is everything before it.

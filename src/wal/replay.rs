@@ -38,6 +38,8 @@ pub struct Record<'a> {
     pub internal: bool,
     /// The bytes that were appended.
     pub payload: &'a [u8],
+    /// The extension's fields, which decode.
+    pub(super) extension: &'a [u8],
 }
 
 /// The log's records in LSN order, from a place up to what was durable when the replay began.
@@ -87,7 +89,17 @@ pub(super) struct Shown {
     pub(super) lsn: Lsn,
     pub(super) stream: StreamId,
     pub(super) internal: bool,
+    /// Bytes of the extension's fields, right before the payload.
+    extension: u16,
     pub(super) payload: Range<usize>,
+}
+
+impl Shown {
+    /// Where the extension's fields are.
+    #[inline]
+    pub(super) fn extension(&self) -> Range<usize> {
+        self.payload.start - usize::from(self.extension)..self.payload.start
+    }
 }
 
 impl Replay {
@@ -121,10 +133,11 @@ impl Replay {
         self.frames.first_lsn()
     }
 
-    /// Shows only the records of one stream.
+    /// Shows only the records of one stream, given by its number or by the handle of a
+    /// [named one](crate::WalStream).
     #[must_use]
-    pub fn stream(mut self, stream: StreamId) -> Replay {
-        self.stream = Some(stream);
+    pub fn stream(mut self, stream: impl Into<StreamId>) -> Replay {
+        self.stream = Some(stream.into());
         self
     }
 
@@ -179,12 +192,14 @@ impl Replay {
     #[allow(clippy::should_implement_trait, reason = "records borrow from the replay")]
     #[inline]
     pub fn next(&mut self) -> Option<Result<Record<'_>>> {
-        let Shown { lsn, stream, internal, payload } = match self.advance()? {
+        let shown = match self.advance()? {
             Ok(shown) => shown,
             Err(error) => return Some(Err(error)),
         };
+        let extension = &self.bytes()[shown.extension()];
+        let Shown { lsn, stream, internal, payload, .. } = shown;
         let payload = &self.bytes()[payload];
-        Some(Ok(Record { lsn, stream, internal, payload }))
+        Some(Ok(Record { lsn, stream, internal, payload, extension }))
     }
 
     /// The bytes that hold the current frame.
@@ -218,6 +233,8 @@ impl Replay {
                 return Some(Err(self.end(error)));
             };
             let (stream, kind, length) = (record.stream, record.kind, record.payload.len());
+            #[allow(clippy::cast_possible_truncation, reason = "its length has 16 bits")]
+            let extension = record.extension.len() as u16;
             let lsn = self.next_lsn;
             self.rest.start = self.rest.end - rest.len();
             self.next_lsn = lsn.next();
@@ -234,7 +251,7 @@ impl Replay {
             }
             if lsn >= self.frames.from && self.stream.is_none_or(|wanted| wanted == stream) {
                 let payload = self.rest.start - length..self.rest.start;
-                return Some(Ok(Shown { lsn, stream, internal, payload }));
+                return Some(Ok(Shown { lsn, stream, internal, extension, payload }));
             }
         }
     }

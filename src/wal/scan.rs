@@ -197,6 +197,7 @@ mod tests {
             payload_crc: 0,
             chain: 0,
             kind: FrameKind::Records,
+            catalog: Lsn::ZERO,
         };
         let mut bytes = vec![0; BLOCK];
         header.encode(&mut bytes);

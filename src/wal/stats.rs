@@ -91,9 +91,9 @@ impl Stats {
         self.clock.monotonic_ns()
     }
 
-    /// A write that began at `begun` has completed.
-    pub(crate) fn wrote(&self, begun: u64, written: Written) {
-        self.write.record(self.now().saturating_sub(begun));
+    /// A write that took so long has completed.
+    pub(crate) fn wrote(&self, took_ns: u64, written: &Written) {
+        self.write.record(took_ns);
         let headers = u64::from(written.records) * to_u64(RECORD_HEADER);
         self.frames.count();
         self.records.add(u64::from(written.records));

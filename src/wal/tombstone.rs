@@ -118,6 +118,7 @@ mod tests {
             payload_length: 64,
             payload_crc: 5,
             chain: 6,
+            catalog: Lsn::ZERO,
             kind: FrameKind::Tombstone,
         }
     }

@@ -3,13 +3,13 @@
 use std::fmt;
 use std::path::Path;
 
-use super::core::{Core, Share};
+use super::core::Core;
 use super::open;
 use super::options::WalOptions;
 use super::pending::Pending;
 use super::range::LsnRange;
-use super::record::RecordKind;
 use super::replay::Replay;
+use super::share::Share;
 use super::staging::{Mark, Want};
 use crate::clock::{Clock, SystemClock};
 use crate::error::Result;
@@ -89,7 +89,8 @@ impl Wal {
     }
 
     /// What a pending submission keeps.
-    pub(super) fn share(&self) -> &Arc<Share> {
+    #[inline]
+    pub(super) fn share(&self) -> Arc<Share> {
         self.handle.share()
     }
 
@@ -117,7 +118,7 @@ impl Wal {
     /// # Errors
     /// As [`append`](Wal::append).
     pub fn append_to(&self, stream: StreamId, payload: &[u8]) -> Result<Lsn> {
-        let want = Want { stream, kind: RecordKind::User, until: Mark::Durable };
+        let want = Want::user(stream, Mark::Durable);
         self.timed(|core| Ok(core.append(want, &[payload])?.first()))
     }
 
@@ -151,7 +152,7 @@ impl Wal {
     ) -> Result<LsnRange> {
         // User code runs here, before anything is reserved (LOG.md L6).
         let payloads: Vec<&[u8]> = payloads.iter().map(AsRef::as_ref).collect();
-        let want = Want { stream, kind: RecordKind::User, until: Mark::Durable };
+        let want = Want::user(stream, Mark::Durable);
         self.timed(|core| core.append(want, &payloads))
     }
 
@@ -180,23 +181,32 @@ impl Wal {
     /// # Errors
     /// As [`append`](Wal::append).
     pub fn submit_to(&self, stream: StreamId, payload: &[u8]) -> Result<Pending> {
-        let want = Want { stream, kind: RecordKind::User, until: Mark::Appended };
+        let want = Want::user(stream, Mark::Appended);
         let lsns = self.core().append(want, &[payload])?;
-        Ok(Pending::new(Arc::clone(self.share()), lsns.first()))
+        Ok(Pending::new(self.share(), lsns.first()))
+    }
+
+    /// As [`submit`](Wal::submit), in a frame of its own that is written durable: so that one
+    /// thread can have several of them in flight.
+    ///
+    /// # Errors
+    /// As [`append`](Wal::append).
+    #[doc(hidden)]
+    pub fn submit_alone(&self, payload: &[u8]) -> Result<Lsn> {
+        self.core().submit_alone(payload)
     }
 
     /// Appends internal records as one atomic batch, durable on return. May use the segment that
     /// is kept in reserve when the disk is full (LOG.md L5). `replay` does not show them.
     pub(crate) fn append_internal(&self, stream: StreamId, payloads: &[&[u8]]) -> Result<LsnRange> {
-        self.core()
-            .append(Want { stream, kind: RecordKind::Internal, until: Mark::Durable }, payloads)
+        self.core().append(Want::internal(stream, Mark::Durable), payloads)
     }
 
     /// As [`submit`](Wal::submit), an internal record.
     pub(crate) fn submit_internal(&self, stream: StreamId, payload: &[u8]) -> Result<Pending> {
-        let want = Want { stream, kind: RecordKind::Internal, until: Mark::Appended };
+        let want = Want::internal(stream, Mark::Appended);
         let lsns = self.core().append(want, &[payload])?;
-        Ok(Pending::new(Arc::clone(self.share()), lsns.first()))
+        Ok(Pending::new(self.share(), lsns.first()))
     }
 
     /// Waits until everything appended before this call is on stable storage; returns the durable

@@ -42,6 +42,8 @@ pub struct World {
     pub outside: Arc<Mutex<Outside>>,
     /// The callback fails the first time it ever sees a batch with an even number.
     pub flaky: bool,
+    /// Checkpoints are written a batch later than they are taken, as on a thread of their own.
+    pub late: bool,
 }
 
 impl World {
@@ -51,14 +53,15 @@ impl World {
             disk.write_file(Path::new("/in").join(file), text.as_bytes());
         }
         let clock = Arc::new(ManualClock::default());
-        World { disk, clock, outside: Arc::default(), flaky: false }
+        World { disk, clock, outside: Arc::default(), flaky: false, late: false }
     }
 
     /// The same outside and time, with the disk that a crash left.
     pub fn with_disk(&self, disk: SimDisk) -> World {
         let outside = self.outside.lock().unwrap().clone();
         let clock = Arc::clone(&self.clock);
-        World { disk, clock, outside: Arc::new(Mutex::new(outside)), flaky: self.flaky }
+        let outside = Arc::new(Mutex::new(outside));
+        World { disk, clock, outside, flaky: self.flaky, late: self.late }
     }
 
     pub fn engine(&self) -> Result<Engine> {
@@ -165,6 +168,9 @@ pub fn life(world: &World, hooks: Box<dyn Hooks>) -> Result<Finished> {
     let events = engine.ingest(name!("events"))?;
     let (job, counts) = world.job(&events)?;
     let mut harness = Harness::new(&engine, job, options(), hooks)?;
+    if world.late {
+        harness = harness.with_late_checkpoints();
+    }
     loop {
         let open = append(world, &events)?;
         let stepped = harness.step()?;

@@ -30,20 +30,28 @@ pub(crate) struct Arguments {
     /// Print one JSON object for each record.
     #[arg(long)]
     json: bool,
-    /// Print only the records of this stream, by its number.
-    #[arg(long, value_name = "NUMBER")]
-    stream: Option<u16>,
+    /// Print the stream and what a record carries besides: `<lsn><TAB><fields><TAB><payload>`.
+    #[arg(long)]
+    fields: bool,
+    /// Print only the records of this stream.
+    #[arg(long, value_name = "NAME or NUMBER")]
+    stream: Option<String>,
 }
 
 /// Prints records until there are no more, or for ever.
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let reader = Wal::open_read_only(&arguments.directory)?;
+    let stream = match &arguments.stream {
+        Some(name) => Some(stream_of(&reader, name)?),
+        None => None,
+    };
     let mut output = Output {
         stdout: BufWriter::with_capacity(1 << 16, io::stdout().lock()),
         json: arguments.json,
+        fields: arguments.fields,
         to: arguments.to.map_or(Lsn::new(u64::MAX), Lsn::new),
     };
-    match print(arguments, &reader, &mut output) {
+    match print(arguments, &reader, stream, &mut output) {
         // `| head` has seen enough.
         Err(Stop::Written(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         Err(Stop::Written(error)) => Err(error.into()),
@@ -64,13 +72,28 @@ enum Stop {
 struct Output<'a> {
     stdout: BufWriter<StdoutLock<'a>>,
     json: bool,
+    fields: bool,
     to: Lsn,
 }
 
-fn print(arguments: &Arguments, reader: &WalReader, output: &mut Output<'_>) -> Result<(), Stop> {
+/// The stream of a name, or, if there is none, of a number.
+fn stream_of(reader: &WalReader, name: &str) -> Result<StreamId, Failure> {
+    if let Some(stream) = reader.find_stream(name)? {
+        return Ok(stream);
+    }
+    let number = name.parse().map_err(|_| format!("the log has no stream named {name}"))?;
+    Ok(StreamId::new(number))
+}
+
+fn print(
+    arguments: &Arguments,
+    reader: &WalReader,
+    stream: Option<StreamId>,
+    output: &mut Output<'_>,
+) -> Result<(), Stop> {
     let mut tail = reader.tail(Lsn::new(arguments.from));
-    if let Some(stream) = arguments.stream {
-        tail = tail.stream(StreamId::new(stream));
+    if let Some(stream) = stream {
+        tail = tail.stream(stream);
     }
     if arguments.all {
         tail = tail.with_internal();
@@ -107,6 +130,9 @@ impl Output<'_> {
     fn record(&mut self, record: &Record<'_>) -> io::Result<()> {
         if !self.json {
             write!(self.stdout, "{}\t", record.lsn)?;
+            if self.fields {
+                fields(&mut self.stdout, record)?;
+            }
             self.stdout.write_all(record.payload)?;
             return self.stdout.write_all(b"\n");
         }
@@ -115,6 +141,19 @@ impl Output<'_> {
             "stream": record.stream.get(),
             "internal": record.internal,
         });
+        if let Some(key) = record.key() {
+            match str::from_utf8(key) {
+                Ok(text) => object["key"] = json!(text),
+                Err(_) => object["key_hex"] = json!(hex(key)),
+            }
+        }
+        if let Some(timestamp) = record.timestamp() {
+            object["timestamp"] = json!(timestamp);
+        }
+        if let Some(stamp) = record.producer() {
+            let (id, epoch, sequence) = (stamp.id.get(), stamp.epoch, stamp.sequence);
+            object["producer"] = json!({ "id": id, "epoch": epoch, "sequence": sequence });
+        }
         match str::from_utf8(record.payload) {
             Ok(text) => object["payload"] = json!(text),
             Err(_) => object["payload_hex"] = json!(hex(record.payload)),
@@ -132,6 +171,22 @@ impl Output<'_> {
         let range = range.map(|(first, last)| json!({ "first": first.get(), "last": last.get() }));
         writeln!(self.stdout, "{}", json!({ "lost": range }))
     }
+}
+
+/// Prints `stream=<number> key=<escaped> timestamp=<ns> producer=<id>/<epoch>/<sequence><TAB>`,
+/// leaving out what the record does not carry.
+fn fields(out: &mut impl Write, record: &Record<'_>) -> io::Result<()> {
+    write!(out, "stream={}", record.stream.get())?;
+    if let Some(key) = record.key() {
+        write!(out, " key={}", key.escape_ascii())?;
+    }
+    if let Some(timestamp) = record.timestamp() {
+        write!(out, " timestamp={timestamp}")?;
+    }
+    if let Some(stamp) = record.producer() {
+        write!(out, " producer={}/{}/{}", stamp.id, stamp.epoch, stamp.sequence)?;
+    }
+    out.write_all(b"\t")
 }
 
 fn hex(bytes: &[u8]) -> String {

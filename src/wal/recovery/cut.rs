@@ -54,6 +54,7 @@ impl Opening<'_> {
         let position = self.place(device, walked, length, &state)?;
         let seal_time_ns =
             self.clock.wall_ns().max(walked.last.map_or(0, |last| last.seal_time_ns));
+        let catalog = walked.last.map_or(Lsn::ZERO, |last| last.catalog);
         let mut buffer = AlignedBuf::zeroed(to_usize(length));
         barrier.encode(&mut buffer[FRAME_HEADER..]);
         let header = FrameHeader {
@@ -69,11 +70,12 @@ impl Opening<'_> {
             payload_crc: crc32c(&buffer[FRAME_HEADER..FRAME_HEADER + barrier.length()]),
             chain: barrier.last_good_crc,
             kind: FrameKind::Barrier,
+            catalog,
         };
         let chain = header.encode(&mut buffer);
         if planted(Bug::NoBarrier) {
             let chain = barrier.last_good_crc;
-            return Ok(Tail { position, chain, next_lsn, seal_time_ns });
+            return Ok(Tail { position, chain, next_lsn, seal_time_ns, catalog });
         }
         let file = Arc::clone(self.segments[&position.segment].file());
         let durable = !planted(Bug::ShowBeforeBarrier);
@@ -87,7 +89,7 @@ impl Opening<'_> {
         state.segment_size = self.segment_size;
         state.clean = false;
         log_file.write_slot(state, device.channel)?;
-        Ok(Tail { position: header.end(), chain, next_lsn, seal_time_ns })
+        Ok(Tail { position: header.end(), chain, next_lsn, seal_time_ns, catalog })
     }
 
     /// Where a frame of `length` bytes goes: the end of the chain, or the next segment if it does

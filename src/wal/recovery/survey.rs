@@ -73,6 +73,8 @@ pub(super) struct Hole {
     pub(super) epoch: Epoch,
     pub(super) nonce: u64,
     pub(super) seal_time_ns: u64,
+    /// Where the catalog is to be read from, as the last whole frame before it says.
+    pub(super) catalog: Lsn,
     /// The first LSN that is lost, and the first behind it that is not: equal if no record is.
     pub(super) first: Lsn,
     pub(super) next: Lsn,
@@ -245,6 +247,7 @@ impl Survey {
             epoch,
             nonce,
             seal_time_ns: walked.last.map_or(0, |last| last.seal_time_ns),
+            catalog: walked.last.map_or(Lsn::ZERO, |last| last.catalog),
             first,
             next,
             attested: self.attested,

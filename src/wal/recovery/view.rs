@@ -35,6 +35,8 @@ pub(crate) struct View {
     pub(crate) last: Lsn,
     /// The highest that `LOG` and the frames attest.
     pub(crate) attested: Lsn,
+    /// From which record on the log says what its catalog holds; zero if it holds nothing.
+    pub(crate) catalog: Lsn,
 }
 
 impl View {
@@ -61,7 +63,8 @@ impl View {
         let segments = dense(files.segments, state.start_segment);
         if segments.is_empty() {
             let last = state.start_lsn.previous();
-            return Ok(View { state, entries: Vec::new(), last, attested: state.durable_lsn });
+            let (entries, attested, catalog) = (Vec::new(), state.durable_lsn, Lsn::ZERO);
+            return Ok(View { state, entries, last, attested, catalog });
         }
         let start = walk_start(&mut device, &segments, &state)?;
         let mut entries = sealed_entries(&mut device, &segments, &state, start)?;
@@ -81,7 +84,8 @@ impl View {
         let by_frame = walked.last.map_or(Lsn::ZERO, |last| last.durable_lsn);
         let attested = state.durable_lsn.max(by_frame).max(walked.attested);
         let last = walked.next_lsn().previous();
-        Ok(View { state, entries, last, attested })
+        let catalog = walked.last.map_or(Lsn::ZERO, |last| last.catalog);
+        Ok(View { state, entries, last, attested, catalog })
     }
 
     /// The header of the first frame of segment `number`, and the segment; `None` if there is none.

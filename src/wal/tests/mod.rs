@@ -37,6 +37,7 @@ fn options(background: Background) -> WalOptions {
         segment_size: 64 << 10,
         memory: 1 << 20,
         lock_wait: Duration::ZERO,
+        recycled: 4,
         background,
         ..WalOptions::default()
     }
