@@ -79,6 +79,10 @@ pub struct ReaderStats {
     pub last_lsn: Lsn,
     /// Segments that hold them.
     pub segments: u64,
+    /// Bytes of each segment prepared from now on.
+    pub segment_size: u64,
+    /// Whether the log was closed cleanly.
+    pub clean: bool,
     /// How often the whole directory was looked at.
     pub looks: u64,
 }
@@ -377,6 +381,8 @@ impl WalReader {
             first_lsn: seen.state.start_lsn,
             last_lsn: seen.durable,
             segments: to_u64(seen.index.reaching(Lsn::ZERO).len()),
+            segment_size: seen.state.segment_size,
+            clean: seen.state.clean,
             looks: seen.looks,
         }
     }
