@@ -95,7 +95,7 @@ pub struct Replay {
 pub(super) struct Shown {
     pub(super) lsn: Lsn,
     pub(super) stream: StreamId,
-    internal: bool,
+    pub(super) internal: bool,
     /// Bytes of the extension's fields, right before the payload.
     extension: u16,
     pub(super) payload: Range<usize>,

@@ -15,6 +15,7 @@ use crate::storage::{BLOCK, Directory};
 use crate::sync::Arc;
 use crate::wal::frame::{self, FRAME_HEADER, FrameHeader, FrameKind};
 use crate::wal::index::{SegmentEntry, SegmentIndex};
+use crate::wal::read_only::truncated;
 use crate::wal::scan::{self, Expected, Fault};
 use crate::wal::segment::{Segment, SegmentMap};
 use crate::wal::tombstone::Tombstone;
@@ -197,7 +198,8 @@ impl Frames {
             if above && !self.seam && !planted(Bug::ReadAboveDurable) {
                 break;
             }
-            let Some(found) = self.find()? else {
+            let found = self.find().map_err(|error| self.explain(error))?;
+            let Some(found) = found else {
                 if self.seam && above {
                     return Err(self.corrupt());
                 }
@@ -231,6 +233,16 @@ impl Frames {
         }
         self.ended = true;
         Ok(None)
+    }
+
+    /// What an error means where another process writes the log: it may have truncated what was to
+    /// be read.
+    fn explain(&self, error: Error) -> Error {
+        let next = self.expected.next_lsn.unwrap_or(self.from);
+        match self.index.start_elsewhere().filter(|start| *start > next) {
+            Some(start) => truncated(next, start).caused_by(error),
+            None => error,
+        }
     }
 
     /// Goes on behind a tombstone; the error by which the reader is told, if it gives up records
