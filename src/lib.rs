@@ -119,6 +119,7 @@ pub use stream::{
 pub use wal::{
     AppendOptions, Background, Backup, Damage, Durability, Entry, EpochReport, Hold, Latencies,
     LogMarks, LogReport, LsnRange, OwnedRecord, Pending, PendingReceipt, Pin, ProducerStamp,
-    ProducerState, ReaderPosition, Ready, Receipt, Record, Repair, Replay, Safeguard,
-    SegmentReport, SegmentState, Tail, TruncationPlan, Wal, WalOptions, WalStats, WalStream,
+    ProducerState, ReaderPosition, ReaderStats, ReaderTail, Ready, Receipt, Record, Repair, Replay,
+    Safeguard, SegmentReport, SegmentState, Tail, TruncationPlan, Wal, WalOptions, WalReader,
+    WalStats, WalStream, WriterState,
 };

@@ -26,7 +26,7 @@ impl World {
     }
 
     fn length(&mut self) -> usize {
-        let most = if self.rng.one_in(3) { self.plan.record } else { self.plan.record.min(300) };
+        let most = if self.rng.one_in(2) { self.plan.record } else { self.plan.record.min(300) };
         8 + self.rng.below(most - 7) as usize
     }
 

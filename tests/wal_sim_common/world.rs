@@ -17,7 +17,7 @@ const ERRNOS: [i32; 5] = [5, 28, 122, 4, 11];
 
 /// Why a step ended early.
 #[derive(Debug)]
-pub enum Stop {
+pub(crate) enum Stop {
     /// The log broke a promise.
     Violation(String),
     /// The log said what is damaged: there is nothing more to see.
@@ -30,7 +30,7 @@ impl From<String> for Stop {
     }
 }
 
-pub struct World {
+pub(crate) struct World {
     pub(super) plan: Plan,
     pub(super) rng: Rng,
     pub(super) disk: SimDisk,
@@ -47,7 +47,7 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(plan: Plan) -> World {
+    pub(crate) fn new(plan: Plan) -> World {
         let disk = SimDisk::with_options(plan.seed, plan.disk());
         let mut counts = Counts::default();
         counts.add(&format!("device {:?}", plan.device));
@@ -70,12 +70,12 @@ impl World {
         }
     }
 
-    pub fn into_counts(self) -> Counts {
+    pub(crate) fn into_counts(self) -> Counts {
         self.counts
     }
 
     /// What happened, for whoever has to understand it.
-    pub fn story(&self) -> String {
+    pub(crate) fn story(&self) -> String {
         let first = self.story.len().saturating_sub(60);
         let mut story = format!("{:?}\n", self.plan);
         for line in &self.story[first..] {
@@ -92,7 +92,7 @@ impl World {
 
     /// # Errors
     /// The first promise that was broken.
-    pub fn live(&mut self) -> Result<(), String> {
+    pub(crate) fn live(&mut self) -> Result<(), String> {
         match self.steps() {
             Ok(()) => {}
             Err(Stop::Verdict) => {
@@ -264,8 +264,9 @@ impl World {
         match self.plan.trouble {
             _ if !self.damaged => Window::Closed,
             Trouble::Lies => Window::All,
-            // It takes what it should have written, and what it lands on.
-            Trouble::Misdirected => Window::Groups(2),
+            // It may land on everything that could attest what it should have written, and on
+            // that as well. What is left has no hole all the same.
+            Trouble::Misdirected => Window::Groups(usize::MAX - 1),
             Trouble::Dropped | Trouble::Rot | Trouble::Sector => Window::Groups(1),
             Trouble::None | Trouble::Errors | Trouble::ReadErrors | Trouble::Full => Window::Closed,
         }
@@ -280,7 +281,7 @@ impl World {
             _ => CrashOutcome::Seeded(self.rng.next()),
         };
         let found = self.disk.power_cycle(outcome);
-        self.tell(|_| format!("power cycle, {outcome:?}"));
+        self.tell(|world| format!("power cycle, {outcome:?}, at {}", world.disk.trace().trim()));
         self.counts.add_many("writes torn", found.torn());
         self.replace(found)
     }
@@ -372,6 +373,11 @@ impl World {
         self.counts.add(&format!("openings refused: {:?}", error.kind()));
         let verdict = matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unreadable);
         if self.damaged && verdict {
+            return Err(Stop::Verdict);
+        }
+        // What was never there may read as what another program wrote.
+        let strange = error.kind() == ErrorKind::Unsupported;
+        if strange && self.plan.trouble == Trouble::Lies {
             return Err(Stop::Verdict);
         }
         let may = match self.plan.trouble {
