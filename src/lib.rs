@@ -118,7 +118,7 @@ pub use stream::{
 };
 pub use wal::{
     AppendOptions, Background, Backup, Damage, Durability, Entry, EpochReport, Hold, Latencies,
-    LogMarks, LogReport, LsnRange, OwnedRecord, Pending, Pin, ProducerStamp, Ready, Record, Repair,
-    Replay, SegmentReport, SegmentState, Tail, TruncationPlan, Wal, WalOptions, WalStats,
-    WalStream,
+    LogMarks, LogReport, LsnRange, OwnedRecord, Pending, PendingReceipt, Pin, ProducerStamp,
+    ProducerState, ReaderPosition, Ready, Receipt, Record, Repair, Replay, Safeguard,
+    SegmentReport, SegmentState, Tail, TruncationPlan, Wal, WalOptions, WalStats, WalStream,
 };

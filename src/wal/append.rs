@@ -11,6 +11,7 @@ use super::record::{RECORD_HEADER, RecordKind};
 use super::replay::Replay;
 use super::stage::Reservation;
 use super::staging::{Mark, NoRoom, Want};
+use super::turns;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Lsn, StreamId, to_u64};
 use crate::planted::{Bug, planted};
@@ -26,10 +27,14 @@ impl Core {
     pub(crate) fn append(&self, want: Want, payloads: &[&[u8]]) -> Result<LsnRange> {
         self.check_fork()?;
         let bytes = self.measure(payloads)?;
+        if want.until == Mark::Appended {
+            self.stage.take_turns();
+        }
         if !payloads.is_empty()
             && let Some(reservation) = self.stage.reserve(payloads.len(), bytes)
         {
             let lsns = reservation.fill(want, payloads);
+            turns::placed(lsns.last().next());
             if waits(want) {
                 let _panics = Panics::poison(self);
                 self.join_and_wait(lock(&self.open), want.until, lsns.last())?;
@@ -151,6 +156,12 @@ impl Core {
             self.check_record(length)?;
             bytes += RECORD_HEADER + length;
         }
+        self.check_bytes_of_batch(bytes)
+    }
+
+    /// Refuses a batch of so many bytes, headers included, if it is over the limit.
+    #[inline]
+    pub(super) fn check_bytes_of_batch(&self, bytes: usize) -> Result<usize> {
         match to_u64(bytes) {
             bytes if bytes > self.limits.batch => {
                 Err(self.too_large("batch", bytes, self.limits.batch))
@@ -206,7 +217,12 @@ impl Core {
     }
 
     /// Joins whoever waits for `lsn` to come so far, and waits.
-    fn join_and_wait(&self, mut open: MutexGuard<'_, Open>, until: Mark, lsn: Lsn) -> Result<()> {
+    pub(super) fn join_and_wait(
+        &self,
+        mut open: MutexGuard<'_, Open>,
+        until: Mark,
+        lsn: Lsn,
+    ) -> Result<()> {
         if self.is_settled(&open, lsn)? {
             return Ok(());
         }

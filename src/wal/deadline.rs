@@ -47,7 +47,7 @@ impl Core {
     }
 
     /// No room: waits for some, until the deadline.
-    fn await_room_until<'a>(
+    pub(super) fn await_room_until<'a>(
         &'a self,
         mut open: MutexGuard<'a, Open>,
         reason: NoRoom,

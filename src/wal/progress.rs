@@ -32,10 +32,16 @@ impl Progress {
         Lsn::new(self.catalog.load(Ordering::Acquire))
     }
 
-    /// Has every frame from now on say where the catalog begins.
-    pub(crate) fn set_catalog(&self, lsn: Lsn) {
-        assert!(lsn >= self.catalog(), "CATALOG-1: its place falls to {lsn}");
-        self.catalog.store(lsn.get(), Ordering::Release);
+    /// Has every frame from now on say where the catalog begins, unless that was said before.
+    pub(crate) fn begin_catalog(&self, lsn: Lsn) {
+        // Who comes second gets its LSN later than the first one looked, so that one's will do.
+        let order = Ordering::AcqRel;
+        self.catalog.compare_exchange(0, lsn.get(), order, Ordering::Acquire).ok();
+    }
+
+    /// Has every frame from now on say that the catalog begins here, unless it is further already.
+    pub(crate) fn raise_catalog(&self, lsn: Lsn) {
+        self.catalog.fetch_max(lsn.get(), Ordering::AcqRel);
     }
 
     /// The last record of a frame that was sealed and taken out: those behind it count in staging.

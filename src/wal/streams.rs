@@ -2,12 +2,13 @@
 
 use std::fmt;
 
-use super::catalog::{NAME_MAX, Saying, is_name};
+use super::catalog::{NAME_MAX, Named, Saying, is_name};
 use super::entry::Entry;
 use super::pending::Pending;
 use super::range::LsnRange;
 use super::replay::Replay;
 use super::tail::Tail;
+use super::trying::Tried;
 use super::wal::Wal;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Lsn, StreamId};
@@ -85,26 +86,44 @@ impl Wal {
             let message = format!("a stream's name has 1 to {NAME_MAX} bytes, not {length}");
             return Err(Error::new(kind, message).at_path(self.path()));
         }
-        // Held until the name is durable, so that nobody uses its number before.
-        let mut names = core.names();
-        if let Some((name, id)) = names.number(name) {
-            return Ok(WalStream { wal: self.clone(), name, id });
-        }
-        let Some(id) = names.fresh() else {
-            let message = "32766 named streams are the most that a log can have";
-            return Err(Error::new(ErrorKind::TooLarge, message).at_path(self.path()));
+        let (name, named) = loop {
+            let mut names = core.names();
+            if let Some(known) = names.number(name) {
+                break known;
+            }
+            let Some(id) = names.fresh() else {
+                let message = "32766 named streams are the most that a log can have";
+                return Err(Error::new(ErrorKind::TooLarge, message).at_path(self.path()));
+            };
+            match core.try_say(&Saying::Stream(id, name))? {
+                Tried::Placed(lsns) => {
+                    let added = names.add(name, id, lsns.first());
+                    debug_assert!(added, "CATALOG-3: neither the name nor its number was known");
+                }
+                Tried::NoRoom(refused) => {
+                    drop(names);
+                    core.await_place(refused)?;
+                }
+            }
         };
-        core.say(Saying::Stream(id, name))?;
-        let added = names.add(name, id);
-        debug_assert!(added, "CATALOG-3: neither the name nor its number was known");
-        Ok(WalStream { wal: self.clone(), name: Arc::from(name), id })
+        // Nobody uses the number before: it may be somebody else's after a crash.
+        core.wait_durable(named.said)?;
+        Ok(WalStream { wal: self.clone(), name, id: named.id })
+    }
+
+    /// The handle of a name, if that is durable.
+    fn handle(&self, name: &Arc<str>, named: Named) -> Option<WalStream> {
+        let durable = named.said <= self.durable_lsn();
+        let (wal, name, id) = (self.clone(), Arc::clone(name), named.id);
+        durable.then_some(WalStream { wal, name, id })
     }
 
     /// The stream of this name, if there is one.
     #[must_use]
     pub fn find_stream(&self, name: &str) -> Option<WalStream> {
-        let found = self.core().check_fork().ok().and_then(|()| self.core().names().number(name));
-        found.map(|(name, id)| WalStream { wal: self.clone(), name, id })
+        self.core().check_fork().ok()?;
+        let (name, named) = self.core().names().number(name)?;
+        self.handle(&name, named)
     }
 
     /// All named streams, in the order of their names.
@@ -124,11 +143,8 @@ impl Wal {
         if self.core().check_fork().is_err() {
             return Vec::new();
         }
-        let handle = |(name, id): (&Arc<str>, StreamId)| {
-            let name = Arc::clone(name);
-            WalStream { wal: self.clone(), name, id }
-        };
-        self.core().names().all().map(handle).collect()
+        let names = self.core().names();
+        names.all().filter_map(|(name, named)| self.handle(name, named)).collect()
     }
 }
 
