@@ -2,7 +2,8 @@
 //! of tasks stand here.
 
 use sawmill::{
-    Bytes, Dataset, ErrorKind, Executor, Kv, Lost, OperatorId, RunContext, TaskKind, TaskOutcome,
+    Bytes, Dataset, ErrorKind, Executor, Kv, Lost, OperatorId, RunContext, StorageLevel, TaskKind,
+    TaskOutcome,
 };
 
 const MAPS: u32 = 5;
@@ -211,7 +212,7 @@ fn a_lineage_of_100_000_operators_is_planned_run_and_dropped() {
     for step in 1..=100_000u32 {
         deep = deep.map(|n| n + 1);
         if step % 1_000 == 0 {
-            deep = deep.persist();
+            deep = deep.persist(StorageLevel::Memory);
         }
     }
     assert_eq!(deep.collect(&executor).unwrap(), [100_000, 100_001]);

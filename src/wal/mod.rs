@@ -2,6 +2,7 @@
 
 mod ahead;
 mod append;
+mod attest;
 mod backup;
 pub(crate) mod barrier;
 mod catalog;
@@ -21,6 +22,7 @@ mod group;
 mod histogram;
 pub(crate) mod home;
 pub(crate) mod index;
+pub(crate) mod lineage;
 pub(crate) mod log_file;
 mod open;
 mod options;
@@ -41,6 +43,7 @@ pub(crate) mod replay;
 mod report;
 mod retention;
 pub(crate) mod scan;
+mod seek;
 pub(crate) mod segment;
 mod share;
 mod slot;
@@ -56,6 +59,7 @@ pub(crate) mod tombstone;
 pub(crate) mod transfer;
 pub(crate) mod truncate;
 mod trying;
+mod turns;
 #[allow(clippy::module_inception, reason = "the file is named by what it holds")]
 mod wal;
 #[cfg(any(test, feature = "testing"))]
@@ -72,6 +76,7 @@ pub use entry::Entry;
 pub use extension::ProducerStamp;
 pub use get::{LogMarks, OwnedRecord};
 pub use histogram::Latencies;
+pub use lineage::ReaderPosition;
 pub use options::{Background, WalOptions};
 pub use pending::Pending;
 pub use pins::Pin;

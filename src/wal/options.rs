@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::attest::IDLE_MIN;
 use super::compress::Compression;
 use super::depth::DEPTH_MAX;
 use super::frame::FRAME_HEADER;
@@ -69,6 +70,11 @@ pub struct WalOptions {
     /// the time it takes. Records are shown as they were appended. A log may have frames of both
     /// kinds. Default [`Compression::None`].
     pub compression: Compression,
+    /// After how long without anything to write the log attests its last acknowledged records by a
+    /// frame of their own, a block of 4096 bytes, so that damage to them can be told from a write
+    /// that never finished. At most one frame in so long, none if nothing was acknowledged since
+    /// the last one. Default 50 ms, which is also the minimum; maximum 1 h; `None`: never.
+    pub attest_after: Option<Duration>,
     /// Who carries the file operations. Default [`BackendChoice::Auto`]: what works best; the
     /// environment variable `SAWMILL_BACKEND` then overrides it.
     pub backend: BackendChoice,
@@ -104,6 +110,7 @@ impl Default for WalOptions {
             retain_age: None,
             max_producers: 1024,
             compression: Compression::None,
+            attest_after: Some(IDLE_MIN),
             backend: BackendChoice::Auto,
             background: Background::Threads,
             write_depth: None,
@@ -136,6 +143,11 @@ impl WalOptions {
         }
         if let Some(bytes) = self.retain_bytes {
             within("retain_bytes", bytes, 64 * KIB, u64::MAX)?;
+        }
+        if let Some(idle) = self.attest_after {
+            let least = u64::try_from(IDLE_MIN.as_millis()).unwrap_or(u64::MAX);
+            let idle = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
+            within("attest_after (milliseconds)", idle, least, 3_600_000)?;
         }
         if let Some(age) = self.retain_age {
             within("retain_age (seconds)", age.as_secs(), 1, 100 * 366 * 86_400)?;
@@ -205,6 +217,7 @@ mod tests {
             WalOptions { memory: 1, ..good.clone() },
             WalOptions { max_record: 0, ..good.clone() },
             WalOptions { max_producers: (1 << 20) + 1, ..good.clone() },
+            WalOptions { attest_after: Some(Duration::from_millis(49)), ..good.clone() },
             WalOptions { recycled: 1025, ..good.clone() },
             WalOptions { prepared_ahead: 1, ..good.clone() },
             WalOptions { lock_wait: Duration::from_secs(4000), ..good.clone() },

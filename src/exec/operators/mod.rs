@@ -28,6 +28,8 @@ mod sort_by_key;
 mod union;
 mod values;
 
+pub use persist::StorageLevel;
+
 use super::node::{Meta, Parent};
 use super::row::Row;
 
