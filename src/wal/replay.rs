@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::ids::{LogId, Lsn, Position, StreamId};
 use crate::storage::Directory;
 use crate::sync::Arc;
+use crate::wal::compress::{Packed, unpack};
 use crate::wal::index::SegmentIndex;
 use crate::wal::record::{self, RecordKind};
 use crate::wal::segment::SegmentMap;
@@ -78,6 +79,9 @@ pub struct Replay {
     frames: Frames,
     /// What holds the current frame; if nothing, the frames' own window.
     map: Option<Arc<SegmentMap>>,
+    /// The current frame's records, if it is compressed; and the memory for the next one.
+    plain: Vec<u8>,
+    unpacked: bool,
     /// The current frame's records that were not shown yet, in those bytes.
     rest: Range<usize>,
     records: u32,
@@ -127,7 +131,21 @@ impl Replay {
         let next_lsn = frames.from;
         let (map, rest, records, warm, fresh) = (None, 0..0, 0, usize::MAX, true);
         let (stream, to) = (None, Lsn::new(u64::MAX));
-        Replay { frames, map, rest, records, next_lsn, warm, fresh, internal, stream, to }
+        let (plain, unpacked) = (Vec::new(), false);
+        Replay {
+            frames,
+            map,
+            plain,
+            unpacked,
+            rest,
+            records,
+            next_lsn,
+            warm,
+            fresh,
+            internal,
+            stream,
+            to,
+        }
     }
 
     /// Behind the last frame that was read.
@@ -214,6 +232,7 @@ impl Replay {
     pub(super) fn bytes(&self) -> &[u8] {
         match &self.map {
             Some(map) => map,
+            None if self.unpacked => &self.plain,
             None => self.frames.window(),
         }
     }
@@ -302,7 +321,29 @@ impl Replay {
         self.map = found.map;
         self.records = found.header.records;
         self.next_lsn = found.header.first_lsn;
+        self.unpacked = false;
+        if let Some(plain) = found.header.plain {
+            self.unpack(plain)?;
+        }
         Ok(Turn::Frame)
+    }
+}
+
+impl Replay {
+    /// Unpacks the current frame, whose checksum holds, into `plain` bytes (PACK-2).
+    #[cold]
+    fn unpack(&mut self, plain: u32) -> Result<()> {
+        let mut out = std::mem::take(&mut self.plain);
+        let packed = self.bytes().get(self.rest.clone()).unwrap_or_default();
+        let unpacked = unpack(packed, plain, &mut out);
+        (self.plain, self.map, self.unpacked) = (out, None, true);
+        self.rest = 0..self.plain.len();
+        // This core has just written them.
+        self.warm = usize::MAX;
+        unpacked.map_err(|reason| match reason {
+            Packed::Senseless => self.frames.senseless(self.next_lsn),
+            Packed::Unknown => self.frames.packed(self.next_lsn),
+        })
     }
 }
 

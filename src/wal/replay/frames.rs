@@ -424,6 +424,12 @@ impl Frames {
         self.place(Error::new(ErrorKind::Corrupt, message).for_lsns(next, last))
     }
 
+    /// A compressed frame, at `lsn`, in a build that cannot unpack it.
+    pub(super) fn packed(&self, lsn: Lsn) -> Error {
+        let message = "a frame is compressed with LZ4: read the log with the feature lz4";
+        self.place(Error::new(ErrorKind::Unsupported, message).for_lsns(lsn, lsn))
+    }
+
     /// A frame whose checksum holds and whose records make no sense, at `lsn`.
     pub(super) fn senseless(&self, lsn: Lsn) -> Error {
         let message = "a frame's checksum holds and its records make no sense: it was not written \
