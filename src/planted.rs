@@ -96,6 +96,8 @@ bugs! {
     SinkWithoutName => "sink-without-name",
     /// E2: a planned batch is planned anew after a restart.
     ReplanAfterRestart => "replan-after-restart",
+    /// E12: what a recomputed partition adds to an accumulator is counted again.
+    CountOnRecompute => "count-on-recompute",
     /// E10: the overlay of a failed attempt is merged.
     MergeFailedOverlay => "merge-failed-overlay",
     /// E18: a file's range is read again without comparing digests.

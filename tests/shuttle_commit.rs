@@ -28,6 +28,9 @@ macro_rules! scenarios {
 
 scenarios! {
     appends_share_frames: ["acknowledged"],
+    appends_overlap: ["acknowledged"],
+    the_power_goes_among_others: ["poisoned", "acknowledged"],
+    a_failed_write_among_others: ["poisoned", "acknowledged"],
     a_lone_append_beside_submissions: ["acknowledged"],
     submissions_are_waited_for_and_synced: ["acknowledged"],
     futures_are_served_by_the_committer: ["acknowledged"],
@@ -86,6 +89,11 @@ mod planted {
     #[test]
     fn an_idle_time_that_nobody_is_woken_for() {
         finds(Bug::RiseUnnoticed, scenarios::an_idle_log_attests);
+    }
+
+    #[test]
+    fn durable_over_a_hole() {
+        finds(Bug::DurableOverHole, scenarios::the_power_goes_among_others);
     }
 
     #[test]

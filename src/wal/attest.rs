@@ -139,8 +139,8 @@ impl Core {
         let (Some(frame), Some(mut sealer)) = (frame, sealer) else { return false };
         let Ok(channel) = self.directory.channel() else { return false };
         let buffer = self.stage.take(frame.buffer);
-        let (durable, catalog) = (self.progress.durable(), self.progress.catalog());
-        let attests = Attests { durable, catalog };
+        let attests =
+            Attests { durable: self.progress.durable(), catalog: self.progress.catalog() };
         let sealed = sealer.seal(&frame, buffer, true, self.clock.wall_ns(), attests);
         let mut slot = Slot::new(channel, Arc::clone(&self.stats));
         slot.submit(sealed, 0);

@@ -420,6 +420,9 @@ impl Core {
             {
                 open.dirty.push(file);
             }
+            if let Some(facts) = arrival.facts {
+                open.receipts.landed(flight.last_lsn, facts);
+            }
             if flight.durable {
                 self.progress.set_durable(flight.last_lsn);
                 raised = true;

@@ -60,16 +60,16 @@ pub struct WalOptions {
     /// their frame was sealed. With both options, what either lets go goes. Default `None`,
     /// minimum 1 s, maximum 100 years. Not for the log of an [`Engine`](crate::Engine).
     pub retain_age: Option<Duration>,
-    /// After how long without anything to write the log attests its last acknowledged records by a
-    /// frame of their own, a block of 4096 bytes, so that damage to them can be told from a write
-    /// that never finished. At most one frame in so long, none if nothing was acknowledged since
-    /// the last one. Default 50 ms, which is also the minimum; maximum 1 h; `None`: never.
-    pub attest_after: Option<Duration>,
     /// How many producers the log knows; when it knows so many, a new one is refused. None is
     /// forgotten but by [`Wal::forget_producer`](crate::Wal::forget_producer). Each takes up to
     /// 10 KiB of memory, and as much of the log whenever the catalog is repeated. Default 1024,
     /// minimum 0, maximum 1,048,576.
     pub max_producers: u64,
+    /// After how long without anything to write the log attests its last acknowledged records by a
+    /// frame of their own, a block of 4096 bytes, so that damage to them can be told from a write
+    /// that never finished. At most one frame in so long, none if nothing was acknowledged since
+    /// the last one. Default 50 ms, which is also the minimum; maximum 1 h; `None`: never.
+    pub attest_after: Option<Duration>,
     /// Who carries the file operations. Default [`BackendChoice::Auto`]: what works best; the
     /// environment variable `SAWMILL_BACKEND` then overrides it.
     pub backend: BackendChoice,
@@ -103,8 +103,8 @@ impl Default for WalOptions {
             prepared_ahead: 8,
             retain_bytes: None,
             retain_age: None,
-            attest_after: Some(IDLE_MIN),
             max_producers: 1024,
+            attest_after: Some(IDLE_MIN),
             backend: BackendChoice::Auto,
             background: Background::Threads,
             write_depth: None,
@@ -206,8 +206,8 @@ mod tests {
             WalOptions { segment_size: 64 * KIB + 1, ..good.clone() },
             WalOptions { memory: 1, ..good.clone() },
             WalOptions { max_record: 0, ..good.clone() },
-            WalOptions { attest_after: Some(Duration::from_millis(49)), ..good.clone() },
             WalOptions { max_producers: (1 << 20) + 1, ..good.clone() },
+            WalOptions { attest_after: Some(Duration::from_millis(49)), ..good.clone() },
             WalOptions { recycled: 1025, ..good.clone() },
             WalOptions { prepared_ahead: 1, ..good.clone() },
             WalOptions { lock_wait: Duration::from_secs(4000), ..good.clone() },

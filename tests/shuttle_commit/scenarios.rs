@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use sawmill::sim::{CrashOutcome, FaultKind};
+use sawmill::sim::{CrashManner, CrashOutcome, FaultKind};
 use sawmill::{Entry, ErrorKind, Lsn, Pending, ProducerId, ProducerStamp, Result, Wal};
 use shuttle::future::block_on;
 use shuttle::thread::{self, JoinHandle, yield_now};
@@ -56,6 +56,43 @@ pub(crate) fn appends_share_frames() {
     let mut lsns: Vec<_> = answers.iter().map(|(_, lsn)| lsn.clone().unwrap().get()).collect();
     lsns.sort_unstable();
     assert_eq!(lsns, [1, 2, 3, 4, 5, 6], "dense");
+    model.verify(&answers);
+}
+
+/// Leaders beside one another, whose frames land in any order.
+pub(crate) fn appends_overlap() {
+    let model = Model::of_depth(Some(4));
+    // A slot is made after an append: so that the threads find more than one.
+    let mut answers = vec![append(&model.wal, b"1"), append(&model.wal, b"2")];
+    let threads = [*b"a", *b"b", *b"c"]
+        .map(|name| model.spawn(move |wal| vec![append(&wal, &name), append(&wal, &[name[0]; 2])]));
+    answers.extend(collect(threads));
+    model.verify(&answers);
+}
+
+/// The same, when the power goes: one that landed behind another that did not is not acknowledged.
+pub(crate) fn the_power_goes_among_others() {
+    let model = Model::of_depth(Some(4));
+    let mut answers = vec![append(&model.wal, b"1"), append(&model.wal, b"2")];
+    model.disk.crash_at(model.disk.ops() + 4, CrashManner::Before);
+    let threads = [*b"a", *b"b", *b"c"]
+        .map(|name| model.spawn(move |wal| vec![append(&wal, &name), append(&wal, &[name[0]; 2])]));
+    answers.extend(collect(threads));
+    model.verify(&answers);
+}
+
+/// The same beside futures and submissions, when a write fails.
+pub(crate) fn a_failed_write_among_others() {
+    let model = Model::of_depth(Some(4));
+    let mut answers = vec![append(&model.wal, b"1"), append(&model.wal, b"2")];
+    model.disk.fail_op(model.disk.ops() + 4, 5, FaultKind::NotExecuted);
+    let threads = [
+        model.spawn(|wal| vec![append(&wal, b"a"), append(&wal, b"b")]),
+        model.spawn(|wal| vec![append(&wal, b"c")]),
+        model.spawn(|wal| vec![settle(&wal, b"f", block_on)]),
+        model.spawn(|wal| vec![settle(&wal, &large(b'p', 0), |it| it.wait())]),
+    ];
+    answers.extend(collect(threads));
     model.verify(&answers);
 }
 

@@ -20,7 +20,7 @@ use crate::wal::segment::{
 };
 use crate::wal::transfer;
 
-const LOCK_NAME: &str = "LOCK";
+pub(super) const LOCK_NAME: &str = "LOCK";
 /// How long to wait between two attempts to lock.
 const LOCK_STEP: Duration = Duration::from_millis(10);
 

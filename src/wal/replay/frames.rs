@@ -15,6 +15,7 @@ use crate::storage::{BLOCK, Directory};
 use crate::sync::Arc;
 use crate::wal::frame::{self, FRAME_HEADER, FrameHeader, FrameKind};
 use crate::wal::index::{SegmentEntry, SegmentIndex};
+use crate::wal::read_only::truncated;
 use crate::wal::scan::{self, Expected, Fault};
 use crate::wal::segment::{Segment, SegmentMap};
 use crate::wal::tombstone::Tombstone;
@@ -49,6 +50,8 @@ pub(super) struct Found {
     pub(super) map: Option<Arc<SegmentMap>>,
     /// Where the payload is; empty if nobody wants it.
     pub(super) payload: Range<usize>,
+    /// Whether another core has read it, and this one has not.
+    pub(super) far: bool,
 }
 
 /// What comes next.
@@ -195,7 +198,8 @@ impl Frames {
             if above && !self.seam && !planted(Bug::ReadAboveDurable) {
                 break;
             }
-            let Some(found) = self.find()? else {
+            let found = self.find().map_err(|error| self.explain(error))?;
+            let Some(found) = found else {
                 if self.seam && above {
                     return Err(self.corrupt());
                 }
@@ -229,6 +233,16 @@ impl Frames {
         }
         self.ended = true;
         Ok(None)
+    }
+
+    /// What an error means where another process writes the log: it may have truncated what was to
+    /// be read.
+    fn explain(&self, error: Error) -> Error {
+        let next = self.expected.next_lsn.unwrap_or(self.from);
+        match self.index.start_elsewhere().filter(|start| *start > next) {
+            Some(start) => truncated(next, start).caused_by(error),
+            None => error,
+        }
     }
 
     /// Goes on behind a tombstone; the error by which the reader is told, if it gives up records
@@ -302,8 +316,7 @@ impl Frames {
             (self.at, self.expected) = (at, place);
         }
         let Piece { header, crc, payload } = next.piece.clone();
-        warm(next.map.get(payload.clone()).unwrap_or_default());
-        Some(Found { header, crc, map: Some(Arc::clone(next.map)), payload })
+        Some(Found { header, crc, map: Some(Arc::clone(next.map)), payload, far: true })
     }
 
     /// What stands at a place: in the map of a sealed segment, or, of the active one and of one
@@ -358,7 +371,7 @@ impl Frames {
             };
             payload.end += bytes.len();
         }
-        Some(Ok(Found { header, crc, map: Some(map.share()), payload }))
+        Some(Ok(Found { header, crc, map: Some(map.share()), payload, far: false }))
     }
 
     fn look_at_file(
@@ -383,7 +396,7 @@ impl Frames {
         }
         let start = to_usize(offset - self.reader.start()) + FRAME_HEADER;
         let payload = start..start + length;
-        Ok(Ok(Found { header, crc, map: None, payload }))
+        Ok(Ok(Found { header, crc, map: None, payload, far: false }))
     }
 
     fn segment(&self) -> Option<&Segment> {
@@ -417,13 +430,6 @@ impl Frames {
                        by a correct writer";
         self.place(Error::new(ErrorKind::Corrupt, message).for_lsns(lsn, lsn))
     }
-}
-
-/// Brings bytes that another core has read into this one's cache. Records are walked from length
-/// to length, one miss after the other; here the misses overlap.
-fn warm(bytes: &[u8]) {
-    const LINE: usize = 64;
-    std::hint::black_box(bytes.iter().step_by(LINE).fold(0, |sum, byte| sum ^ byte));
 }
 
 /// The start of a segment of which nothing but its first LSN is known.
