@@ -78,6 +78,9 @@ fn an_idle_log_attests_once_what_was_acknowledged() {
             wal.append(b"acknowledged").unwrap();
             pass(&wal, &clock, IDLE_MIN - MOMENT);
             assert_eq!(wal.stats().attestations, round - 1, "not idle for long enough");
+            let rests = lock(&wal.core().open).attest.rests();
+            std::thread::sleep(Duration::from_millis(70));
+            assert_eq!(lock(&wal.core().open).attest.rests(), rests, "it waits to be told");
             pass(&wal, &clock, MOMENT);
             assert_eq!(wal.stats().attestations, round);
             let rests = lock(&wal.core().open).attest.rests();
@@ -219,6 +222,8 @@ fn a_poisoned_log_attests_nothing() {
         let (wal, clock) = threaded(&disk, options(Background::Threads));
         wal.append(b"durable").unwrap();
         until_it_rests(&wal);
+        // The thread that prepares segments has nothing to do any more either.
+        until(|| lock(&wal.core().open).staging.missing_spare().is_none());
         disk.fail_op(disk.ops() + 1, 5, FaultKind::NotExecuted);
         wal.append(b"fails").unwrap_err();
         let ops = disk.ops();
