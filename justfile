@@ -14,9 +14,10 @@ check:
 test:
     cargo test
 
-# All tests on the plain backend, and without direct writes.
+# All tests on each backend, past the page cache and through it.
 backends:
     SAWMILL_BACKEND=uring cargo test --all-features
+    SAWMILL_BACKEND=uring-buffered cargo test --all-features
     SAWMILL_BACKEND=pwrite cargo test --all-features
     SAWMILL_BACKEND=pwrite-buffered cargo test --all-features
 
@@ -29,9 +30,21 @@ kill-long:
     SAWMILL_KILLS=200 cargo test --release --all-features --test wal_kill --test wal_in_flight -- --nocapture
     cargo test --release --all-features --test crash --test inputs -- --nocapture --include-ignored
 
+# Writers, truncation, recycling and stalled readers for SECONDS: nothing grows.
+soak SECONDS="600" WRITERS="64":
+    SAWMILL_SOAK_SECONDS={{SECONDS}} SAWMILL_SOAK_WRITERS={{WRITERS}} cargo test --release --test wal_soak -- --nocapture --ignored a_long_soak
+
+# 50 appends a second for SECONDS: next to no processor time, no wake-up lost.
+idle SECONDS="60":
+    SAWMILL_IDLE_SECONDS={{SECONDS}} cargo test --release --test wal_idle -- --nocapture --ignored
+
 # The staging word under every interleaving; a build of its own.
 loom:
     RUSTFLAGS="--cfg loom" cargo test --release --target-dir target/loom --test loom_staging
+
+# The log's committer under a model checker, SCHEDULES of each scenario; a build of its own.
+shuttle SCHEDULES="10000":
+    RUSTFLAGS="--cfg shuttle" SAWMILL_SHUTTLE={{SCHEDULES}} cargo test --release --target-dir target/shuttle --features planted --test shuttle_commit -- --nocapture
 
 # Every fuzz target for SECONDS; needs a C++ compiler, no nightly.
 fuzz SECONDS="60":

@@ -1,10 +1,17 @@
 //! How close does the whole engine come to a loop written by hand?
 //!
-//! A running word count over text files: batches of 4 MiB, a plan and a completion in the log for
-//! each, a checkpoint every second and at the end. Beside it two loops on rayon that count the
-//! same batches of the same files: one that keeps nothing, and one that writes each batch to a
-//! prepared file, durably, before it counts it. All must arrive at the same checksum. Rounds
-//! alternate. `cargo bench --bench engine`, with `SAWMILL_BENCH=full` for 15 rounds of 256 MiB.
+//! A running word count (S1), in three works:
+//!
+//! - `files`: over text files, in batches of 4 MiB, each with a plan and a completion in the log.
+//! - `logged`: words that come through the log: appended in blocks of lines, one sync for each
+//!   batch, in batches of 4 MiB, while the job counts what is durable.
+//! - `small`: the same in batches of 12 k words (100 KB).
+//!
+//! Each with a checkpoint every second; `files` also with the one at the end. Beside them two loops
+//! on rayon that count the same batches: one that keeps nothing, and one that writes each batch to
+//! a prepared file that it uses again and again, durably, before it counts it. All must arrive at
+//! the same checksum. Rounds alternate. `cargo bench --bench engine [-- WORK..]`, with
+//! `SAWMILL_BENCH=full` for 15 rounds of 256 MiB.
 
 #![allow(clippy::disallowed_methods, reason = "a bench measures real time")]
 #![allow(clippy::print_stdout, reason = "the table is what this prints")]
@@ -22,6 +29,7 @@ mod asked;
 mod bench;
 mod common;
 #[path = "common/count.rs"]
+#[allow(dead_code, reason = "shared with another bench")]
 mod count;
 
 use std::ops::Range;
@@ -37,18 +45,27 @@ use sawmill::storage::files::write_all_at;
 use sawmill::storage::{
     BLOCK, BackendChoice, Channel, File, OpenMode, Storage as _, SystemStorage, files,
 };
-use sawmill::{Bytes, Engine, EngineOptions, Job, RunOptions, StateHandle, TextFiles, Trigger};
+use sawmill::{
+    Bytes, Engine, EngineOptions, Job, Received, RunOptions, StateHandle, StreamSource, TextFiles,
+    Trigger,
+};
 use xxhash_rust::xxh3::xxh3_64;
 
 const BATCH: usize = 4 << 20;
+/// About 12 k words.
+const SMALL: usize = 100 << 10;
+/// What is appended as one record, at most: a client's block of lines.
+const BLOCK_OF_LINES: usize = 16 << 10;
 const DISTINCT: usize = 1_000_000;
 const PARTITIONS: usize = 16;
 const FILES: u64 = 4;
 const LOG: u64 = 64 << 20;
 
-fn job(paths: &[PathBuf]) -> sawmill::Result<(Job, StateHandle<Bytes, u64>)> {
+type Counted = (Job, StateHandle<Bytes, u64>);
+
+fn job<S: StreamSource<Row = Bytes>>(source: S) -> sawmill::Result<Counted> {
     Job::build(sawmill::name!("word_count"), |job| {
-        let lines = job.source(sawmill::name!("files"), TextFiles::new(paths));
+        let lines = job.source(sawmill::name!("words"), source);
         let words = lines.flat_map_rows::<Bytes>(|line, out| {
             line.split(is_space).filter(|word| !word.is_empty()).for_each(|word| out.push(word));
         });
@@ -66,12 +83,51 @@ fn job(paths: &[PathBuf]) -> sawmill::Result<(Job, StateHandle<Bytes, u64>)> {
 fn by_engine(place: &Path, paths: &[PathBuf]) -> Outcome<(f64, Checksum)> {
     let directory = tempfile::tempdir_in(place)?;
     let engine = Engine::open(directory.path(), EngineOptions::default())?;
-    let (job, totals) = job(paths)?;
+    let (job, totals) = job(TextFiles::new(paths))?;
     let trigger = Trigger::AvailableNow { bytes: BATCH as u64 };
     let begun = Instant::now();
     let run = engine.start(job, RunOptions { trigger, ..RunOptions::default() })?;
     run.await_termination()?;
     let seconds = begun.elapsed().as_secs_f64();
+    let mut sum = Checksum::default();
+    totals.for_each(|word, count| sum.add(word, *count))?;
+    engine.close()?;
+    Ok((seconds, sum))
+}
+
+/// Seconds from the first append to the completion of the last batch, in a fresh directory.
+fn by_engine_logged(place: &Path, texts: &[Vec<u8>], batch: usize) -> Outcome<(f64, Checksum)> {
+    let directory = tempfile::tempdir_in(place)?;
+    let engine = Engine::open(directory.path(), EngineOptions::default())?;
+    let words = engine.ingest(sawmill::name!("words"))?;
+    let (job, totals) = job(Received::from(&words))?;
+    let total: u64 = texts.iter().map(|text| text.len() as u64).sum();
+    let (told, all_done) = std::sync::mpsc::channel();
+    let on_progress: sawmill::Listener = Arc::new(move |progress| {
+        if progress.input_bytes == total {
+            told.send(()).ok();
+        }
+    });
+    let options = RunOptions {
+        trigger: Trigger::Bytes(batch as u64),
+        on_progress: Some(on_progress),
+        ..RunOptions::default()
+    };
+    let run = engine.start(job, options)?;
+    let begun = Instant::now();
+    for text in texts {
+        for range in cut(text, text.len().div_ceil(batch), 0) {
+            let lines = &text[range];
+            let blocks: Vec<&[u8]> = cut(lines, lines.len().div_ceil(BLOCK_OF_LINES), 0)
+                .into_iter()
+                .map(|block| &lines[block])
+                .collect();
+            words.append_batch(&blocks)?;
+        }
+    }
+    all_done.recv()?;
+    let seconds = begun.elapsed().as_secs_f64();
+    run.stop()?;
     let mut sum = Checksum::default();
     totals.for_each(|word, count| sum.add(word, *count))?;
     engine.close()?;
@@ -114,17 +170,30 @@ fn cut(text: &[u8], into: usize, base: usize) -> Vec<Range<usize>> {
     ranges.map(|range| base + range.start..base + range.end).collect()
 }
 
-/// Seconds of the loop by hand, from the files to running counts.
-fn by_hand(
+/// Reads the texts, and counts them by hand: the seconds of both.
+fn by_hand_from_files(
     pool: &rayon::ThreadPool,
     paths: &[PathBuf],
-    mut log: Option<&mut Log>,
+    log: Option<&mut Log>,
 ) -> Outcome<(f64, Checksum)> {
     let begun = Instant::now();
     let texts = paths.iter().map(std::fs::read).collect::<Result<Vec<_>, _>>()?;
+    let read = begun.elapsed().as_secs_f64();
+    let (seconds, sum) = by_hand(pool, &texts, BATCH, log)?;
+    Ok((read + seconds, sum))
+}
+
+/// Seconds of the loop by hand, from texts in memory to running counts.
+fn by_hand(
+    pool: &rayon::ThreadPool,
+    texts: &[Vec<u8>],
+    batch_bytes: usize,
+    mut log: Option<&mut Log>,
+) -> Outcome<(f64, Checksum)> {
+    let begun = Instant::now();
     let mut totals: Vec<_> = (0..PARTITIONS).map(|_| Counts::with_capacity(1024)).collect();
-    for text in &texts {
-        for batch in cut(text, text.len().div_ceil(BATCH), 0) {
+    for text in texts {
+        for batch in cut(text, text.len().div_ceil(batch_bytes), 0) {
             if let Some(log) = &mut log {
                 log.append(&text[batch.clone()])?;
             }
@@ -160,17 +229,46 @@ fn count_batch<'t>(text: &'t [u8], pieces: &[Range<usize>], totals: &mut [Counts
     });
 }
 
-fn line(name: &str, words: u64, seconds: &[f64]) {
+fn line(work: &str, name: &str, words: u64, seconds: &[f64]) {
     let rates = seconds.iter().map(|seconds| words as f64 / seconds / 1e6).collect();
     if let Some(Spread { low, median, high }) = Spread::of(rates) {
-        println!("engine/word_count/{name}: {median:.1} M words/s ({low:.1}..{high:.1})");
+        println!("engine/{work}/{name}: {median:.1} M words/s ({low:.1}..{high:.1})");
     }
 }
 
-fn ratio(name: &str, over: &[f64], engine: &[f64]) {
+fn ratio(work: &str, name: &str, over: &[f64], engine: &[f64]) {
     let ratios = over.iter().zip(engine).map(|(theirs, ours)| theirs / ours).collect();
     if let Some(Spread { low, median, high }) = Spread::of(ratios) {
-        println!("engine/word_count: {median:.2}x of {name} ({low:.2}..{high:.2})");
+        println!("engine/{work}: {median:.2}x of {name} ({low:.2}..{high:.2})");
+    }
+}
+
+/// What the three ways of one work have as input.
+struct Inputs<'i> {
+    pool: rayon::ThreadPool,
+    place: &'i Path,
+    paths: Vec<PathBuf>,
+    texts: Vec<Vec<u8>>,
+    log: Log,
+}
+
+impl Inputs<'_> {
+    /// One round of a work: by hand, by hand with a log, by the engine.
+    fn round(&mut self, work: &str) -> Outcome<[(f64, Checksum); 3]> {
+        let batch = if work == "small" { SMALL } else { BATCH };
+        let (pool, log) = (&self.pool, &mut self.log);
+        if work == "files" {
+            return Ok([
+                by_hand_from_files(pool, &self.paths, None)?,
+                by_hand_from_files(pool, &self.paths, Some(log))?,
+                by_engine(self.place, &self.paths)?,
+            ]);
+        }
+        Ok([
+            by_hand(pool, &self.texts, batch, None)?,
+            by_hand(pool, &self.texts, batch, Some(log))?,
+            by_engine_logged(self.place, &self.texts, batch)?,
+        ])
     }
 }
 
@@ -178,35 +276,43 @@ fn main() -> Outcome {
     let protocol = asked::protocol();
     let bytes = protocol.bulk_bytes;
     let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
-    let mut paths = Vec::new();
+    let (mut paths, mut texts) = (Vec::new(), Vec::new());
     for seed in 0..FILES {
         let path = place.path().join(format!("{seed}.txt"));
-        std::fs::write(&path, common::zipf_text(seed, (bytes / FILES) as usize, DISTINCT))?;
+        let text = common::zipf_text(seed, (bytes / FILES) as usize, DISTINCT);
+        std::fs::write(&path, &text)?;
         paths.push(path);
+        texts.push(text);
     }
     let pool = rayon::ThreadPoolBuilder::new().build()?;
-    let mut log = Log::open(&place.path().join("raw"))?;
-    let (mut hand, mut logged, mut engine) = (vec![], vec![], vec![]);
-    let mut words = 0;
-    for round in 0..=protocol.rounds {
-        let (hand_now, expected) = by_hand(&pool, &paths, None)?;
-        let (logged_now, also) = by_hand(&pool, &paths, Some(&mut log))?;
-        let (engine_now, found) = by_engine(place.path(), &paths)?;
-        assert_eq!((also, found), (expected, expected), "all ways count the same");
-        words = found.words;
-        // The first round warms the machine up.
-        if round > 0 {
-            hand.push(hand_now);
-            logged.push(logged_now);
-            engine.push(engine_now);
+    let log = Log::open(&place.path().join("raw"))?;
+    let (mib, rounds, threads) = (bytes >> 20, protocol.rounds, pool.current_num_threads());
+    let mut inputs = Inputs { pool, place: place.path(), paths, texts, log };
+    let names = asked::names();
+    for work in ["files", "logged", "small"] {
+        if !names.is_empty() && !names.iter().any(|name| name == work) {
+            continue;
         }
+        let (mut hand, mut logged, mut engine) = (vec![], vec![], vec![]);
+        let mut words = 0;
+        for round in 0..=rounds {
+            let [(hand_now, expected), (logged_now, also), (engine_now, found)] =
+                inputs.round(work)?;
+            assert_eq!((also, found), (expected, expected), "all ways count the same");
+            words = found.words;
+            // The first round warms the machine up.
+            if round > 0 {
+                hand.push(hand_now);
+                logged.push(logged_now);
+                engine.push(engine_now);
+            }
+        }
+        println!("{work}: {words} words in {mib} MiB, {threads} threads, {rounds} rounds");
+        line(work, "by_hand", words, &hand);
+        line(work, "by_hand_with_log", words, &logged);
+        line(work, "engine", words, &engine);
+        ratio(work, "the loop by hand", &hand, &engine);
+        ratio(work, "the loop with a log", &logged, &engine);
     }
-    let (mib, rounds) = (bytes >> 20, protocol.rounds);
-    println!("{words} words in {mib} MiB, {} threads, {rounds} rounds", pool.current_num_threads());
-    line("by_hand", words, &hand);
-    line("by_hand_with_log", words, &logged);
-    line("engine", words, &engine);
-    ratio("the loop by hand", &hand, &engine);
-    ratio("the loop with a log", &logged, &engine);
     Ok(())
 }

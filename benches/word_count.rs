@@ -1,12 +1,16 @@
 //! How close does the word count on datasets come to a hand-written loop on rayon?
 //!
-//! Both count the words of the same 16 MiB of text in memory, on all cores, and must arrive at the
-//! same checksum. Rounds alternate, so that a busy machine disturbs both. `cargo bench --bench
-//! word_count` prints the ratio of the medians first, then criterion's figures.
+//! A running count over generated text in memory, on all cores, in batches of 3 M words out of 1 M
+//! distinct ones (Zipf): each batch is counted, and its counts are added to totals. By hand there
+//! are two loops, both with keys that are slices of the text: one sends every word through the
+//! shuffle, the other counts within each piece first. All must arrive at the same totals. Rounds
+//! alternate, so that a busy machine disturbs all. Two batches a round; `SAWMILL_S1_BATCHES=17` is
+//! the whole work of 50 M words. A number as argument is that of the threads (default: all cores),
+//! `scaling` compares one thread with all.
 
-#![allow(missing_docs, reason = "criterion's macros make undocumented functions")]
 #![allow(clippy::disallowed_methods, reason = "a bench measures real time")]
-#![allow(clippy::print_stdout, reason = "the ratio is what this prints")]
+#![allow(clippy::disallowed_types, reason = "and reads what the kernel counts")]
+#![allow(clippy::print_stdout, reason = "the ratios are what this prints")]
 #![allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -15,21 +19,38 @@
 
 mod common;
 #[path = "common/count.rs"]
+#[allow(dead_code, reason = "shared with another bench")]
 mod count;
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
-use count::{Checksum, Counts, is_space};
-use criterion::{Criterion, Throughput};
+use count::{Checksum, Counts, Totals, is_space};
 use rayon::prelude::*;
 use sawmill::{Bytes, Dataset, Executor, Kv};
 use xxhash_rust::xxh3::xxh3_64;
 
-const TEXT_BYTES: usize = 16 << 20;
-const DISTINCT: usize = 200_000;
+/// About 3 M words.
+const BATCH_BYTES: usize = 25 << 20;
+const DISTINCT: usize = 1_000_000;
 const PARTITIONS: usize = 16;
 const ROUNDS: usize = 15;
+
+struct Batch {
+    text: Arc<Vec<u8>>,
+    pieces: Vec<Range<usize>>,
+    counts: Dataset<Kv<Bytes, u64>>,
+}
+
+impl Batch {
+    fn new(seed: u64, bytes: usize) -> Batch {
+        let text = Arc::new(common::zipf_text(seed, bytes, DISTINCT));
+        let pieces = common::cut_at_lines(&text, PARTITIONS);
+        let source = common::Text { bytes: Arc::clone(&text), pieces: pieces.clone() };
+        Batch { text, pieces, counts: word_count(&Dataset::from_source(Arc::new(source))) }
+    }
+}
 
 fn word_count(lines: &Dataset<Bytes>) -> Dataset<Kv<Bytes, u64>> {
     lines
@@ -42,48 +63,71 @@ fn word_count(lines: &Dataset<Bytes>) -> Dataset<Kv<Bytes, u64>> {
         .reduce_by_key(|a, b| a + b)
 }
 
-fn on_datasets(executor: &Executor, counts: &Dataset<Kv<Bytes, u64>>) -> Checksum {
-    let run = executor.context();
-    let add = |sum: &mut Checksum, (word, count): (&[u8], u64)| sum.add(word, count);
-    executor.fold(&run, counts, Checksum::default, add, Checksum::merge).expect("a word count")
+fn on_datasets(executor: &Executor, batches: &[Batch]) -> Checksum {
+    let totals: Vec<_> = (0..PARTITIONS).map(|_| Mutex::new(Totals::default())).collect();
+    for batch in batches {
+        let add = |rows: sawmill::Rows<'_, Kv<Bytes, u64>>| {
+            let mut totals = totals[rows.partition() as usize].lock().expect("no panics");
+            rows.for_each(|(word, count)| totals.add(xxh3_64(word), word, count))
+        };
+        let run = executor.context();
+        executor.for_each_partition(&run, &batch.counts, add).expect("a word count");
+    }
+    let sums = totals.iter().map(|totals| totals.lock().expect("no panics").checksum());
+    sums.fold(Checksum::default(), Checksum::merge)
 }
 
-fn by_hand(pool: &rayon::ThreadPool, text: &[u8], pieces: &[std::ops::Range<usize>]) -> Checksum {
-    pool.install(|| {
-        let counted: Vec<Vec<Counts<'_>>> = pieces
-            .par_iter()
-            .with_max_len(1)
-            .map(|piece| {
-                let mut tables: Vec<_> =
-                    (0..PARTITIONS).map(|_| Counts::with_capacity(DISTINCT / 64)).collect();
-                for word in text[piece.clone()].split(is_space).filter(|word| !word.is_empty()) {
-                    let hash = xxh3_64(word);
-                    tables[(hash >> 60) as usize].add(hash, word, 1);
-                }
-                tables
-            })
-            .collect();
-        (0..PARTITIONS)
-            .into_par_iter()
-            .with_max_len(1)
-            .map(|partition| {
-                let mut merged = Counts::with_capacity(DISTINCT / PARTITIONS);
-                for tables in &counted {
-                    for &(hash, word, count) in &tables[partition].rows {
-                        merged.add(hash, word, count);
-                    }
-                }
-                let mut sum = Checksum::default();
-                merged.rows.iter().for_each(|&(_, word, count)| sum.add(word, count));
-                sum
-            })
-            .reduce(Checksum::default, Checksum::merge)
-    })
+type Way<'w> = Box<dyn Fn() -> Checksum + 'w>;
+type Shuffled<'t> = Vec<Vec<(u64, &'t [u8], u64)>>;
+
+/// Every word of a piece, by partition.
+fn send_words<'t>(text: &'t [u8], room: usize) -> Shuffled<'t> {
+    let mut buckets: Shuffled<'t> = (0..PARTITIONS).map(|_| Vec::with_capacity(room)).collect();
+    for word in text.split(is_space).filter(|word| !word.is_empty()) {
+        let hash = xxh3_64(word);
+        buckets[(hash >> 60) as usize].push((hash, word, 1));
+    }
+    buckets
 }
 
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort();
-    times[times.len() / 2]
+/// The words of a piece by partition, each once with its count.
+fn send_counts<'t>(text: &'t [u8], _room: usize) -> Shuffled<'t> {
+    let mut tables: Vec<_> = (0..PARTITIONS).map(|_| Counts::with_capacity(2048)).collect();
+    for word in text.split(is_space).filter(|word| !word.is_empty()) {
+        let hash = xxh3_64(word);
+        tables[(hash >> 60) as usize].add(hash, word, 1);
+    }
+    tables.into_iter().map(|table| table.rows).collect()
+}
+
+fn by_hand<'t>(
+    pool: &rayon::ThreadPool,
+    batches: &'t [Batch],
+    send: impl Fn(&'t [u8], usize) -> Shuffled<'t> + Sync,
+) -> Checksum {
+    let mut totals: Vec<_> = (0..PARTITIONS).map(|_| Counts::with_capacity(1024)).collect();
+    let mut room = 1024;
+    for batch in batches {
+        let pieces = batch.pieces.par_iter().with_max_len(1);
+        let sent: Vec<_> =
+            pool.install(|| pieces.map(|p| send(&batch.text[p.clone()], room)).collect());
+        room = sent.iter().flatten().map(Vec::len).max().unwrap_or(0) * 9 / 8;
+        pool.install(|| {
+            totals.par_iter_mut().with_max_len(1).enumerate().for_each(|(partition, totals)| {
+                for &(hash, word, count) in sent.iter().flat_map(|sent| &sent[partition]) {
+                    totals.add(hash, word, count);
+                }
+            });
+        });
+    }
+    totals.iter().map(Counts::checksum).fold(Checksum::default(), Checksum::merge)
+}
+
+/// Low quartile, median, high quartile.
+fn spread(mut figures: Vec<f64>) -> (f64, f64, f64) {
+    figures.sort_by(f64::total_cmp);
+    let at = |quarter: usize| figures[(figures.len() - 1) * quarter / 4];
+    (at(1), at(2), at(3))
 }
 
 /// `cargo bench` says `--bench`; run as a test, a bench does hardly anything.
@@ -92,50 +136,83 @@ fn is_test() -> bool {
     !given("--bench") || given("--test")
 }
 
-fn main() {
-    let (bytes, rounds) = if is_test() { (TEXT_BYTES / 256, 1) } else { (TEXT_BYTES, ROUNDS) };
-    let text = Arc::new(common::zipf_text(7, bytes, DISTINCT));
-    let pieces = common::cut_at_lines(&text, PARTITIONS);
-    let executor = Executor::new(0, PARTITIONS as u32).expect("threads");
-    let pool = rayon::ThreadPoolBuilder::new().build().expect("threads");
-    let source = common::Text { bytes: Arc::clone(&text), pieces: pieces.clone() };
-    let counts = word_count(&Dataset::from_source(Arc::new(source)));
+/// Seconds of CPU time of all threads so far: on a busy machine, steadier than the wall clock.
+fn cpu_seconds() -> f64 {
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let stats = threads.filter_map(|t| std::fs::read_to_string(t.path().join("schedstat")).ok());
+    stats.filter_map(|stat| stat.split(' ').next()?.parse::<f64>().ok()).sum::<f64>() / 1e9
+}
 
-    let (mut hand, mut datasets) = (Vec::new(), Vec::new());
-    let mut words = 0;
+/// What the rounds of one way took, in seconds.
+#[derive(Default)]
+struct Took {
+    wall: Vec<f64>,
+    cpu: Vec<f64>,
+}
+
+/// Seconds of each round: through the shuffle by hand, combined by hand, on datasets.
+fn rounds(threads: usize, batches: &[Batch], rounds: usize) -> [Took; 3] {
+    let executor = Executor::new(threads, PARTITIONS as u32).expect("threads");
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+    let pool = pool.thread_name(|index| format!("hand-{index}")).build().expect("threads");
+    let ways: [(&str, Way<'_>); 3] = [
+        ("by_hand", Box::new(|| by_hand(&pool, batches, send_words))),
+        ("by_hand_combined", Box::new(|| by_hand(&pool, batches, send_counts))),
+        ("datasets", Box::new(|| on_datasets(&executor, batches))),
+    ];
+    let mut times = [(); 3].map(|()| Took::default());
+    let mut sums = [Checksum::default(); 3];
     for round in 0..=rounds {
-        let start = Instant::now();
-        let expected = by_hand(&pool, &text, &pieces);
-        let by_hand = start.elapsed();
-        let start = Instant::now();
-        let found = on_datasets(&executor, &counts);
-        let by_datasets = start.elapsed();
-        assert_eq!(found, expected, "both ways count the same");
-        words = found.words;
-        // The first round warms the machine up.
-        if round > 0 {
-            hand.push(by_hand);
-            datasets.push(by_datasets);
+        for ((_, way), (times, sum)) in ways.iter().zip(times.iter_mut().zip(&mut sums)) {
+            let (start, cpu) = (Instant::now(), cpu_seconds());
+            *sum = way();
+            // The first round warms the machine up.
+            if round > 0 {
+                times.wall.push(start.elapsed().as_secs_f64());
+                times.cpu.push(cpu_seconds() - cpu);
+            }
         }
+        assert_eq!((sums[1], sums[2]), (sums[0], sums[0]), "all ways count the same");
     }
-    let (hand, datasets) = (median(hand), median(datasets));
-    let rate = |time: Duration| words as f64 / time.as_secs_f64() / 1e6;
-    println!(
-        "word_count: {} threads, {} MiB, {words} words: by hand {hand:?} ({:.1} M words/s), \
-         datasets {datasets:?} ({:.1} M words/s), ratio {:.2}",
-        executor.threads(),
-        text.len() >> 20,
-        rate(hand),
-        rate(datasets),
-        hand.as_secs_f64() / datasets.as_secs_f64(),
-    );
+    for ((name, _), times) in ways.iter().zip(&times) {
+        let rates = times.wall.iter().map(|seconds| sums[0].words as f64 / seconds / 1e6).collect();
+        let (low, median, high) = spread(rates);
+        println!(
+            "exec/word_count/{name}: {} threads, {} words, {} distinct: \
+             {median:.1} M words/s ({low:.1}..{high:.1})",
+            executor.threads(),
+            sums[0].words,
+            sums[0].distinct,
+        );
+    }
+    times
+}
 
-    let mut criterion = Criterion::default().sample_size(10).configure_from_args();
-    let mut group = criterion.benchmark_group("exec/word_count/16_mib");
-    group.throughput(Throughput::Bytes(text.len() as u64));
-    group.measurement_time(Duration::from_secs(2)).warm_up_time(Duration::from_millis(300));
-    group.bench_function("by_hand", |b| b.iter(|| by_hand(&pool, &text, &pieces)));
-    group.bench_function("datasets", |b| b.iter(|| on_datasets(&executor, &counts)));
-    group.finish();
-    criterion.final_summary();
+fn ratio(what: &str, over: &Took, under: &Took) {
+    let of = |over: &[f64], under: &[f64]| {
+        spread(over.iter().zip(under).map(|(over, under)| over / under).collect())
+    };
+    let ((low, median, high), cpu) = (of(&over.wall, &under.wall), of(&over.cpu, &under.cpu).1);
+    println!("exec/word_count: {median:.2}x of {what} ({low:.2}..{high:.2}), by CPU {cpu:.2}x");
+}
+
+fn main() {
+    let given = |name: &str| std::env::args().any(|word| word == name);
+    let number = |text: String| text.parse::<usize>().ok();
+    let count = std::env::var("SAWMILL_S1_BATCHES").ok().and_then(number).unwrap_or(2);
+    let threads = std::env::args().find_map(number).unwrap_or(0);
+    let (bytes, runs) = if is_test() { (BATCH_BYTES / 256, 1) } else { (BATCH_BYTES, ROUNDS) };
+    let batches: Vec<_> = (0..count as u64).map(|seed| Batch::new(seed, bytes)).collect();
+    let [hand, combined, datasets] = rounds(threads, &batches, runs);
+    ratio("the loop by hand", &hand, &datasets);
+    ratio("the loop by hand that combines", &combined, &datasets);
+    if given("scaling") {
+        let [hand_1, _, datasets_1] = rounds(1, &batches, runs);
+        let gain = |one: &Took, all: &Took| spread(one.wall.clone()).1 / spread(all.wall.clone()).1;
+        let (hand, datasets) = (gain(&hand_1, &hand), gain(&datasets_1, &datasets));
+        println!(
+            "exec/word_count/scaling: by hand {hand:.2}x, datasets {datasets:.2}x, ratio {:.2}",
+            datasets / hand
+        );
+    }
 }

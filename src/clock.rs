@@ -1,8 +1,20 @@
 //! The seam to time. Wall time decides *when* something happens, never what a result is.
+//!
+//! Where time passes by itself, who waits for a moment sleeps for as long as it is away. Where it
+//! is moved by hand, moving it is an event, of which those who wait are told.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Weak;
 use std::time::Duration;
+
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, lock};
+
+/// Somebody who waits for a moment.
+pub trait Sleeper: fmt::Debug + Send + Sync {
+    /// Time was moved by hand: look at the clock again. Called without any lock of the clock.
+    fn time_moved(&self);
+}
 
 /// Where time comes from.
 pub trait Clock: fmt::Debug + Send + Sync {
@@ -12,10 +24,18 @@ pub trait Clock: fmt::Debug + Send + Sync {
     fn monotonic_ns(&self) -> u64;
     /// Waits.
     fn sleep(&self, duration: Duration);
-    /// How long who waits for a deadline that is `left` away may sleep before it has to look at
-    /// this clock again. As long as that, where time passes by itself.
-    fn look_again_after(&self, left: Duration) -> Duration {
-        left
+    /// From now on, `sleeper` is told whenever time was moved by hand. Where time passes by itself
+    /// there is nothing to tell.
+    fn watch(&self, sleeper: Weak<dyn Sleeper>) {
+        drop(sleeper);
+    }
+    /// Waits until [`Clock::monotonic_ns`] is at least `until_ns`. Several who wait for one moment
+    /// wait side by side.
+    fn sleep_until(&self, until_ns: u64) {
+        let left = until_ns.saturating_sub(self.monotonic_ns());
+        if left > 0 {
+            self.sleep(Duration::from_nanos(left));
+        }
     }
 }
 
@@ -43,31 +63,46 @@ impl Clock for SystemClock {
 
 /// A clock that moves only when told to, or by what is slept: for tests and simulation.
 #[derive(Debug, Default)]
-pub struct ManualClock(AtomicU64);
+pub struct ManualClock {
+    now_ns: AtomicU64,
+    sleepers: Mutex<Vec<Weak<dyn Sleeper>>>,
+}
 
 impl ManualClock {
-    /// Moves time forward.
+    /// Moves time forward, and then tells everybody who waits.
     pub fn advance(&self, duration: Duration) {
         let step = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        self.0.fetch_add(step, Ordering::SeqCst);
+        self.now_ns.fetch_add(step, Ordering::SeqCst);
+        self.tell();
+    }
+
+    fn tell(&self) {
+        let sleepers: Vec<_> = lock(&self.sleepers).iter().filter_map(Weak::upgrade).collect();
+        sleepers.iter().for_each(|sleeper| sleeper.time_moved());
     }
 }
 
 impl Clock for ManualClock {
     fn wall_ns(&self) -> u64 {
-        self.0.load(Ordering::SeqCst)
+        self.now_ns.load(Ordering::SeqCst)
     }
 
     fn monotonic_ns(&self) -> u64 {
-        self.0.load(Ordering::SeqCst)
+        self.now_ns.load(Ordering::SeqCst)
     }
 
     fn sleep(&self, duration: Duration) {
         self.advance(duration);
     }
 
-    /// Time moves when a test says so, and wakes nobody: look often.
-    fn look_again_after(&self, left: Duration) -> Duration {
-        left.min(Duration::from_millis(1))
+    fn watch(&self, sleeper: Weak<dyn Sleeper>) {
+        let mut sleepers = lock(&self.sleepers);
+        sleepers.retain(|known| known.strong_count() > 0);
+        sleepers.push(sleeper);
+    }
+
+    fn sleep_until(&self, until_ns: u64) {
+        self.now_ns.fetch_max(until_ns, Ordering::SeqCst);
+        self.tell();
     }
 }

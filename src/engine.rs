@@ -113,7 +113,7 @@ impl Engine {
     /// no source of the running job reads are kept, and everything behind them.
     ///
     /// # Errors
-    /// The log's; `TooLarge` for the 65,535th stream.
+    /// The log's; `TooLarge` for the 32,768th stream.
     pub fn ingest(&self, name: Name) -> Result<Ingest> {
         let stream = self.streams.open(&self.wal, name.get())?;
         Ok(Ingest::new(name, &self.wal, stream))

@@ -28,10 +28,26 @@ pub enum ErrorKind {
     WouldBlock,
     /// The deadline passed first. Nothing was appended.
     TimedOut,
+    /// A producer sent a record that is stored and durable, so long ago that its LSN is not known
+    /// any more. Nothing was appended, and nothing has to be done.
+    Duplicate,
+    /// A producer sent a record before the ones that come before it. Nothing was appended: send
+    /// what is missing.
+    SequenceGap,
+    /// A producer with a higher epoch has taken over. Nothing was appended, nor will be.
+    Fenced,
     /// The record, batch or option is over its limit. Nothing was written.
     TooLarge,
     /// Bytes that were acknowledged are damaged. Nothing was changed.
     Corrupt,
+    /// A reader's position was cut off since: what it read is not the beginning of this log.
+    Diverged {
+        /// The last record that the reader and the log share; zero if none is known to be.
+        last_good: Lsn,
+    },
+    /// Records that were damaged and given up by an explicit repair. The reader that says so goes
+    /// on behind them: ask it for the next record.
+    Lost,
     /// The medium refused to return bytes. Nothing was changed.
     Unreadable,
     /// Written by a newer version of sawmill, or not by sawmill at all.

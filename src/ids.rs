@@ -133,6 +133,11 @@ counted! {
     Epoch
 }
 counted! {
+    /// Who sends records that are to be stored once, however often they are sent. Chosen by the
+    /// sender, and the same for all its lives.
+    ProducerId
+}
+counted! {
     /// The number of a batch of one job, from 1. Zero means "before the first batch".
     BatchId
 }

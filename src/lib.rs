@@ -99,11 +99,13 @@ struct Readme;
 pub use engine::Engine;
 pub use error::{Error, ErrorKind, Result};
 pub use exec::{
-    Bytes, Data, Dataset, Drills, Emit, Executor, Key, Kv, Lost, Malformed, Name, OperatorId,
-    PartitionSink, PartitionSource, Row, Rows, RunContext, Str, TaskKind, TaskOutcome, TaskRecord,
-    Value, Wire,
+    Accumulator, Broadcast, Bytes, CancelToken, Data, Dataset, Drills, Emit, Executor, Key, Kv,
+    Lost, Malformed, Name, OperatorId, PartitionSink, PartitionSource, Row, Rows, RunContext,
+    StorageLevel, Str, TaskKind, TaskOutcome, TaskRecord, Value, Wire,
 };
-pub use ids::{BatchId, Epoch, Generation, LogId, Lsn, Position, SegmentNumber, StreamId};
+pub use ids::{
+    BatchId, Epoch, Generation, LogId, Lsn, Position, ProducerId, SegmentNumber, StreamId,
+};
 pub use options::EngineOptions;
 pub use sink::{BatchOutput, JsonLines, JsonRow, SinkIdentity};
 #[doc(hidden)]
@@ -115,7 +117,9 @@ pub use stream::{
     StreamRun, Trigger,
 };
 pub use wal::{
-    AppendOptions, Background, Backup, Durability, Hold, Latencies, LogMarks, LsnRange,
-    OwnedRecord, Pending, Pin, Ready, Record, Replay, Tail, TruncationPlan, Wal, WalOptions,
-    WalStats,
+    AppendOptions, Background, Backup, Damage, Durability, Entry, EpochReport, Hold, Latencies,
+    LogMarks, LogReport, LsnRange, OwnedRecord, Pending, PendingReceipt, Pin, ProducerStamp,
+    ProducerState, ReaderPosition, ReaderStats, ReaderTail, Ready, Receipt, Record, Repair, Replay,
+    Safeguard, SegmentReport, SegmentState, Tail, TruncationPlan, Wal, WalOptions, WalReader,
+    WalStats, WalStream, WriterState,
 };

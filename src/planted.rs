@@ -32,6 +32,8 @@ bugs! {
     AcknowledgeAtSubmit => "acknowledge-at-submit",
     /// L8: a durable frame behind a plain one is written without flushing the plain one.
     PlainBeforeDurable => "plain-before-durable",
+    /// L8: the durable LSN rises over a frame that has not landed.
+    DurableOverHole => "durable-over-hole",
     /// L1: a prepared segment's directory entry is not synced.
     NoDirectorySync => "no-directory-sync",
     /// L16: the new epoch counts accepted frames only.
@@ -46,12 +48,20 @@ bugs! {
     ExistenceAttests => "existence-attests",
     /// L4: a length read from disk is believed.
     TrustLength => "trust-length",
+    /// L7: the slot is left free without telling the committer that there is work.
+    LostWakeup => "lost-wakeup",
+    /// L7: a group that only futures wait for is appointed to lead.
+    LeadershipToFuture => "leadership-to-future",
+    /// L7: a time limit that passes as the frame is taken out makes nobody wait for the outcome.
+    DeadlineForgetsFlight => "deadline-forgets-flight",
     /// L12: a short write counts as a whole one.
     ShortWriteCounts => "short-write-counts",
     /// L12: a failed sync is repeated and believed.
     RetrySync => "retry-sync",
     /// L12: the log goes on after a failed write.
     ContinueAfterError => "continue-after-error",
+    /// L10: a poisoned log attests once more.
+    AttestAfterPoison => "attest-after-poison",
     /// L14: recovered records are shown before the barrier is durable.
     ShowBeforeBarrier => "show-before-barrier",
     /// L14: recovery reads through the page cache, without syncing first.
@@ -62,8 +72,14 @@ bugs! {
     UnlinkBeforeStart => "unlink-before-start",
     /// L18: a segment that somebody can see is recycled.
     RecycleShared => "recycle-shared",
+    /// L22: a record that was sent again is answered before its original is durable.
+    DuplicateBeforeDurable => "duplicate-before-durable",
     /// L19: readers are shown records above the durable LSN.
     ReadAboveDurable => "read-above-durable",
+    /// L21: a position that was cut off is resumed without a word.
+    SilentDivergence => "silent-divergence",
+    /// L24: an opening takes the clock's time, though it is before the last frame's.
+    SealTimeFalls => "seal-time-falls",
     /// L5: an LSN is given before there is space for its record.
     LsnBeforeSpace => "lsn-before-space",
     /// L3: padding is taken for the end of the log.
@@ -78,6 +94,8 @@ bugs! {
     SinkWithoutName => "sink-without-name",
     /// E2: a planned batch is planned anew after a restart.
     ReplanAfterRestart => "replan-after-restart",
+    /// E12: what a recomputed partition adds to an accumulator is counted again.
+    CountOnRecompute => "count-on-recompute",
     /// E10: the overlay of a failed attempt is merged.
     MergeFailedOverlay => "merge-failed-overlay",
     /// E18: a file's range is read again without comparing digests.

@@ -16,9 +16,9 @@ use crate::sink::{SinkContext, SinkIdentity};
 use crate::state::OperatorState;
 use crate::stream::{
     Batch, BatchCompletion, BatchPlan, Board, Boundary, EngineState, Entry, Env, Hooks, JOURNAL,
-    Job, JobDriver, JobShape, Marks, OpenedStream, RunOptions, add_stream,
+    Job, JobDriver, JobShape, Marks, OpenedStream, RunOptions, Writing, add_stream,
 };
-use crate::sync::Arc;
+use crate::sync::{Arc, Mutex};
 use crate::wal::Wal;
 
 /// A planned batch, as the log has it.
@@ -225,7 +225,7 @@ pub(crate) fn recover(
         let fell_back = (!loaded.fell_back.is_empty()).then(|| loaded.fell_back.join("; "));
         driver.board.update(|progress| progress.checkpoint_alarm = fell_back);
     }
-    driver.store = Some(store);
+    driver.store = Some(Arc::new(Mutex::new(store)));
     driver.boundary = scan.boundary;
     driver.marks = Marks::restored(driver.boundary.batch);
     open_sinks(&driver, &scan.batches)?;
@@ -251,6 +251,8 @@ fn at_rest(
         options,
         hooks,
         store: None,
+        writing: Writing::default(),
+        flight: None,
         states,
         boundary: Boundary::default(),
         marks: Marks::default(),
@@ -366,8 +368,9 @@ mod tests {
 
     fn done(batch: u64) -> Entry {
         let (digests, sinks) = (Vec::new(), Vec::new());
-        let (job, batch) = ("job".to_owned(), BatchId::new(batch));
-        Entry::BatchCompleted(BatchCompletion { job, batch, attempt: 1, digests, sinks })
+        let (job, batch, accumulators) = ("job".to_owned(), BatchId::new(batch), Vec::new());
+        let attempt = 1;
+        Entry::BatchCompleted(BatchCompletion { job, batch, attempt, digests, sinks, accumulators })
     }
 
     fn again(batch: u64, attempt: u32) -> Entry {

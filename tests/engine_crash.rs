@@ -41,7 +41,10 @@ fn undisturbed() -> (World, u64, Finished) {
 
 /// Strikes one operation; the disks that may be found afterwards.
 fn strike(op: u64, manner: CrashManner) -> World {
-    let world = World::new(1);
+    strike_in(World::new(1), op, manner)
+}
+
+fn strike_in(world: World, op: u64, manner: CrashManner) -> World {
     world.disk.crash_at(op, manner);
     let ended = life(&world, Box::new(NoHooks));
     assert!(ended.is_err() || world.disk.is_off() || manner == CrashManner::After);
@@ -133,6 +136,30 @@ fn crash_around_a_sink_that_is_tried_again() {
         }
     }
     println!("{states} states around repeated attempts");
+}
+
+/// E1 step 7, E15: the checkpoint of a batch is written while the next one goes through its steps,
+/// as a job on its own thread may do; struck at every operation of that.
+#[test]
+fn crash_around_a_checkpoint_beside_the_next_batch() {
+    let late = || World { late: true, ..World::new(1) };
+    let undisturbed = late();
+    let finished = life(&undisturbed, Box::new(NoHooks)).unwrap();
+    check(&undisturbed, &finished).unwrap();
+    assert!(finished.truncated, "late checkpoints truncate, too");
+    assert_ne!(undisturbed.disk.ops(), self::undisturbed().1, "another order of operations");
+    let mut states = 0;
+    for op in 1..=undisturbed.disk.ops() {
+        for manner in [CrashManner::Before, CrashManner::Torn] {
+            let struck = strike_in(late(), op, manner);
+            for outcome in [CrashOutcome::LoseAll, CrashOutcome::KeepAll] {
+                let world = struck.with_disk(struck.disk.power_cycle(outcome));
+                live_on(&world, &format!("late, operation {op} {manner:?}, {outcome:?}")).unwrap();
+                states += 1;
+            }
+        }
+    }
+    println!("{states} states around late checkpoints");
 }
 
 /// Row R9: a crash while recovering from a crash, at a sample of both.

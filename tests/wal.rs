@@ -1,36 +1,18 @@
 //! The log through its public face, on the operating system's files: on whichever backend
 //! `SAWMILL_BACKEND` names.
 #![allow(clippy::unwrap_used, reason = "a test stops at what fails")]
-#![allow(clippy::print_stderr, clippy::disallowed_methods, reason = "the watchdog shouts")]
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use sawmill::testing::watched;
 use sawmill::{ErrorKind, Lsn, Wal, WalOptions};
 
 fn options() -> WalOptions {
     let lock_wait = Duration::ZERO;
     WalOptions { segment_size: 256 << 10, memory: 1 << 20, lock_wait, ..WalOptions::default() }
-}
-
-/// Fails what does not end: an append that stays unresolved is a bug that would hang the suite.
-fn watched<T: Send>(body: impl FnOnce() -> T + Send) -> T {
-    const LIMIT: Duration = Duration::from_secs(60);
-    thread::scope(|scope| {
-        let (done, watch) = mpsc::channel::<()>();
-        scope.spawn(move || {
-            if watch.recv_timeout(LIMIT) == Err(mpsc::RecvTimeoutError::Timeout) {
-                eprintln!("the log left somebody waiting for {LIMIT:?}");
-                std::process::abort();
-            }
-        });
-        let result = body();
-        drop(done);
-        result
-    })
 }
 
 /// Every user record of the log.
@@ -65,8 +47,9 @@ fn payload(thread: usize, number: usize) -> Vec<u8> {
 #[test]
 fn many_threads_append_submit_and_sync_and_every_lsn_holds_its_payload() {
     let place = tempfile::tempdir().unwrap();
-    let expected = watched(|| {
-        let wal = Wal::open(place.path(), options()).unwrap();
+    let path = place.path().to_owned();
+    let expected = watched(move || {
+        let wal = Wal::open(path, options()).unwrap();
         let mut expected = BTreeMap::new();
         thread::scope(|scope| {
             let workers: Vec<_> = (0..16)
@@ -213,8 +196,9 @@ fn a_pending_record_is_a_future() {
         }
     }
     let place = tempfile::tempdir().unwrap();
-    watched(|| {
-        let wal = Wal::open(place.path(), options()).unwrap();
+    let path = place.path().to_owned();
+    watched(move || {
+        let wal = Wal::open(path, options()).unwrap();
         let waker = Waker::from(Arc::new(Unpark(thread::current())));
         let mut context = Context::from_waker(&waker);
         for expected in 1..=200 {

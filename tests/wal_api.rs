@@ -14,6 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use sawmill::storage::BackendChoice;
+use sawmill::testing::watched;
 use sawmill::{AppendOptions, Durability, ErrorKind, Lsn, StreamId, Wal, WalOptions};
 
 const BUFFERED: AppendOptions =
@@ -26,7 +27,7 @@ fn options(backend: BackendChoice) -> WalOptions {
 }
 
 /// Runs `body` with io_uring and with `pwritev2`.
-fn on_each(body: impl Fn(&Path, WalOptions)) {
+fn on_each(body: impl Fn(&Path, WalOptions) + Copy + Send + 'static) {
     for backend in [BackendChoice::Uring, BackendChoice::Pwrite] {
         let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let log = place.path().join("log");
@@ -38,7 +39,7 @@ fn on_each(body: impl Fn(&Path, WalOptions)) {
             }
             Err(error) => panic!("{error}"),
         }
-        body(&log, options(backend));
+        watched(move || body(&log, options(backend)));
     }
 }
 

@@ -26,10 +26,13 @@ fn every_kind_of_work_is_measured_and_checked_beside_the_raw_limit() {
     assert_eq!(workloads.len(), names.len());
     for (workload, name) in workloads.iter().zip(names) {
         assert!(workload["workload"].as_str().unwrap().starts_with(name));
-        let [raw, sawmill] = &workload["contenders"].as_array().unwrap()[..] else {
+        let [raw, sawmill, others @ ..] = &workload["contenders"].as_array().unwrap()[..] else {
             panic!("two contenders: {workload}");
         };
         assert_eq!((&raw["contender"], &sawmill["contender"]), (&"raw".into(), &"sawmill".into()));
+        // Only bulk work is shown in new files as well.
+        let fresh = others.iter().all(|other| other["contender"] == "fresh");
+        assert!(fresh && others.len() == usize::from(name.starts_with("bulk")), "{workload}");
         assert!(sawmill["records_per_second"]["median"].as_f64().unwrap() > 0.0);
         assert!(sawmill["ratio_to_raw"]["quartile_1"].as_f64().unwrap() > 0.0);
     }
@@ -39,6 +42,13 @@ fn every_kind_of_work_is_measured_and_checked_beside_the_raw_limit() {
     assert!((1.0..=8.0).contains(&together), "{sawmill}");
     let bytes = sawmill["disk_bytes_per_payload_byte"].as_f64().unwrap();
     assert!((bytes * together - 40.96).abs() < 0.01, "{sawmill}");
+    // In steady state next to nothing is prepared; in new files each byte is written twice.
+    let [_, steady, fresh] = &workloads[3]["contenders"].as_array().unwrap()[..] else {
+        panic!("three contenders: {}", workloads[3]);
+    };
+    let prepared = |one: &serde_json::Value| one["prepared_bytes_per_payload_byte"].as_f64();
+    let (steady, fresh) = (prepared(steady).unwrap(), prepared(fresh).unwrap());
+    assert!(steady < 0.5 && fresh > 0.5, "{steady} {fresh}");
     assert!(!directory.exists(), "what was made is removed");
 }
 

@@ -4,7 +4,7 @@
 #![allow(clippy::print_stdout, reason = "what is skipped is said")]
 #![cfg(target_os = "linux")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -20,7 +20,7 @@ fn calls(backend: &str, records: u64) -> Option<BTreeMap<String, u64>> {
     let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let counts = place.path().join("counts");
     let mut child = Command::new("strace")
-        .args(["-f", "-c", "-o"])
+        .args(["-f", "-qq", "-o"])
         .arg(&counts)
         .args([PROGRAM, "wal", "append", "--segment-size", "4194304"])
         .arg(place.path().join("log"))
@@ -56,15 +56,34 @@ fn await_preparation(log: &Path) {
     std::thread::sleep(Duration::from_millis(100));
 }
 
-/// The table of `strace -c`: the fourth column counts, the last one names.
+/// How often the threads called what: all but the first, which opens and closes the log, and the
+/// one that prepares segments beside the appends.
 fn parse(path: &Path) -> BTreeMap<String, u64> {
     let text = std::fs::read_to_string(path).unwrap();
-    let rows = text.lines().filter_map(|line| {
-        let words: Vec<_> = line.split_whitespace().collect();
-        let count = words.get(3)?.parse().ok()?;
-        Some((words.last()?.to_string(), count))
-    });
-    rows.filter(|(name, _)| name != "total").collect()
+    // A line is the thread's number, then the call; the end of one that another interrupted
+    // begins with `<...`.
+    let calls: Vec<_> = text
+        .lines()
+        .filter_map(|line| {
+            let (thread, call) = line.split_once(' ')?;
+            let (name, arguments) = call.trim_start().split_once('(')?;
+            let named = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+            named.then_some((thread, name, arguments))
+        })
+        .collect();
+    let first = calls.first().map(|(thread, _, _)| *thread);
+    let preparing: BTreeSet<_> = calls
+        .iter()
+        .filter(|(_, name, arguments)| *name == "prctl" && arguments.contains("\"sawmill-prepare"))
+        .map(|(thread, _, _)| *thread)
+        .collect();
+    assert!(!preparing.is_empty(), "the thread that prepares has a name: {}", path.display());
+    let mut counts = BTreeMap::new();
+    let others = |thread: &str| Some(thread) != first && !preparing.contains(thread);
+    for (_, name, _) in calls.iter().filter(|(thread, _, _)| others(thread)) {
+        *counts.entry((*name).to_owned()).or_default() += 1;
+    }
+    counts
 }
 
 fn check(backend: &str, write: &str) {

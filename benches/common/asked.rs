@@ -8,7 +8,8 @@ use crate::bench::protocol::Protocol;
 /// anything when the bench is run as a test.
 pub(crate) fn protocol() -> Protocol {
     if is_test() {
-        return Protocol { rounds: 1, time: Duration::from_millis(5), bulk_bytes: 1 << 20 };
+        let time = Duration::from_millis(5);
+        return Protocol { rounds: 1, time, bulk_bytes: 1 << 20, warm: false };
     }
     let full = std::env::var_os("SAWMILL_BENCH").is_some_and(|value| value == "full");
     Protocol::within(if full { 15 } else { 3 })

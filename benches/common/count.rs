@@ -69,3 +69,62 @@ impl<'t> Counts<'t> {
         self.slots[at] = self.rows.len() as u32;
     }
 }
+
+impl Counts<'_> {
+    pub(crate) fn checksum(&self) -> Checksum {
+        let mut sum = Checksum::default();
+        self.rows.iter().for_each(|(_, word, count)| sum.add(word, *count));
+        sum
+    }
+}
+
+/// As [`Counts`], with words that outlive the text: they are copied when they are first seen.
+#[derive(Default)]
+pub(crate) struct Totals {
+    slots: Vec<u32>,
+    /// Hash, where the word begins and ends in the arena, count.
+    rows: Vec<(u64, u32, u32, u64)>,
+    arena: Vec<u8>,
+}
+
+impl Totals {
+    fn place(slots: &mut [u32], hash: u64, row: u32) {
+        let mask = slots.len() - 1;
+        let mut at = hash as usize & mask;
+        while slots[at] != 0 {
+            at = (at + 1) & mask;
+        }
+        slots[at] = row;
+    }
+
+    pub(crate) fn add(&mut self, hash: u64, word: &[u8], count: u64) {
+        if (self.rows.len() + 1) * 2 > self.slots.len() {
+            self.slots = vec![0; (self.slots.len() * 2).max(2048)];
+            for (row, (hash, ..)) in (1..).zip(&self.rows) {
+                Totals::place(&mut self.slots, *hash, row);
+            }
+        }
+        let mask = self.slots.len() - 1;
+        let mut at = hash as usize & mask;
+        while self.slots[at] != 0 {
+            let row = &mut self.rows[self.slots[at] as usize - 1];
+            if row.0 == hash && &self.arena[row.1 as usize..row.2 as usize] == word {
+                row.3 += count;
+                return;
+            }
+            at = (at + 1) & mask;
+        }
+        let start = self.arena.len() as u32;
+        self.arena.extend_from_slice(word);
+        self.rows.push((hash, start, self.arena.len() as u32, count));
+        self.slots[at] = self.rows.len() as u32;
+    }
+
+    pub(crate) fn checksum(&self) -> Checksum {
+        let mut sum = Checksum::default();
+        for &(_, start, end, count) in &self.rows {
+            sum.add(&self.arena[start as usize..end as usize], count);
+        }
+        sum
+    }
+}

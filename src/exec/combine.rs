@@ -45,7 +45,10 @@ pub(crate) struct User<'p> {
     meta: &'p Meta,
 }
 
-impl User<'_> {
+impl<'p> User<'p> {
+    pub(crate) fn new(task: &'p Task<'p>, meta: &'p Meta) -> User<'p> {
+        User { task, meta }
+    }
     #[inline]
     pub(crate) fn call<T>(&self, user: impl FnOnce() -> T) -> T {
         self.task.call(self.meta, user)
@@ -86,9 +89,10 @@ pub(crate) fn combine_by_key<K: Key, V: Row, C: Combine<V>>(
         meta: Meta::after(format!("{name}.combine"), parent.meta()),
         parent,
         combine,
-        keys_before: RoomHint::default(),
+        before: TableHint::default(),
     });
-    Dataset::from_node(Tabled::new(name, ReduceSide(map_side, PhantomData)))
+    let reduce_side = ReduceSide { map_side, before: TableHint::default(), key: PhantomData };
+    Dataset::from_node(Tabled::new(name, reduce_side))
 }
 
 /// Folds each source partition into one table for each reduce partition.
@@ -96,20 +100,40 @@ struct MapSide<K: Row, V: Row, C> {
     meta: Meta,
     parent: Parent<Kv<K, V>>,
     combine: C,
-    /// How many keys the buckets had last time.
-    keys_before: RoomHint,
+    before: TableHint,
 }
 
 /// Merges the tables of all source partitions, in their order.
-struct ReduceSide<K: Row, V: Row, C>(Arc<MapSide<K, V, C>>, PhantomData<fn() -> K>);
+struct ReduceSide<K: Row, V: Row, C> {
+    map_side: Arc<MapSide<K, V, C>>,
+    before: TableHint,
+    key: PhantomData<fn() -> K>,
+}
+
+/// How large the tables were last time.
+#[derive(Default)]
+struct TableHint {
+    keys: RoomHint,
+    arena: RoomHint,
+}
+
+impl TableHint {
+    fn table<A>(&self, at_least: usize) -> ByteTable<A> {
+        ByteTable::with_capacity(self.keys.room().max(at_least)).with_arena(self.arena.room())
+    }
+
+    fn learn<A>(&self, tables: &[ByteTable<A>]) {
+        self.keys.learn(tables.iter().map(ByteTable::len));
+        self.arena.learn(tables.iter().map(ByteTable::arena_len));
+    }
+}
 
 shuffle_node!([K: Key, V: Row, C: Combine<V>] MapSide<K, V, C>);
 
 impl<K: Key, V: Row, C: Combine<V>> Shuffle for MapSide<K, V, C> {
     fn buckets(&self, task: &Task<'_>, wanted: &[u32]) -> Result<Vec<Held>> {
-        let room = self.keys_before.room();
         let mut tables: Vec<ByteTable<C::Folded>> =
-            wanted.iter().map(|_| ByteTable::with_capacity(room)).collect();
+            wanted.iter().map(|_| self.before.table(0)).collect();
         let targets = Targets::new(task.run().parallelism(), wanted);
         let user = User { task, meta: &self.meta };
         let (mut scratch, mut refused) = (Vec::new(), None::<Error>);
@@ -125,7 +149,7 @@ impl<K: Key, V: Row, C: Combine<V>> Shuffle for MapSide<K, V, C> {
             }
         })?;
         refused.map_or(Ok(()), Err)?;
-        self.keys_before.learn(tables.iter().map(ByteTable::len));
+        self.before.learn(&tables);
         Ok(tables.into_iter().map(|table| Arc::new(table) as Held).collect())
     }
 }
@@ -135,24 +159,28 @@ impl<K: Key, V: Row, C: Combine<V>> Tabulate for ReduceSide<K, V, C> {
     type Value = C::Folded;
 
     fn dependencies(&self) -> Vec<Dependency> {
-        let map_side: Arc<MapSide<K, V, C>> = Arc::clone(&self.0);
+        let map_side: Arc<MapSide<K, V, C>> = Arc::clone(&self.map_side);
         vec![Dependency::Wide(map_side)]
     }
 
     fn table(&self, task: &Task<'_>, meta: &Meta) -> Result<ByteTable<C::Folded>> {
-        let id = self.0.meta.id;
+        let id = self.map_side.meta.id;
         let buckets = (0..task.partitions_of(id))
             .map(|map| task.bucket::<ByteTable<C::Folded>>(id, map, task.partition()))
             .collect::<Result<Vec<_>>>()?;
         let fullest = buckets.iter().map(|bucket| bucket.len()).max().unwrap_or(0);
-        let mut table = ByteTable::with_capacity(fullest);
+        let mut table = self.before.table(fullest);
         let user = User { task, meta };
         for bucket in buckets {
-            for (hash, key, folded) in bucket.iter() {
-                let place = Place { table: &mut table, hash, key, user };
-                self.0.combine.merge(place, folded.clone())?;
+            for piece in bucket.pieces() {
+                table.warm(piece.clone().map(|(hash, ..)| hash));
+                for (hash, key, folded) in piece {
+                    let place = Place { table: &mut table, hash, key, user };
+                    self.map_side.combine.merge(place, folded.clone())?;
+                }
             }
         }
+        self.before.learn(std::slice::from_ref(&table));
         Ok(table)
     }
 }

@@ -48,17 +48,28 @@ impl<K: Key, V: Value> KeyedInput<K, V> {
         }
     }
 
-    /// Number of operators fused with the one that reads this: those of a parent read in place.
-    pub(crate) fn fused(&self) -> u32 {
+    /// Number of operators fused with the one that reads this: those of a parent read in place; and
+    /// the same if nothing that is persisted is kept.
+    pub(crate) fn fused(&self) -> (u32, u32) {
         match &self.0 {
-            Route::Narrow(parent) => parent.meta().fused,
-            Route::Wide(_) => 0,
+            Route::Narrow(parent) => (parent.meta().fused, parent.meta().unkept),
+            Route::Wide(_) => (0, 0),
         }
     }
 
     /// Whether there is no shuffle.
     pub(crate) fn is_narrow(&self) -> bool {
         matches!(self.0, Route::Narrow(_))
+    }
+
+    /// The partition as the parent holds it, one row for each key, if it is read in place.
+    pub(crate) fn held_table(&self, task: &Task<'_>) -> Result<Option<Arc<ByteTable<V>>>> {
+        match &self.0 {
+            Route::Narrow(parent) if parent.holds_table() => {
+                task.held::<ByteTable<V>>(parent.meta().id, task.partition()).map(Some)
+            }
+            Route::Narrow(_) | Route::Wide(_) => Ok(None),
+        }
     }
 
     /// Calls `each` with hash, canonical key bytes and value of every row of the partition.
@@ -226,12 +237,15 @@ impl RoomHint {
 /// Which of the wanted buckets a hash goes to.
 pub(crate) struct Targets {
     parallelism: u32,
-    /// For each reduce partition, the place of its bucket among the wanted ones.
+    /// For each reduce partition, the place of its bucket among the wanted ones; empty: all are.
     places: Vec<Option<usize>>,
 }
 
 impl Targets {
     pub(crate) fn new(parallelism: u32, wanted: &[u32]) -> Targets {
+        if wanted.len() == parallelism as usize {
+            return Targets { parallelism, places: Vec::new() };
+        }
         let mut places = vec![None; parallelism as usize];
         for (place, &reduce) in wanted.iter().enumerate() {
             places[reduce as usize] = Some(place);
@@ -241,7 +255,8 @@ impl Targets {
 
     #[inline]
     pub(crate) fn of(&self, hash: u64) -> Option<usize> {
-        self.places[partition_of(hash, self.parallelism) as usize]
+        let reduce = partition_of(hash, self.parallelism) as usize;
+        if self.places.is_empty() { Some(reduce) } else { self.places[reduce] }
     }
 }
 
@@ -372,7 +387,12 @@ mod tests {
         let sums = pairs().reduce_by_key(|a, b| a + b);
         for (narrow, dataset) in [
             (true, sums.clone()),
-            (true, sums.filter(|(_, n)| *n > 0).map_values(|n| n).persist()),
+            (
+                true,
+                sums.filter(|(_, n)| *n > 0)
+                    .map_values(|n| n)
+                    .persist(crate::exec::StorageLevel::Memory),
+            ),
             (false, sums.union(&sums)),
             (false, sums.map_to_pair(|(key, n)| (key, n))),
         ] {

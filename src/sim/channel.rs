@@ -26,6 +26,18 @@ impl SimChannel {
         let rng = Rng::lane(disk.seed(), number);
         SimChannel { disk, rng, files: BTreeMap::new() }
     }
+
+    /// The operation that completes next, and when: the one that is done first, or, where
+    /// operations take no time, any.
+    fn next(&mut self) -> Option<(u64, u64)> {
+        let state = self.disk.state();
+        if state.options.latency.is_none() {
+            let nth = self.rng.below(self.files.len());
+            return self.files.keys().nth(nth).map(|token| (*token, 0));
+        }
+        let done_at = |token| state.in_flight.get(token).map_or(0, |flight| flight.done_at);
+        self.files.keys().map(|token| (*token, done_at(token))).min_by_key(|(_, at)| *at)
+    }
 }
 
 fn take_apart(op: Op) -> (Arc<dyn File>, Kind, u64, Option<AlignedBuf>) {
@@ -39,6 +51,18 @@ fn take_apart(op: Op) -> (Arc<dyn File>, Kind, u64, Option<AlignedBuf>) {
 }
 
 impl State {
+    fn done_at(&mut self, kind: Kind, bytes: usize) -> u64 {
+        let Some(latency) = self.options.latency else { return 0 };
+        self.timing.done_at(&latency, self.options.device, kind, bytes)
+    }
+
+    /// When a blocking sync is done that begins now.
+    pub(super) fn sync_done_at(&mut self) -> u64 {
+        let Some(latency) = self.options.latency else { return 0 };
+        let now = self.timing.clock.monotonic_ns();
+        self.timing.flushed_at(&latency, now)
+    }
+
     /// Puts an operation on its way.
     fn start(&mut self, mut flight: Flight) {
         let counts = flight.kind != Kind::Read || self.options.count_reads;
@@ -92,8 +116,14 @@ impl State {
     fn conclude(&mut self, flight: &mut Flight) -> Result<usize, i32> {
         let Some(fault) = flight.fault else { return self.execute(flight) };
         match fault.kind {
-            FaultKind::Short(_) if flight.kind != Kind::Sync => self.execute(flight),
-            FaultKind::NotExecuted | FaultKind::Short(_) => {
+            FaultKind::Short(_) | FaultKind::Misdirected(_) if flight.kind != Kind::Sync => {
+                self.execute(flight)
+            }
+            FaultKind::Dropped if flight.kind != Kind::Read => self.execute(flight),
+            FaultKind::NotExecuted
+            | FaultKind::Short(_)
+            | FaultKind::Dropped
+            | FaultKind::Misdirected(_) => {
                 self.refuse(flight);
                 Err(fault.errno)
             }
@@ -115,7 +145,19 @@ impl Channel for SimChannel {
         let token = state.fresh();
         let submitted = state.stamp;
         let fault = None;
-        state.start(Flight { token, kind, path, access, offset, buffer, submitted, fault });
+        let bytes = buffer.as_ref().map_or(0, |buffer| buffer.len());
+        let done_at = state.done_at(kind, bytes);
+        state.start(Flight {
+            token,
+            kind,
+            path,
+            access,
+            offset,
+            buffer,
+            submitted,
+            done_at,
+            fault,
+        });
         drop(state);
         self.files.insert(token, file);
         token
@@ -125,10 +167,9 @@ impl Channel for SimChannel {
         if self.files.is_empty() {
             return None;
         }
-        let nth = self.rng.below(self.files.len());
-        let token = *self.files.keys().nth(nth)?;
+        let (token, done_at) = self.next()?;
         let file = self.files.remove(&token)?;
-        let mut state = self.disk.state();
+        let mut state = self.disk.wait_until(done_at, self.disk.state());
         let (offset, name) = state
             .in_flight
             .get(&token)
@@ -138,6 +179,10 @@ impl Channel for SimChannel {
         let result =
             result.map_err(|errno| IoFailure::from_errno(name, file.path(), errno).at(offset));
         Some(Completion { token, buffer, result })
+    }
+
+    fn depth(&self) -> usize {
+        64
     }
 }
 

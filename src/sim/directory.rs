@@ -211,11 +211,15 @@ impl Directory for SimDirectory {
 
     fn sync(&self) -> Result<(), IoFailure> {
         let mut state = self.disk.state();
+        let done_at = state.sync_done_at();
+        let mut state = self.disk.wait_until(done_at, state);
         state.perform_sync(
             &self.path,
             format_args!("sync directory {:?}", self.path),
             |state| {
-                if let Some(names) = state.directories.get_mut(&self.path) {
+                if !state.options.lies
+                    && let Some(names) = state.directories.get_mut(&self.path)
+                {
                     names.harden();
                 }
                 state.collect(&self.path);

@@ -7,10 +7,12 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::crash::CrashManner;
 use super::directory::SimDirectory;
-use super::fault::{ENOENT, Fault, FaultKind};
+use super::fault::{ENOENT, Fault, FaultKind, Faults};
 use super::inode::{Change, Inode};
-use super::pages::{LONGEST, Pages, SECTOR};
+use super::latency::{Latency, Timing};
+use super::pages::{Pages, SECTOR};
 use super::state::State;
+use crate::clock::Clock;
 use crate::storage::{Directory, IoFailure, Storage};
 use crate::sync::{Arc, Mutex, MutexGuard, lock};
 
@@ -40,6 +42,15 @@ pub struct SimOptions {
     pub stale: bool,
     /// Bytes that files can occupy. Default `None`: all they want.
     pub capacity: Option<u64>,
+    /// Whether it is a quota that is used up then (`EDQUOT`), not the disk (`ENOSPC`). Default
+    /// `false`.
+    pub quota: bool,
+    /// Whether the device lies: durable writes and syncs, of directories too, succeed and make
+    /// nothing durable. Default `false`.
+    pub lies: bool,
+    /// How long operations take on [`SimDisk::clock`]. Default `None`: no time at all, and they
+    /// complete in an order that the seed decides.
+    pub latency: Option<Latency>,
     /// Operations that the trace keeps. Default 256; 0 keeps none and costs nothing.
     pub trace_lines: usize,
 }
@@ -52,6 +63,9 @@ impl Default for SimOptions {
             count_reads: false,
             stale: true,
             capacity: None,
+            quota: false,
+            lies: false,
+            latency: None,
             trace_lines: 256,
         }
     }
@@ -88,6 +102,25 @@ impl SimDisk {
         SimDisk::from_state(State::new(seed, options))
     }
 
+    /// An empty disk whose operations take their [`SimOptions::latency`] on this clock.
+    ///
+    /// # Panics
+    /// If `options.sector` is neither 512 nor 4096.
+    #[must_use]
+    pub fn with_clock(seed: u64, options: SimOptions, clock: Arc<dyn Clock>) -> SimDisk {
+        let disk = SimDisk::with_options(seed, options);
+        disk.state().timing = Timing::new(seed, clock);
+        disk
+    }
+
+    /// The clock on which operations take their time: unless the disk was made with another one, a
+    /// [`ManualClock`](crate::clock::ManualClock) that starts at 0 and that disks found after a
+    /// crash keep. Give it to the log as well.
+    #[must_use]
+    pub fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.state().timing.clock)
+    }
+
     pub(super) fn from_state(state: State) -> SimDisk {
         let seed = state.seed;
         SimDisk { shared: Arc::new(Mutex::new(state)), seed }
@@ -95,6 +128,21 @@ impl SimDisk {
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.shared)
+    }
+
+    /// Lets the clock get to `until_ns`. Nobody holds the disk meanwhile.
+    pub(super) fn wait_until<'a>(
+        &'a self,
+        until_ns: u64,
+        state: MutexGuard<'a, State>,
+    ) -> MutexGuard<'a, State> {
+        if until_ns == 0 {
+            return state;
+        }
+        let clock = Arc::clone(&state.timing.clock);
+        drop(state);
+        clock.sleep_until(until_ns);
+        self.state()
     }
 
     pub(super) fn is_same(&self, other: &SimDisk) -> bool {
@@ -112,6 +160,14 @@ impl SimDisk {
     #[must_use]
     pub fn ops(&self) -> u64 {
         self.state().ops
+    }
+
+    /// How many durable writes found direct writes pending that had completed before: writes after
+    /// which a [`Device::Flush`] and a [`Device::Fua`] hold different things. 0 for who syncs what
+    /// was written plain before anything durable.
+    #[must_use]
+    pub fn flush_matters(&self) -> u64 {
+        self.state().flush_matters
     }
 
     /// Cuts the power at operation `number`: it and all later ones fail with `EIO`.
@@ -168,38 +224,28 @@ impl SimDisk {
         self.state().faults.order(number, true, Fault { errno, kind });
     }
 
-    /// Makes the sector at `offset` of a file unreadable (`EIO`), for good: across renames, kills
-    /// and crashes.
-    ///
-    /// # Errors
-    /// `ENOENT` if there is no such file.
-    pub fn fail_reads_at(&self, path: impl AsRef<Path>, offset: u64) -> Result<(), IoFailure> {
-        self.on_file(path.as_ref(), |inode| {
-            inode.bad_sectors.insert(offset / SECTOR as u64);
-        })
+    /// Forgets every failure that was ordered and has not struck; sticky ones stop.
+    pub fn fail_no_more(&self) {
+        self.state().faults = Faults::default();
     }
 
-    /// Flips bits of one byte, on the medium and in the page cache: rot that nobody notices.
-    ///
-    /// # Errors
-    /// `ENOENT` if there is no such file.
-    ///
-    /// # Panics
-    /// If no file can have this offset (4 GiB and above).
-    pub fn flip_byte(
+    /// How many writes survived in part, of the power cut before this disk was found.
+    #[must_use]
+    pub fn torn(&self) -> u64 {
+        self.state().torn
+    }
+
+    /// How many writes were in flight when the power went.
+    #[must_use]
+    pub fn cut_in_flight(&self) -> usize {
+        self.state().cut_in_flight
+    }
+
+    pub(super) fn on_file(
         &self,
-        path: impl AsRef<Path>,
-        offset: u64,
-        mask: u8,
+        path: &Path,
+        effect: impl FnOnce(&mut Inode),
     ) -> Result<(), IoFailure> {
-        assert!(offset < LONGEST, "SIM: no file is that long");
-        self.on_file(path.as_ref(), |inode| {
-            inode.visible.flip(offset, mask);
-            inode.durable.flip(offset, mask);
-        })
-    }
-
-    fn on_file(&self, path: &Path, effect: impl FnOnce(&mut Inode)) -> Result<(), IoFailure> {
         let mut state = self.state();
         let found = state.lookup(path).and_then(|number| state.inodes.get_mut(&number));
         found.map(effect).ok_or_else(|| IoFailure::from_errno("fault", path, ENOENT))
@@ -230,6 +276,9 @@ impl SimDisk {
             hash.update(format!("{lengths:?}").as_bytes());
             digest_pages(&mut hash, &inode.visible);
             digest_pages(&mut hash, &inode.durable);
+            if !inode.defects.is_empty() {
+                hash.update(format!("{:?}{}", inode.defects, inode.cold).as_bytes());
+            }
             for item in &inode.pending {
                 hash.update(format!("{},{},{}", item.stamp, item.clean, item.cached).as_bytes());
                 match &item.change {

@@ -9,6 +9,7 @@ pub(super) const EISDIR: i32 = 21;
 pub(super) const EINVAL: i32 = 22;
 pub(super) const EFBIG: i32 = 27;
 pub(super) const ENOSPC: i32 = 28;
+pub(super) const EDQUOT: i32 = 122;
 
 /// What becomes of an operation that is ordered to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +23,12 @@ pub enum FaultKind {
     /// A write or read through a channel moves at most this many bytes and reports success. All
     /// other operations take it for [`FaultKind::NotExecuted`].
     Short(usize),
+    /// A write, or a sync, reports success, and nothing reaches the medium, now or later; a page
+    /// cache shows the write. All other operations take it for [`FaultKind::NotExecuted`].
+    Dropped,
+    /// A write lands, or a read reads, at this offset of the file instead, and reports success. All
+    /// other operations take it for [`FaultKind::NotExecuted`].
+    Misdirected(u64),
 }
 
 /// What fails, and how.

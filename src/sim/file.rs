@@ -120,7 +120,8 @@ impl File for SimFile {
     fn sync(&self) -> Result<(), IoFailure> {
         let label = self.label();
         let mut state = self.disk.state();
-        let stamp = state.stamp;
+        let (stamp, done_at) = (state.stamp, state.sync_done_at());
+        let mut state = self.disk.wait_until(done_at, state);
         state.perform_sync(
             &self.path,
             format_args!("sync file {label}"),
@@ -160,6 +161,16 @@ impl File for SimFile {
                 locks.push(ByteLock { byte, handle: self.handle, kind });
             }
             Ok(!blocked)
+        })
+    }
+
+    fn is_locked(&self, byte: u64) -> Result<bool, IoFailure> {
+        self.disk.state().look("look at the lock", &self.path, |state| {
+            let inode = state.inode(self.number)?;
+            let whole = inode.locked_by.is_some();
+            let others = inode.byte_locks.iter().filter(|lock| lock.handle != self.handle);
+            let mut others = others.filter(|lock| lock.byte == byte);
+            Ok(whole || others.any(|lock| lock.kind == LockKind::Exclusive))
         })
     }
 

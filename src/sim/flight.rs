@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::Device;
-use super::fault::{EBADF, EFBIG, EINVAL, EIO, ENOENT, ENOSPC, Fault, FaultKind};
+use super::fault::{EBADF, EFBIG, EINVAL, EIO, ENOENT, Fault, FaultKind};
 use super::state::State;
 use crate::storage::{AlignedBuf, BLOCK};
 
@@ -34,6 +34,8 @@ pub(super) struct Flight {
     pub(super) buffer: Option<AlignedBuf>,
     /// The disk's count of completions at the submit.
     pub(super) submitted: u64,
+    /// When it is done, on the disk's clock; 0 where operations take no time.
+    pub(super) done_at: u64,
     pub(super) fault: Option<Fault>,
 }
 
@@ -78,9 +80,22 @@ impl Flight {
         if access.direct && !aligned { Err(EINVAL) } else { Ok(access) }
     }
 
+    fn kind_of_fault(&self) -> Option<FaultKind> {
+        self.fault.map(|fault| fault.kind)
+    }
+
+    /// Where it strikes.
+    fn target(&self) -> u64 {
+        match self.kind_of_fault() {
+            Some(FaultKind::Misdirected(offset)) => offset,
+            _ => self.offset,
+        }
+    }
+
     /// Whether bytes of it may be on the medium without its completion.
     pub(super) fn may_land(&self) -> bool {
-        let executed = self.fault.is_none_or(|fault| fault.kind != FaultKind::NotExecuted);
+        let kind = self.kind_of_fault();
+        let executed = !matches!(kind, Some(FaultKind::NotExecuted | FaultKind::Dropped));
         matches!(self.kind, Kind::Write { .. }) && executed && self.check().is_ok()
     }
 }
@@ -90,18 +105,19 @@ impl State {
     pub(super) fn land(&mut self, flight: &Flight) -> Option<(usize, u64)> {
         let access = flight.access?;
         let bytes: &[u8] = flight.buffer.as_ref()?;
-        let short = match flight.fault.map(|fault| fault.kind) {
+        let short = match flight.kind_of_fault() {
             Some(FaultKind::Short(count)) => count.min(bytes.len()),
             _ => bytes.len(),
         };
-        let wanted = flight.offset + short as u64;
+        let offset = flight.target();
+        let wanted = offset + short as u64;
         let reach = self.reach(self.inodes.get(&access.inode)?, wanted);
-        let fits = usize::try_from(reach.saturating_sub(flight.offset)).unwrap_or(0).min(short);
+        let fits = usize::try_from(reach.saturating_sub(offset)).unwrap_or(0).min(short);
         let stamp = self.tick();
         let now = self.now_ns();
         let inode = self.inodes.get_mut(&access.inode)?;
         if fits > 0 {
-            inode.write(flight.offset, &bytes[..fits], stamp, !access.direct);
+            inode.write(offset, &bytes[..fits], stamp, !access.direct);
             inode.modified_ns = now;
         }
         Some((fits, stamp))
@@ -114,14 +130,18 @@ impl State {
             Kind::Write { durable } => {
                 let wanted = flight.length();
                 let (count, stamp) = self.land(flight).ok_or(ENOENT)?;
-                let short =
-                    matches!(flight.fault.map(|fault| fault.kind), Some(FaultKind::Short(_)));
-                if count == 0 && wanted > 0 && !short {
-                    return Err(ENOSPC);
+                let fault = flight.kind_of_fault();
+                if count == 0 && wanted > 0 && !matches!(fault, Some(FaultKind::Short(_))) {
+                    return Err(self.full());
                 }
-                if durable {
-                    let end = flight.offset + count as u64;
+                if fault == Some(FaultKind::Dropped) {
+                    self.inode(access.inode)?.drop_write(stamp);
+                } else if durable && !self.options.lies {
+                    let end = flight.target() + count as u64;
                     self.inode(access.inode)?.harden_write(stamp, end);
+                    let stamp = flight.submitted;
+                    let matters = self.inodes.values().any(|inode| inode.has_flushable(stamp));
+                    self.flush_matters += u64::from(matters);
                     if self.options.device == Device::Flush {
                         self.flush_device(flight.submitted);
                     }
@@ -129,17 +149,20 @@ impl State {
                 Ok(count)
             }
             Kind::Read => {
-                let short = match flight.fault.map(|fault| fault.kind) {
+                let short = match flight.kind_of_fault() {
                     Some(FaultKind::Short(count)) => count,
                     _ => usize::MAX,
                 };
+                let offset = flight.target();
                 let inode = self.inodes.get(&access.inode).ok_or(ENOENT)?;
                 let buffer = flight.buffer.as_mut().ok_or(EBADF)?;
                 let count = buffer.len().min(short);
-                inode.read(flight.offset, &mut buffer[..count], access.direct).ok_or(EIO)
+                inode.read(offset, &mut buffer[..count], access.direct).ok_or(EIO)
             }
             Kind::Sync => {
-                self.harden_file(access.inode, flight.submitted);
+                if flight.kind_of_fault() != Some(FaultKind::Dropped) {
+                    self.harden_file(access.inode, flight.submitted);
+                }
                 Ok(0)
             }
         }
@@ -147,6 +170,9 @@ impl State {
 
     /// Makes durable what of a file completed up to `stamp`, and what else such a sync reaches.
     pub(super) fn harden_file(&mut self, inode: u64, stamp: u64) {
+        if self.options.lies {
+            return;
+        }
         if let Some(inode) = self.inodes.get_mut(&inode) {
             inode.harden(stamp);
         }

@@ -2,9 +2,10 @@
 //! between.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use super::medium::Defects;
 use super::pages::{LONGEST, Page, Pages, SECTOR, WHOLE, place, sectors, sectors_below};
 use crate::storage::{BLOCK, LockKind};
 
@@ -29,6 +30,14 @@ pub(super) struct Pending {
     pub(super) change: Change,
 }
 
+impl Pending {
+    /// Whether it has left the page cache, and completed up to `stamp`.
+    fn is_flushable(&self, stamp: u64) -> bool {
+        let sectors = matches!(self.change, Change::Sectors { .. });
+        sectors && !self.cached && self.stamp <= stamp
+    }
+}
+
 /// A lock on one byte, held by an open file description.
 #[derive(Clone, Debug)]
 pub(super) struct ByteLock {
@@ -49,7 +58,10 @@ pub(super) struct Inode {
     pub(super) modified_ns: i64,
     /// Bytes of the disk that it occupies.
     pub(super) charged: u64,
-    pub(super) bad_sectors: BTreeSet<u64>,
+    /// What the medium does not give back.
+    pub(super) defects: Defects,
+    /// No page cache has it: it was found after a power cut.
+    pub(super) cold: bool,
     pub(super) handles: u32,
     pub(super) byte_locks: Vec<ByteLock>,
     /// The holder of a directory lock on this file.
@@ -96,6 +108,7 @@ impl Inode {
             pending.push(Pending { stamp, clean: false, cached, change: Change::Length(end) });
         }
         self.charged = self.charged.max(charge(end));
+        self.defects.written(offset, end);
         self.visible.write(offset, bytes, |block, mask, page| {
             let change = Change::Sectors { block, mask, page: page.clone() };
             pending.push(Pending { stamp, clean: false, cached, change });
@@ -170,10 +183,12 @@ impl Inode {
 
     /// A flush of the device: what has left the page cache. Lengths are not the device's to know.
     pub(super) fn flush(&mut self, stamp: u64) {
-        self.commit(|item| {
-            let sectors = matches!(item.change, Change::Sectors { .. });
-            sectors && !item.cached && item.stamp <= stamp
-        });
+        self.commit(|item| item.is_flushable(stamp));
+    }
+
+    /// Whether a flush of the device makes anything durable.
+    pub(super) fn has_flushable(&self, stamp: u64) -> bool {
+        self.pending.iter().any(|item| item.is_flushable(stamp) && !item.clean)
     }
 
     /// A durable write: its own sectors, and the length that is needed to read them.
@@ -208,6 +223,13 @@ impl Inode {
         due
     }
 
+    /// A write that was reported done and never left the controller.
+    pub(super) fn drop_write(&mut self, stamp: u64) {
+        for item in self.pending.iter_mut().filter(|item| item.stamp == stamp) {
+            item.clean |= matches!(item.change, Change::Sectors { .. });
+        }
+    }
+
     /// A failed sync: what it should have made durable counts as clean from now on.
     pub(super) fn spoil(&mut self, stamp: u64) {
         for item in self.pending.iter_mut().filter(|item| item.stamp <= stamp) {
@@ -223,12 +245,13 @@ impl Inode {
         if count == 0 {
             return Some(0);
         }
-        let sector = SECTOR as u64;
-        let last = (offset + count as u64).div_ceil(sector);
-        if self.bad_sectors.range(offset / sector..last).next().is_some() {
+        if !self.defects.readable(offset, count) {
             return None;
         }
         self.view(direct).read(offset, &mut into[..count]);
+        if direct || self.cold {
+            self.defects.distort(offset, &mut into[..count]);
+        }
         Some(count)
     }
 

@@ -73,7 +73,16 @@
 //! - SIM-16: sectors go bad and bytes rot: `bad_sector_fails_reads_for_good`,
 //!   `flipped_byte_is_flipped_everywhere`.
 //! - SIM-17: a full disk refuses to allocate and shortens growing writes:
-//!   `full_disk_refuses_and_shortens`.
+//!   `full_disk_refuses_and_shortens`, `used_up_quota_says_so`.
+//! - LATENCY-1 to LATENCY-4: operations take time on a clock; see [`Latency`]'s file:
+//!   `latency.rs`.
+//! - SIM-20: a write or a sync is reported done and dropped: `write_reported_done_may_be_dropped`,
+//!   `sync_reported_done_may_be_dropped`; all of them are, on a device that lies:
+//!   `a_device_that_lies_makes_nothing_durable`. A write lands, or a read reads, elsewhere:
+//!   `write_may_land_elsewhere`, `read_may_come_from_elsewhere`.
+//! - SIM-21: the medium rots below the page cache, gives old bytes for good, or none until it is
+//!   written: `medium_rots_below_the_page_cache`, `sector_may_read_stale_for_good`,
+//!   `latent_error_is_healed_by_a_write`.
 //! - SIM-18: a direct file wants whole blocks: `direct_files_want_whole_blocks`.
 //!
 //! Repetition (`repeat.rs`):
@@ -84,9 +93,8 @@
 //! Over random operations, with nothing failing, what a crash keeps whole is what was visible, and
 //! what was synced is never lost: `random.rs`.
 //!
-//! Not modelled: torn sectors, writes that land elsewhere, flushes that lie, several processes
-//! (files lock against other open files of the same disk only), hard links, renames between
-//! directories.
+//! Not modelled: torn sectors, writes that land in another file, several processes (files lock
+//! against other open files of the same disk only), hard links, renames between directories.
 mod channel;
 mod crash;
 mod directory;
@@ -95,6 +103,8 @@ mod fault;
 mod file;
 mod flight;
 mod inode;
+mod latency;
+mod medium;
 mod names;
 mod pages;
 mod rng;
@@ -106,3 +116,4 @@ mod trace;
 pub use crash::{CrashManner, CrashOutcome};
 pub use disk::{Device, SimDisk, SimOptions};
 pub use fault::FaultKind;
+pub use latency::Latency;

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use super::SimOptions;
 use super::crash::CrashManner;
-use super::fault::{EIO, ENOENT, ENOSPC, Fault, FaultKind, Faults};
+use super::fault::{EDQUOT, EIO, ENOENT, ENOSPC, Fault, FaultKind, Faults};
 use super::flight::Flight;
 use super::inode::{Inode, charge};
+use super::latency::Timing;
 use super::names::Names;
 use super::pages::LONGEST;
 use super::rng::Rng;
@@ -31,6 +32,13 @@ pub(super) struct State {
     pub(super) crash: Option<(u64, CrashManner)>,
     pub(super) off: bool,
     pub(super) faults: Faults,
+    pub(super) timing: Timing,
+    /// Writes of which the crash before this disk left a part.
+    pub(super) torn: u64,
+    /// Writes in flight when the power went.
+    pub(super) cut_in_flight: usize,
+    /// Durable writes that a flush makes different.
+    pub(super) flush_matters: u64,
     pub(super) trace: Trace,
     pub(super) directories: BTreeMap<PathBuf, Names>,
     pub(super) inodes: BTreeMap<u64, Inode>,
@@ -63,6 +71,10 @@ impl State {
             crash: None,
             off: false,
             faults: Faults::default(),
+            timing: Timing::manual(seed),
+            torn: 0,
+            cut_in_flight: 0,
+            flush_matters: 0,
             trace,
             directories: BTreeMap::new(),
             inodes: BTreeMap::new(),
@@ -80,6 +92,7 @@ impl State {
 
     /// Keeps new numbers above those of the disk that this one continues.
     pub(super) fn continue_numbers(&mut self, old: &State) {
+        self.timing = Timing::new(self.seed, Arc::clone(&old.timing.clock));
         self.next = old.next;
         self.stamp = old.stamp;
     }
@@ -133,6 +146,7 @@ impl State {
         }
         let flights = std::mem::take(&mut self.in_flight);
         for flight in flights.values().filter(|flight| flight.may_land()) {
+            self.cut_in_flight += 1;
             self.land(flight);
         }
         self.in_flight = flights;
@@ -185,8 +199,11 @@ impl State {
             }
             Verdict::Fault(fault) => {
                 match fault.kind {
+                    FaultKind::Dropped => return Ok(()),
                     FaultKind::ExecutedButReported => harden(self),
-                    FaultKind::NotExecuted | FaultKind::Short(_) => spoil(self),
+                    FaultKind::NotExecuted | FaultKind::Short(_) | FaultKind::Misdirected(_) => {
+                        spoil(self);
+                    }
                 }
                 return Err(failure(fault.errno));
             }
@@ -235,6 +252,11 @@ impl State {
         self.options.capacity.unwrap_or(1 << 40).saturating_sub(used)
     }
 
+    /// The error number of a disk without space.
+    pub(super) fn full(&self) -> i32 {
+        if self.options.quota { EDQUOT } else { ENOSPC }
+    }
+
     /// How far a file may reach that wants to reach `end`: as far, or to where space runs out.
     pub(super) fn reach(&self, inode: &Inode, end: u64) -> u64 {
         if self.options.capacity.is_none() || charge(end) <= inode.charged {
@@ -246,7 +268,7 @@ impl State {
     pub(super) fn allocate(&mut self, number: u64, length: u64) -> Result<(), i32> {
         let inode = self.inodes.get(&number).ok_or(ENOENT)?;
         if self.reach(inode, length) < length {
-            return Err(ENOSPC);
+            return Err(self.full());
         }
         let stamp = self.tick();
         let now = self.now_ns();

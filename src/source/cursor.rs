@@ -24,6 +24,8 @@ pub(super) struct Cursor {
     records: Records,
     /// Of the records.
     weight: u64,
+    /// Whether an input was taken here last, so that the next one begins at `start`.
+    follows: bool,
     /// Shows what comes from `scanned` on, and the LSN that was durable before it was begun.
     replay: Option<(Replay, Lsn)>,
 }
@@ -47,6 +49,7 @@ impl Cursor {
             scanned: Lsn::FIRST,
             records: Records::default(),
             weight: 0,
+            follows: false,
             replay: None,
         }
     }
@@ -115,6 +118,14 @@ impl Cursor {
         Ok(())
     }
 
+    /// Looks at the records of the next input, of about `limit` bytes, if it is known where that
+    /// begins. A failure is left to the plan that meets it again.
+    pub(super) fn read_ahead(&mut self, limit: u64) {
+        if self.follows && self.scan(limit).is_err() {
+            self.restart(self.start);
+        }
+    }
+
     /// Moves the position on over records that are not of the stream, if the cursor stands there:
     /// to the first one that is, or to where nothing was looked at yet. Returns where that is.
     pub(super) fn settle(&mut self, from: Lsn) -> Option<Lsn> {
@@ -134,6 +145,7 @@ impl Cursor {
             return None;
         }
         self.start = planned.last.next();
+        self.follows = true;
         self.weight = 0;
         Some(std::mem::take(&mut self.records))
     }

@@ -13,6 +13,7 @@
 
 mod attach;
 mod cursor;
+mod datasets;
 mod files;
 mod lines;
 mod received;
@@ -170,6 +171,11 @@ pub(crate) trait Source: Debug + Send + Sync {
     /// # Errors
     /// `SourceChanged` or `Corrupt` (SOURCE-2); the operating system's.
     fn open(&self, cx: SourceContext<'_>, input: &[u8]) -> Result<Arc<Opened>>;
+
+    /// Reads on from where the last opened input ends, so that the next plan of about
+    /// `limit_bytes` finds it at hand. Changes nothing that can be seen (SOURCE-1), and may do
+    /// nothing. Runs beside the batch that is being computed.
+    fn read_ahead(&self, _limit_bytes: u64) {}
 
     /// Compares the digest that a completion recorded for `input` with that of another reading.
     ///

@@ -55,6 +55,10 @@ impl Ingest {
         self.name
     }
 
+    pub(super) fn wal(&self) -> &Wal {
+        &self.wal
+    }
+
     /// The stream in the log.
     #[must_use]
     pub fn stream(&self) -> StreamId {
@@ -227,6 +231,10 @@ impl Source for ReceivedSource {
         let records_read = crate::ids::to_u64(records.len());
         self.read.add(Amount { bytes: records.bytes(), records: records_read });
         Ok(Arc::new(Opened::new(ReceivedInput::new(planned, records)?)))
+    }
+
+    fn read_ahead(&self, limit_bytes: u64) {
+        lock(&self.cursor).read_ahead(limit_bytes);
     }
 
     fn verify_digest(&self, input: &[u8], recorded: &[u8], actual: &[u8]) -> Result<()> {

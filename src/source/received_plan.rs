@@ -7,6 +7,7 @@ use super::records::Records;
 use crate::checksum::Xxh3;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Lsn, StreamId, to_u64, to_usize};
+use crate::sync::OnceLock;
 use crate::versioned;
 use crate::wal::Wal;
 
@@ -119,7 +120,8 @@ impl PlannedRecords {
     }
 }
 
-/// What was read: how many records, and XXH3 of their lengths and bytes.
+/// What was read: how many records, and XXH3 of the digests of all partitions. That of a partition
+/// is XXH3 of its payloads, one after the other, then their lengths.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct RecordsDigest {
     records: u64,
@@ -131,6 +133,8 @@ struct RecordsDigest {
 pub(super) struct ReceivedInput {
     planned: PlannedRecords,
     records: Records,
+    /// Of each partition: its digest, since its records were first passed on.
+    digests: Vec<OnceLock<u64>>,
 }
 
 impl ReceivedInput {
@@ -140,7 +144,8 @@ impl ReceivedInput {
             && records.first().is_none_or(|first| first >= planned.first)
             && records.last().is_none_or(|last| last <= planned.last);
         if whole {
-            Ok(ReceivedInput { planned, records })
+            let digests = (0..=planned.cuts.len()).map(|_| OnceLock::new()).collect();
+            Ok(ReceivedInput { planned, records, digests })
         } else {
             Err(planned.missing(records.len()))
         }
@@ -157,6 +162,28 @@ impl ReceivedInput {
         };
         (first, cuts.get(index).copied().unwrap_or(behind))
     }
+
+    /// The records of a partition, by index.
+    fn range(&self, partition: u32) -> (usize, usize) {
+        let (first, behind) = self.lsns(partition);
+        (self.records.index_of(first), self.records.index_of(behind))
+    }
+
+    /// The digest of a partition: computed where its records are passed on, by whichever thread
+    /// does that, and once.
+    fn partition_digest(&self, partition: u32) -> u64 {
+        let digest = || {
+            let (from, to) = self.range(partition);
+            let mut xxh3 = Xxh3::new();
+            xxh3.update(self.records.payloads(from, to));
+            for (_, payload) in self.records.range(from, to) {
+                xxh3.update(&to_u64(payload.len()).to_le_bytes());
+            }
+            xxh3.digest()
+        };
+        let known = self.digests.get(to_usize(partition.into()));
+        known.map_or_else(digest, |known| *known.get_or_init(digest))
+    }
 }
 
 impl Input for ReceivedInput {
@@ -165,17 +192,16 @@ impl Input for ReceivedInput {
     }
 
     fn rows(&self, partition: u32, out: &mut dyn FnMut(&[u8])) -> Result<()> {
-        let (first, behind) = self.lsns(partition);
-        let (from, to) = (self.records.index_of(first), self.records.index_of(behind));
+        self.partition_digest(partition);
+        let (from, to) = self.range(partition);
         self.records.range(from, to).for_each(|(_, payload)| out(payload));
         Ok(())
     }
 
     fn digest(&self) -> Result<Vec<u8>> {
         let mut xxh3 = Xxh3::new();
-        for (_, payload) in self.records.range(0, self.records.len()) {
-            xxh3.update(&to_u64(payload.len()).to_le_bytes());
-            xxh3.update(payload);
+        for partition in 0..self.partitions() {
+            xxh3.update(&self.partition_digest(partition).to_le_bytes());
         }
         let digest = RecordsDigest { records: self.planned.records, xxh3: xxh3.digest() };
         Ok(versioned::encode(VERSION, &digest))

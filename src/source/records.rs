@@ -46,6 +46,12 @@ impl Records {
         })
     }
 
+    /// The payloads of the records from index `from` up to, not including, `to`, as one.
+    pub(super) fn payloads(&self, from: usize, to: usize) -> &[u8] {
+        let end = |records: usize| records.checked_sub(1).map_or(0, |last| self.marks[last].1);
+        &self.payloads[end(from)..end(to)]
+    }
+
     /// The index of the first record at or behind `lsn`.
     pub(super) fn index_of(&self, lsn: Lsn) -> usize {
         self.marks.partition_point(|(other, _)| *other < lsn)

@@ -4,12 +4,14 @@
 //! merges them (ENGINE.md E1, E10). So readers of state never see a batch that is not complete,
 //! and undoing one is dropping its overlay.
 
+mod changes;
 mod codec;
 mod operator;
 mod overlay;
 mod schema;
 mod table;
 
+pub(crate) use changes::Changes;
 pub use operator::{KeyedState, OperatorState};
 pub use overlay::Overlay;
 pub use schema::schema_id;

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::fmt;
 
+use super::changes::Changes;
 use super::overlay::Overlay;
 use super::schema::schema_id;
 use super::table::StateTable;
@@ -125,7 +126,15 @@ impl<S: State> Erased for KeyedState<S> {
     }
 
     fn merge(&self, partition: u32, completed: BatchId, overlay: Box<dyn Any + Send>) {
-        let overlay = overlay.downcast::<Overlay<S>>();
+        let overlay = match overlay.downcast::<Changes<S>>() {
+            Ok(changes) => {
+                return self.write(partition, |here| {
+                    changes.merge_into(&mut here.table);
+                    here.completed = completed;
+                });
+            }
+            Err(other) => other.downcast::<Overlay<S>>(),
+        };
         assert!(overlay.is_ok(), "STATE-3: an overlay is of its operator's type");
         if let Ok(overlay) = overlay {
             self.write(partition, |here| {

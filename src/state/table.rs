@@ -2,6 +2,8 @@
 //!
 //! STATE-1: iteration is in first-seen order; a removed key that comes back is seen first then.
 //! STATE-2: the order does not depend on growth, removal of others, compaction, encoding.
+//! STATE-5: a row's ordinal stays valid while the table's edition does: changes that were computed
+//! by ordinal are merged into the very table they were computed from.
 
 use std::fmt;
 
@@ -10,10 +12,13 @@ use crate::ids::to_usize;
 /// Rows are numbered by 32 bits, from 1 in a slot.
 const EMPTY: u64 = 0;
 
+/// Keys up to this length lie in their row: a look-up then misses the cache once less.
+const INLINE: usize = 8;
+
 struct Row<S> {
     hash: u64,
-    /// Where the key begins in the arena.
-    at: u64,
+    /// The key itself, zero-padded, or where it begins in the arena, little-endian.
+    place: [u8; INLINE],
     length: u32,
     /// `None`: removed, no slot points here.
     value: Option<S>,
@@ -37,11 +42,13 @@ pub struct StateTable<S> {
     rows: Vec<Row<S>>,
     arena: Vec<u8>,
     live: usize,
+    /// Moves with every row that comes, goes or moves.
+    edition: u64,
 }
 
 impl<S: Clone> Clone for Row<S> {
     fn clone(&self) -> Row<S> {
-        Row { hash: self.hash, at: self.at, length: self.length, value: self.value.clone() }
+        Row { hash: self.hash, place: self.place, length: self.length, value: self.value.clone() }
     }
 }
 
@@ -75,7 +82,7 @@ impl<S> StateTable<S> {
     /// An empty table. Allocates nothing.
     #[must_use]
     pub fn new() -> StateTable<S> {
-        StateTable { index: Vec::new(), rows: Vec::new(), arena: Vec::new(), live: 0 }
+        StateTable { index: Vec::new(), rows: Vec::new(), arena: Vec::new(), live: 0, edition: 0 }
     }
 
     /// A table with room for `keys` keys of `bytes` bytes together.
@@ -112,12 +119,12 @@ impl<S> StateTable<S> {
 
     /// About how many bytes the encoded table has.
     pub(super) fn encoded_hint(&self) -> usize {
-        self.arena.len() + self.live * (2 + size_of::<S>()) + 8
+        self.arena.len() + self.live * (INLINE + 2 + size_of::<S>()) + 8
     }
 
-    fn key(&self, row: &Row<S>) -> &[u8] {
-        let at = to_usize(row.at);
-        &self.arena[at..at + to_usize(u64::from(row.length))]
+    #[inline]
+    fn key<'t>(&'t self, row: &'t Row<S>) -> &'t [u8] {
+        key_in(&self.arena, row)
     }
 
     /// The slot that points to the key's row.
@@ -200,26 +207,113 @@ impl<S> StateTable<S> {
         }
         #[allow(clippy::expect_used, reason = "keys are parts of records, limited far below")]
         let length = u32::try_from(key.len()).expect("STATE: a key has less than 4 GiB");
-        let at = crate::ids::to_u64(self.arena.len());
-        self.arena.extend_from_slice(key);
+        let place = self.place(key);
         let ordinal = self.rows.len();
-        self.rows.push(Row { hash, at, length, value: Some(value) });
+        self.rows.push(Row { hash, place, length, value: Some(value) });
+        self.edition += 1;
         place_in(&mut self.index, hash, ordinal);
         self.live += 1;
         ordinal
     }
 
+    /// Puts a key where its row finds it.
+    #[inline]
+    fn place(&mut self, key: &[u8]) -> [u8; INLINE] {
+        if key.len() <= INLINE {
+            let mut place = [0; INLINE];
+            place[..key.len()].copy_from_slice(key);
+            return place;
+        }
+        let at = crate::ids::to_u64(self.arena.len());
+        self.arena.extend_from_slice(key);
+        at.to_le_bytes()
+    }
+
     /// Removes the key. Returns its value.
     pub fn remove(&mut self, hash: u64, key: &[u8]) -> Option<S> {
         let (place, ordinal) = self.find(hash, key)?;
+        let value = self.bury(place, ordinal);
+        self.compact_if_sparse();
+        value
+    }
+
+    /// Takes a row's value, and the slot that points to it.
+    fn bury(&mut self, place: usize, ordinal: usize) -> Option<S> {
         self.vacate(place);
-        let value = self.rows[ordinal].value.take();
         self.live -= 1;
-        // Dead rows cost memory and iteration: drop them when they outnumber the living.
+        self.edition += 1;
+        self.rows[ordinal].value.take()
+    }
+
+    /// Dead rows cost memory and iteration: drops them when they outnumber the living.
+    fn compact_if_sparse(&mut self) {
         if self.rows.len() > 2 * self.live + 32 {
             self.compact();
         }
-        value
+    }
+
+    /// Which state of the rows this is (STATE-5).
+    pub(super) fn edition(&self) -> u64 {
+        self.edition
+    }
+
+    /// The ordinal and the value of a key.
+    #[inline]
+    pub(super) fn locate(&self, hash: u64, key: &[u8]) -> Option<(usize, &S)> {
+        let (_, ordinal) = self.find(hash, key)?;
+        self.rows[ordinal].value.as_ref().map(|value| (ordinal, value))
+    }
+
+    /// Touches what look-ups of these hashes will touch: the cache misses of all of them then pass
+    /// at the same time, and not one after the other.
+    pub(crate) fn warm(&self, hashes: impl Iterator<Item = u64>) {
+        let Some(mask) = self.index.len().checked_sub(1) else { return };
+        let mut touched = 0;
+        for hash in hashes {
+            let slot = self.index[to_usize(hash) & mask];
+            if slot != EMPTY {
+                touched ^= self.rows[row_of(slot)].hash;
+            }
+        }
+        std::hint::black_box(touched);
+    }
+
+    /// Hash and key of the row at an ordinal.
+    pub(super) fn key_at(&self, ordinal: usize) -> (u64, &[u8]) {
+        let row = &self.rows[ordinal];
+        (row.hash, self.key(row))
+    }
+
+    /// Makes changes of the keys at these ordinals (`None`: removed), which are of this edition.
+    pub(super) fn change(&mut self, changes: impl Iterator<Item = (usize, Option<S>)>) {
+        for (ordinal, value) in changes {
+            if value.is_some() {
+                self.rows[ordinal].value = value;
+            } else if let Some(place) = self.slot_of(ordinal) {
+                self.bury(place, ordinal);
+            }
+        }
+        // Only now: compaction moves rows.
+        self.compact_if_sparse();
+    }
+
+    /// The slot that points to a row.
+    fn slot_of(&self, ordinal: usize) -> Option<usize> {
+        let hash = self.rows[ordinal].hash;
+        let (mask, wanted) = (self.index.len() - 1, slot(hash, ordinal));
+        let mut place = to_usize(hash) & mask;
+        while self.index[place] != EMPTY {
+            if self.index[place] == wanted {
+                return Some(place);
+            }
+            place = (place + 1) & mask;
+        }
+        None
+    }
+
+    /// Adds a key that the table does not have.
+    pub(super) fn add(&mut self, hash: u64, key: &[u8], value: S) {
+        self.append(hash, key, value);
     }
 
     /// Empties a slot, and moves back those behind it that it had displaced.
@@ -261,11 +355,14 @@ impl<S> StateTable<S> {
             if row.value.is_none() {
                 return false;
             }
-            let at = to_usize(row.at);
-            row.at = crate::ids::to_u64(arena.len());
-            arena.extend_from_slice(&old[at..at + to_usize(u64::from(row.length))]);
+            if to_usize(u64::from(row.length)) > INLINE {
+                let at = crate::ids::to_u64(arena.len());
+                arena.extend_from_slice(key_in(&old, row));
+                row.place = at.to_le_bytes();
+            }
             true
         });
+        self.edition += 1;
         self.arena = arena;
         self.rebuild(self.index.len());
     }
@@ -277,13 +374,23 @@ impl<S> StateTable<S> {
 
     /// Hashes, keys and values in first-seen order, by value.
     pub(super) fn drain_into(self, mut each: impl FnMut(u64, &[u8], S)) {
-        for row in self.rows {
-            let at = to_usize(row.at);
-            let key = &self.arena[at..at + to_usize(u64::from(row.length))];
-            if let Some(value) = row.value {
-                each(row.hash, key, value);
+        for mut row in self.rows {
+            if let Some(value) = row.value.take() {
+                each(row.hash, key_in(&self.arena, &row), value);
             }
         }
+    }
+}
+
+/// The key of a row of the table with this arena.
+#[inline]
+fn key_in<'t, S>(arena: &'t [u8], row: &'t Row<S>) -> &'t [u8] {
+    let length = to_usize(u64::from(row.length));
+    if length <= INLINE {
+        &row.place[..length]
+    } else {
+        let at = to_usize(u64::from_le_bytes(row.place));
+        &arena[at..at + length]
     }
 }
 

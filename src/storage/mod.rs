@@ -15,6 +15,8 @@ mod failure;
 pub mod files;
 mod lock;
 mod mmap;
+mod pace;
+mod page;
 mod posix;
 mod probe;
 mod pwrite;
@@ -30,6 +32,7 @@ use std::sync::Arc;
 pub use buffer::AlignedBuf;
 pub use failure::IoFailure;
 pub use lock::ForkWord;
+pub use page::{PageView, SharedPage};
 pub use posix::{BackendChoice, SystemStorage};
 
 /// Bytes in a block: the alignment of frames, staging buffers and direct writes.
@@ -155,6 +158,33 @@ pub trait Directory: fmt::Debug + Send + Sync {
     /// # Errors
     /// The operating system's.
     fn free_bytes(&self) -> Result<u64, IoFailure>;
+    /// How many durable writes the channels of this directory have carried by a system call so
+    /// far, because the ring was slow (see [`BackendChoice::Auto`]). By default none.
+    fn ring_bypassed(&self) -> u64 {
+        0
+    }
+    /// Whether somebody holds the lock of this name. Writes nothing and takes nothing. `false` if
+    /// there is no such file.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn is_locked(&self, name: &str) -> Result<bool, IoFailure> {
+        match self.open(name, OpenMode::Read) {
+            Ok(file) => file.is_locked(0),
+            Err(failure) if failure.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(failure) => Err(failure),
+        }
+    }
+    /// A page of memory by which readers in other processes are told how far a writer has come, and
+    /// the address under which they find it; by default none.
+    fn new_page(&self) -> Option<(SharedPage, String)> {
+        None
+    }
+    /// The page with this address, if it is there; by default none.
+    fn open_page(&self, address: &str) -> Option<PageView> {
+        let _ = address;
+        None
+    }
     /// Whether a write over written bytes goes to the same place of the medium, so that a file
     /// that was written once is worth keeping. `false` on copy-on-write file systems and in memory.
     /// By default `true`.
@@ -221,6 +251,14 @@ pub trait File: fmt::Debug + Send + Sync {
     /// # Errors
     /// The operating system's. Never repeated.
     fn sync(&self) -> Result<(), IoFailure>;
+    /// Lets go of what the page cache holds of the file, as far as nobody uses it: direct writes
+    /// over cached bytes have to, page by page. Loses nothing. By default nothing is cached.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn forget_cached(&self) -> Result<(), IoFailure> {
+        Ok(())
+    }
     /// Maps the first `length` bytes read-only. Only for files that nobody changes any more.
     ///
     /// # Errors
@@ -233,6 +271,14 @@ pub trait File: fmt::Debug + Send + Sync {
     /// # Errors
     /// The operating system's.
     fn try_lock(&self, byte: u64, kind: LockKind) -> Result<bool, IoFailure>;
+    /// Whether another description holds this byte exclusively. Takes nothing. By default: nobody.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn is_locked(&self, byte: u64) -> Result<bool, IoFailure> {
+        let _ = byte;
+        Ok(false)
+    }
     /// The backend's own type, for the backend's channels.
     fn as_any(&self) -> &dyn Any;
 }
@@ -295,6 +341,14 @@ pub trait Channel: fmt::Debug + Send {
     fn submit(&mut self, op: Op) -> u64;
     /// Waits for the next completion, in whatever order they come. `None` if nothing is in flight.
     fn complete(&mut self) -> Option<Completion>;
+    /// Has what was submitted begin, where submitting alone only notes it until
+    /// [`Channel::complete`]. For who has something else to do before it waits. By default nothing.
+    fn start(&mut self) {}
+    /// How many operations are carried out beside one another. One, the default: each is carried
+    /// out as it is submitted.
+    fn depth(&self) -> usize {
+        1
+    }
 
     /// Submits one operation and waits for it. Only while nothing else is in flight.
     ///

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 
+use super::pace::SharedPace;
 use super::posix::{BackendChoice, SystemFile, random};
 use super::pwrite::PwriteChannel;
 use super::uring::UringChannel;
@@ -54,7 +55,7 @@ pub(super) fn find(
 pub(super) fn find_for_reading(path: &Path, wish: Wish) -> Result<BackendKind, IoFailure> {
     let mut refusal = None;
     for &kind in kinds(wish) {
-        match channel(path, kind) {
+        match channel(path, kind, None) {
             Ok(_) => return Ok(kind),
             Err(failure) => refusal = Some(failure),
         }
@@ -71,10 +72,14 @@ fn kinds(wish: Wish) -> &'static [BackendKind] {
 }
 
 /// A channel of this kind. A ring is tried with an operation that does nothing: some sandboxes
-/// allow its setup and forbid its use.
-pub(super) fn channel(path: &Path, kind: BackendKind) -> Result<Box<dyn Channel>, IoFailure> {
+/// allow its setup and forbid its use. With a pace, lone durable writes may bypass the ring.
+pub(super) fn channel(
+    path: &Path,
+    kind: BackendKind,
+    pace: Option<&Arc<SharedPace>>,
+) -> Result<Box<dyn Channel>, IoFailure> {
     match kind {
-        BackendKind::Uring => match UringChannel::new() {
+        BackendKind::Uring => match UringChannel::new(pace.cloned()) {
             Ok(channel) => Ok(Box::new(channel)),
             Err(error) => Err(IoFailure::new("setup of io_uring for files", path, &error)),
         },
@@ -90,7 +95,7 @@ fn is_refusal(errno: Option<i32>) -> bool {
 }
 
 fn attempt(directory: BorrowedFd<'_>, path: &Path, backend: Backend) -> Result<Trial, IoFailure> {
-    let mut channel = match channel(path, backend.kind) {
+    let mut channel = match channel(path, backend.kind, None) {
         Ok(channel) => channel,
         Err(refused) => return Ok(Trial::Refused(refused)),
     };

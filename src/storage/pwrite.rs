@@ -32,7 +32,7 @@ impl Channel for PwriteChannel {
 
 /// A write or read that a signal interrupted has not happened and is begun anew, with the same
 /// bytes at the same place; a sync that failed, for whatever reason, is not (STORAGE-3).
-fn execute(token: u64, op: Op) -> Completion {
+pub(super) fn execute(token: u64, op: Op) -> Completion {
     match op {
         Op::Write { file, offset, buffer, durable } => {
             let flags = if durable { ReadWriteFlags::DSYNC } else { ReadWriteFlags::empty() };

@@ -11,7 +11,7 @@ use crate::sync::Gate;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Counters of copied bytes, so that threads do not fight over one cache line.
-const LANES: usize = if cfg!(loom) { 2 } else { 8 };
+const LANES: usize = if cfg!(any(loom, shuttle)) { 2 } else { 8 };
 
 /// In the state: nobody gets a claim any more.
 const CLOSED: u64 = 1 << 63;
@@ -23,7 +23,7 @@ const LEFT: u64 = RECORD - 1;
 /// In a lane: whoever adds to it next wakes the one that waits.
 const AWAITED: u64 = 1 << 63;
 /// How often a closer looks before it sleeps: copies take less than a wake-up.
-const SPINS: usize = if cfg!(loom) { 0 } else { 200 };
+const SPINS: usize = if cfg!(any(loom, shuttle)) { 0 } else { 200 };
 
 /// Two cache lines: processors fetch them in pairs.
 #[derive(Debug)]
@@ -187,6 +187,7 @@ impl StagingWord {
         let counted = || -> u64 {
             self.lanes.iter().map(|lane| lane.0.load(Ordering::Acquire) & !AWAITED).sum()
         };
+        #[allow(clippy::reversed_empty_ranges, reason = "a model does not spin")]
         for _ in 0..SPINS {
             if counted() == wanted {
                 return;

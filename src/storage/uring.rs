@@ -4,6 +4,8 @@
 //! ring fails in between, the buffer is leaked: the kernel may still write to it.
 //! URING-2: at most [`DEPTH`] operations are in the ring, so that neither queue can overflow.
 //! URING-3: a forked child never touches the ring, whose memory it shares with its parent.
+//! URING-4: only an operation that finds nothing in flight bypasses the ring, and it has completed
+//! when `submit` returns.
 #![allow(unsafe_code, reason = "the kernel is given addresses")]
 
 use std::collections::VecDeque;
@@ -18,8 +20,11 @@ use io_uring::types::{self, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode};
 
 use super::lock::ForkWord;
+use super::pace::{SharedPace, Way};
 use super::posix::system_file;
+use super::pwrite::execute;
 use super::{AlignedBuf, Channel, Completion, File, IoFailure, Op};
+use crate::clock::{Clock, SystemClock};
 
 /// Operations in the ring at once; more wait in the channel.
 const DEPTH: usize = 64;
@@ -52,14 +57,19 @@ pub(super) struct UringChannel {
     /// The errno with which the ring stopped working.
     broken: Option<i32>,
     forked: ForkWord,
+    /// Where lone durable writes may bypass the ring: which way is the quicker one.
+    pace: Option<Arc<SharedPace>>,
+    /// A durable write that has the ring for itself, and when it was submitted.
+    lone: Option<(u64, u64)>,
     /// How long `enter` waits, where not for ever.
     patience: Option<Timespec>,
     drop_wait: Timespec,
 }
 
 impl UringChannel {
-    /// Sets a ring up, and sees one operation through it.
-    pub(super) fn new() -> io::Result<UringChannel> {
+    /// Sets a ring up, and sees one operation through it. With a pace, lone durable writes may
+    /// bypass it.
+    pub(super) fn new(pace: Option<Arc<SharedPace>>) -> io::Result<UringChannel> {
         let forked = ForkWord::new()?;
         // Channels change hands, so not SINGLE_ISSUER (LOG.md L7).
         let ring = IoUring::builder().build(64)?;
@@ -72,6 +82,8 @@ impl UringChannel {
             next_token: 0,
             broken: None,
             forked,
+            pace,
+            lone: None,
             patience: None,
             drop_wait: Timespec::new().sec(DROP_WAIT_SECONDS),
         };
@@ -177,12 +189,44 @@ impl UringChannel {
         let result = usize::try_from(entry.result())
             .map_err(|_| slot.failure(entry.result().saturating_neg()));
         let buffer = ManuallyDrop::into_inner(slot.buffer);
+        if let Some((token, begun)) = self.lone.take()
+            && let Some(pace) = &self.pace
+        {
+            let says = token == slot.token && result.is_ok();
+            pace.done(Way::Ring, says.then(|| SystemClock.monotonic_ns() - begun));
+        }
         Some(Completion { token: slot.token, buffer, result })
+    }
+
+    /// Carries a durable write that has the channel for itself, the quicker way: by a system call
+    /// (URING-4), or, by returning it, through the ring.
+    fn bypass(&mut self, token: u64, op: Op) -> Option<Op> {
+        let alone = self.in_flight() == 0 && self.done.is_empty();
+        let Some(pace) = &self.pace else { return Some(op) };
+        if self.lone.take().is_some() {
+            pace.done(Way::Ring, None);
+        }
+        if !alone || !matches!(op, Op::Write { durable: true, .. }) {
+            return Some(op);
+        }
+        let (way, begun) = (pace.next(), SystemClock.monotonic_ns());
+        if way == Way::Ring {
+            self.lone = Some((token, begun));
+            return Some(op);
+        }
+        let completion = execute(token, op);
+        let took = SystemClock.monotonic_ns() - begun;
+        pace.done(way, completion.result.is_ok().then_some(took));
+        self.done.push_back(completion);
+        None
     }
 
     /// The ring will tell nothing more: fails everything, and leaks what the kernel may still use.
     fn break_down(&mut self, errno: i32) {
         self.broken = Some(errno);
+        if let (Some(_), Some(pace)) = (self.lone.take(), &self.pace) {
+            pace.done(Way::Ring, None);
+        }
         for slot in &mut self.slots {
             if let Some(slot) = slot.take() {
                 let result = Err(slot.failure(errno));
@@ -228,7 +272,7 @@ impl Channel for UringChannel {
             self.done.push_back(refuse(token, op, errno));
         } else if self.free.is_empty() {
             self.waiting.push_back((token, op));
-        } else {
+        } else if let Some(op) = self.bypass(token, op) {
             self.start(token, op);
         }
         token
@@ -264,6 +308,19 @@ impl Channel for UringChannel {
                 return Some(completion);
             }
         }
+    }
+
+    fn start(&mut self) {
+        if self.broken.is_some() || self.forked.is_forked() || self.ring.submission().is_empty() {
+            return;
+        }
+        if let Err(error) = self.enter(0) {
+            self.break_down(error.raw_os_error().unwrap_or(libc::EIO));
+        }
+    }
+
+    fn depth(&self) -> usize {
+        DEPTH
     }
 }
 
@@ -420,7 +477,39 @@ mod tests {
         let storage = SystemStorage::from_name("auto").unwrap();
         let directory = storage.directory(place.path(), true).unwrap();
         let file = directory.open("f", OpenMode::CreateDirect).unwrap();
-        UringChannel::new().ok().map(|channel| (channel, file))
+        UringChannel::new(None).ok().map(|channel| (channel, file))
+    }
+
+    #[test]
+    fn a_lone_durable_write_bypasses_a_slow_ring_and_only_that() {
+        let place = tempfile::tempdir().unwrap();
+        let Some((_, file)) = channel_and_file(&place) else { return };
+        let pace = Arc::new(SharedPace::new());
+        let mut channel = UringChannel::new(Some(Arc::clone(&pace))).unwrap();
+        // As if the ring had needed 4 ms three times, and the call next to nothing.
+        for (way, ns) in [(Way::Ring, 4_000_000), (Way::Call, 1)] {
+            for _ in 0..3 {
+                assert_eq!(pace.next(), way);
+                pace.done(way, Some(ns));
+            }
+        }
+        let count = || pace.bypassed() - 3;
+        for block in 0..10 {
+            assert_eq!(channel.run(write(&file, block)).result.unwrap(), BLOCK);
+        }
+        assert_eq!(count(), 10);
+        // The second one of two is not alone; nor is a plain one worth it.
+        let tokens = [channel.submit(write(&file, 10)), channel.submit(write(&file, 11))];
+        let done = std::iter::from_fn(|| channel.complete()).map(|done| done.token);
+        assert_eq!((done.collect::<Vec<_>>(), count()), (tokens.to_vec(), 11));
+        let Op::Write { file, offset, buffer, .. } = write(&file, 12) else { unreachable!() };
+        let plain = Op::Write { file: Arc::clone(&file), offset, buffer, durable: false };
+        assert_eq!(channel.run(plain).result.unwrap(), BLOCK);
+        assert_eq!(count(), 11);
+        let buffer = AlignedBuf::zeroed(13 * BLOCK);
+        let read = channel.run(Op::Read { file, offset: 0, buffer });
+        assert_eq!(read.result.unwrap(), 13 * BLOCK);
+        assert!(read.buffer.unwrap().iter().all(|byte| *byte == 7));
     }
 
     #[test]
@@ -450,7 +539,7 @@ mod tests {
 
     #[test]
     fn a_dropped_channel_does_not_wait_for_ever() {
-        let Ok(mut channel) = UringChannel::new() else { return };
+        let Ok(mut channel) = UringChannel::new(None) else { return };
         if !channel.ring.params().is_feature_ext_arg() {
             return;
         }

@@ -1,5 +1,6 @@
 //! One batch: the seven steps of its life (ENGINE.md E1). `docs/execution.md` has the picture.
 
+use super::cut::Writing;
 use super::driver::{JobDriver, Stepped};
 use super::hooks::Step;
 use super::journal::{
@@ -8,7 +9,7 @@ use super::journal::{
 use super::marks::Mark;
 use crate::error::Result;
 use crate::exec::RunContext;
-use crate::ids::Lsn;
+use crate::ids::{Lsn, to_usize};
 use crate::planted::{Bug, planted};
 use crate::sink::Output;
 use crate::source::{Input, Opened, Source, SourceContext};
@@ -116,16 +117,22 @@ impl JobDriver {
         Ok(Some(Batch::new(plan, pending.lsn(), 1)))
     }
 
+    /// How many bytes of a batch each source may have.
+    fn share(&self) -> u64 {
+        let sources = crate::ids::to_u64(self.job.sources.len()).max(1);
+        (self.options.trigger.limit_bytes() / sources).max(1)
+    }
+
     /// What every source has, each up to its share of the batch's bytes.
     fn plan_inputs(&self) -> Result<Vec<PlannedInput>> {
-        let share = self.options.trigger.limit_bytes() / crate::ids::to_u64(self.job.sources.len());
+        let share = self.share();
         let mut inputs = Vec::new();
         for source in &self.job.sources {
             let position = self.boundary.position(source.name());
             if self.is_past_available(source, position)? {
                 continue;
             }
-            if let Some(planned) = source.plan(self.source_context(), position, share.max(1))? {
+            if let Some(planned) = source.plan(self.source_context(), position, share)? {
                 inputs.push(PlannedInput {
                     source: source.name().to_owned(),
                     input: planned.input,
@@ -166,13 +173,22 @@ impl JobDriver {
         for operator in &self.job.operators {
             operator.keep_failed(planted(Bug::MergeFailedOverlay));
         }
-        let mut outputs = Vec::new();
-        for sink in &self.job.sinks {
-            outputs.push(sink.compute(executor, &run)?);
-        }
-        for operator in &self.job.operators {
-            operator.compute(executor, &run)?;
-        }
+        let job = &self.job;
+        let compute = || -> Result<Vec<Output>> {
+            let outputs = job.sinks.iter().map(|sink| sink.compute(executor, &run));
+            let outputs = outputs.collect::<Result<_>>()?;
+            job.operators.iter().try_for_each(|operator| operator.compute(executor, &run))?;
+            Ok(outputs)
+        };
+        // A job on its own thread has the next batch's records read meanwhile; in a simulation
+        // nothing happens beside anything.
+        let outputs = match self.writing {
+            Writing::Beside => {
+                let (sources, share) = (&job.sources, self.share());
+                executor.beside(|| sources.iter().for_each(|s| s.read_ahead(share)), compute)?
+            }
+            Writing::Inline | Writing::Late => compute()?,
+        };
         let mut digests = Vec::new();
         for (source, opened) in opened {
             digests.push(Named::new(source.name(), opened.input().digest()?));
@@ -227,6 +243,7 @@ impl JobDriver {
             attempt: batch.attempt,
             digests,
             sinks: batch.published.clone(),
+            accumulators: batch.computed().run.sums(),
         });
         let pending = self.env.wal.submit_internal(JOURNAL, &entry.encode())?;
         let Entry::BatchCompleted(done) = entry else { unreachable!("made above") };
@@ -239,13 +256,17 @@ impl JobDriver {
 
     /// The overlays become the state.
     pub(crate) fn merge(&self, batch: &Batch) {
-        let run = &batch.computed().run;
-        for (operator, state) in self.job.operators.iter().zip(&self.states) {
-            for partition in 0..batch.plan.parallelism {
-                let overlay = operator.overlay(run, partition);
-                state.merge(partition, batch.plan.batch, overlay);
-            }
-        }
+        let (run, parallelism) = (&batch.computed().run, to_usize(batch.plan.parallelism.into()));
+        let (operators, states, id) = (&self.job.operators, &self.states, batch.plan.batch);
+        // Partitions share nothing: each is merged by whichever thread comes to it.
+        self.env.executor.for_each_number(parallelism * states.len(), |number| {
+            let (place, partition) = (number / parallelism, number % parallelism);
+            let (operator, state) = (&operators[place], &states[place]);
+            #[allow(clippy::cast_possible_truncation, reason = "below `parallelism`, a u32")]
+            let partition = partition as u32;
+            let changes = operator.overlay(run, partition);
+            state.merge(partition, id, changes);
+        });
     }
 
     pub(crate) fn source_context(&self) -> SourceContext<'_> {

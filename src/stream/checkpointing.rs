@@ -1,52 +1,87 @@
 //! Step 7: checkpoints, and the truncation that follows (ENGINE.md E3, E15, E17).
 
 use super::boundary::EngineState;
+use super::cut::{Cut, Flight, Writing};
 use super::driver::JobDriver;
 use super::marks::Mark;
 use super::streams::OpenedStream;
 use crate::checkpoint::{CheckpointMeta, Extent};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::Lsn;
+use crate::ids::{BatchId, Lsn};
 use crate::planted::{Bug, planted};
 use crate::state::OperatorState;
+use crate::sync::lock;
 
 impl JobDriver {
-    /// Step 7: takes a checkpoint if one is due.
+    /// Step 7: ends the checkpoint that is on its way if it is written, and takes one if it is due.
     pub(crate) fn checkpoint(&mut self) -> Result<()> {
+        if self.flight.as_ref().is_some_and(Flight::is_done) {
+            self.land()?;
+        }
         let elapsed = self.env.clock.monotonic_ns().saturating_sub(self.last_checkpoint_ns);
         let due = elapsed >= self.options.checkpoint_interval_ns();
-        if due && self.marks.checkpointed < self.marks.completed {
-            self.take_checkpoint()?;
+        if due && self.flight.is_none() && self.marks.checkpointed < self.marks.completed {
+            self.begin_checkpoint()?;
         }
         Ok(())
     }
 
-    /// Writes a checkpoint of the last completed batch, then truncates the log. A checkpoint that
-    /// fails is an alarm, not an error: the one before stands, and the log keeps what it needs.
+    /// Takes the cut, and has it written where this driver's checkpoints are.
+    fn begin_checkpoint(&mut self) -> Result<()> {
+        let Some(store) = self.store.clone().filter(|_| self.writing != Writing::Inline) else {
+            return self.take_checkpoint();
+        };
+        self.last_checkpoint_ns = self.env.clock.monotonic_ns();
+        let begun = self.cut().and_then(|cut| match self.writing {
+            Writing::Beside => Flight::beside(cut, &self.env.wal, &store),
+            Writing::Late | Writing::Inline => Ok(Flight::late(cut)),
+        });
+        match begun {
+            Ok(flight) => self.flight = Some(flight),
+            Err(error) => self.alarm(&error)?,
+        }
+        Ok(())
+    }
+
+    /// Waits for the checkpoint on its way, if there is one.
+    ///
+    /// # Errors
+    /// The log's.
+    pub(crate) fn land(&mut self) -> Result<()> {
+        let (Some(flight), Some(store)) = (self.flight.take(), &self.store) else { return Ok(()) };
+        let batch = flight.batch;
+        let ended = flight.land(&self.env.wal, store)?;
+        self.conclude(batch, ended)
+    }
+
+    /// Writes a checkpoint of the last completed batch, at once, then truncates the log.
     ///
     /// # Errors
     /// The log's.
     pub(crate) fn take_checkpoint(&mut self) -> Result<()> {
-        // E1: it may become visible only when the record of its batch's completion is durable.
-        if !planted(Bug::CheckpointBeforeCompletion) {
-            self.await_completion()?;
-        }
-        let written = self.write_checkpoint();
+        let written = match (self.cut(), &self.store) {
+            (Ok(cut), Some(store)) => cut.write(&self.env.wal, store)?,
+            (Ok(_), None) => Err(no_store()),
+            (Err(error), _) => Err(error),
+        };
         self.last_checkpoint_ns = self.env.clock.monotonic_ns();
-        match written {
-            Ok(()) => {
-                let batch = self.boundary.batch;
-                self.marks.reach(Mark::Checkpointed, batch);
-                let marks = self.marks;
-                self.board.update(|progress| {
-                    progress.checkpoint = batch;
-                    progress.checkpoint_alarm = None;
-                    progress.marks = marks;
-                });
-                self.truncate()
-            }
-            Err(error) => self.alarm(&error),
+        self.conclude(self.boundary.batch, written)
+    }
+
+    /// A checkpoint that failed is an alarm, not an error: the one before stands, and the log keeps
+    /// what it needs (ENGINE.md E17).
+    fn conclude(&mut self, batch: BatchId, written: Result<()>) -> Result<()> {
+        if let Err(error) = written {
+            return self.alarm(&error);
         }
+        self.marks.reach(Mark::Checkpointed, batch);
+        let marks = self.marks;
+        self.board.update(|progress| {
+            progress.checkpoint = batch;
+            progress.checkpoint_alarm = None;
+            progress.marks = marks;
+        });
+        self.truncate()
     }
 
     /// What a source has looked at and found none of its records in, it needs no more (E3).
@@ -59,23 +94,24 @@ impl JobDriver {
         Ok(())
     }
 
-    fn write_checkpoint(&mut self) -> Result<()> {
+    /// CUT-1: the state at the last completed batch, and where the log is needed from then on.
+    fn cut(&mut self) -> Result<Cut> {
         self.settle()?;
         let extents = self.encode_states()?;
         let streams = self.env.streams.snapshot();
         let floor = self.floor(&streams)?;
         let (shape, boundary) = (self.shape.clone(), self.boundary.clone());
+        let (batch, completion) = (boundary.batch, boundary.completion);
         let meta = CheckpointMeta {
             checkpoint: 0,
             job: self.shape.job.clone(),
             log_id: self.env.wal.log_id(),
             generation: self.shape.generation,
-            batch: self.boundary.batch,
+            batch,
             floor,
             engine: EngineState { shape, boundary, streams }.encode(),
         };
-        let store = self.store.as_mut().ok_or_else(no_store)?;
-        store.write(meta, &extents).map(drop)
+        Ok(Cut { batch, completion, meta, extents })
     }
 
     /// Every partition of every operator, encoded in parallel.
@@ -115,10 +151,9 @@ impl JobDriver {
 
     /// Lets the log go that no kept checkpoint needs.
     fn truncate(&self) -> Result<()> {
-        let kept = self.store.iter().flat_map(|store| store.kept());
-        let Some(floor) = kept.map(|kept| kept.floor).min() else {
-            return Ok(());
-        };
+        let Some(store) = &self.store else { return Ok(()) };
+        let floor = lock(store).kept().iter().map(|kept| kept.floor).min();
+        let Some(floor) = floor else { return Ok(()) };
         if floor > self.env.wal.first_lsn() {
             self.env.wal.truncate_before(floor)?;
         }

@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::batch::Batch;
 use super::boundary::Boundary;
+use super::cut::{Flight, SharedStore, Writing};
 use super::hooks::{Hooks, Step};
 use super::job::Job;
 use super::journal::{BatchPlan, JobShape};
@@ -12,7 +13,6 @@ use super::marks::{Mark, Marks};
 use super::options::RunOptions;
 use super::progress::Board;
 use super::streams::StreamTable;
-use crate::checkpoint::CheckpointStore;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::Executor;
@@ -54,7 +54,10 @@ pub(crate) struct JobDriver {
     pub(crate) options: RunOptions,
     pub(crate) hooks: Box<dyn Hooks>,
     /// `None`: this driver takes no checkpoints.
-    pub(crate) store: Option<CheckpointStore>,
+    pub(crate) store: Option<SharedStore>,
+    pub(crate) writing: Writing,
+    /// The checkpoint that is being written.
+    pub(crate) flight: Option<Flight>,
     /// In the order of the job's operators.
     pub(crate) states: Vec<OperatorState>,
     pub(crate) boundary: Boundary,
@@ -99,6 +102,7 @@ impl JobDriver {
             progress.input_bytes = boundary.input_bytes;
             progress.batch_time_ns = boundary.batch_time_ns;
             progress.recovered_batch = recovered;
+            progress.accumulators.clone_from(&boundary.accumulators);
             progress.checkpoint = marks.checkpointed;
             (progress.bytes_read, progress.records_read) = read;
             progress.marks = marks;
@@ -148,6 +152,7 @@ impl JobDriver {
     /// Ends the job behind the last completed batch: all durable, with a checkpoint.
     pub(crate) fn finish(&mut self) -> Result<()> {
         self.await_completion()?;
+        self.land()?;
         if self.marks.checkpointed < self.marks.completed {
             self.take_checkpoint()?;
         }
@@ -170,6 +175,7 @@ impl JobDriver {
             progress.batches += 1;
             progress.batch_bytes = bytes;
             progress.batch_time_ns = plan.batch_time_ns;
+            progress.accumulators.clone_from(&self.boundary.accumulators);
             progress.input_bytes = self.boundary.input_bytes;
             (progress.bytes_read, progress.records_read) = self.amount_read();
             progress.marks = self.marks;

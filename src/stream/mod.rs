@@ -5,7 +5,9 @@
 mod batch;
 mod boundary;
 mod checkpointing;
+mod cut;
 mod driver;
+mod fallible;
 mod handle;
 #[cfg_attr(
     not(feature = "testing"),
@@ -40,6 +42,7 @@ pub use trigger::Trigger;
 
 pub(crate) use batch::Batch;
 pub(crate) use boundary::{Boundary, EngineState};
+pub(crate) use cut::Writing;
 pub(crate) use driver::{Env, JobDriver};
 #[cfg(not(feature = "testing"))]
 pub(crate) use hooks::{Hooks, NoHooks};

@@ -19,8 +19,9 @@ use crate::error::{Error, ErrorKind, Result};
 pub struct RunOptions {
     /// How batches are cut. Default: about 4 MiB each, until stopped.
     pub trigger: Trigger,
-    /// Time between checkpoints; one is also taken when the job ends. Default 1 s, minimum 0
-    /// (after every batch), maximum 1 day.
+    /// Time between checkpoints; one is also taken when the job ends. They are written beside the
+    /// batches that follow, one at a time. Default 1 s, minimum 0 (behind the batch that completes
+    /// when the one before is written), maximum 1 day.
     pub checkpoint_interval: Duration,
     /// Partitions of every keyed operator and its state, recorded with the job: it cannot be
     /// changed under existing state yet. Not the number of threads. Default 8, minimum 1, maximum

@@ -4,6 +4,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use super::cut::Writing;
 use super::driver::{JobDriver, Stepped};
 use super::progress::{Board, Progress};
 use crate::error::{Error, ErrorKind, Result};
@@ -69,7 +70,8 @@ impl fmt::Debug for StreamRun {
 
 impl StreamRun {
     /// Runs the driver on a thread of its own. `ended` goes when the driver has gone.
-    pub(crate) fn spawn(driver: JobDriver, ended: impl Send + 'static) -> Result<StreamRun> {
+    pub(crate) fn spawn(mut driver: JobDriver, ended: impl Send + 'static) -> Result<StreamRun> {
+        driver.writing = Writing::Beside;
         let (wish, changed) = (Mutex::new(Wish::Run), Condvar::new());
         let control = Arc::new(Control { wish, changed, ending: Arc::clone(&driver.ending) });
         let (told, board) = (Arc::clone(&control), driver.board.clone());

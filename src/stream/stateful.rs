@@ -13,9 +13,9 @@ use super::job::Stream;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{
     ByteTable, Compute, Data, Dataset, Dependency, Executor, Held, Hold, Key, KeyedInput, Kv, Meta,
-    Name, Node, OperatorId, Role, RunContext, Task, Value,
+    Name, Node, OperatorId, Role, RunContext, Task, Value, view_of,
 };
-use crate::state::{KeyedState, OperatorState, Overlay, State};
+use crate::state::{Changes, KeyedState, OperatorState, Overlay, State, StateTable};
 use crate::sync::{Arc, Mutex, lock};
 
 /// What a stateful operator gives: its output, and its state to be queried.
@@ -103,18 +103,19 @@ impl<S> Default for Kept<S> {
 }
 
 impl<S: State> Kept<S> {
-    fn start(&self, partition: u32) -> Overlay<S> {
+    /// What an attempt at the partition starts with; `None` in a working engine: nothing.
+    fn start(&self, partition: u32) -> Option<Overlay<S>> {
         if !self.on.load(Ordering::Relaxed) {
-            return Overlay::new();
+            return None;
         }
         let mut overlays = lock(&self.overlays);
         let found = overlays.iter().position(|(of, _)| *of == partition);
-        found.map_or_else(Overlay::new, |at| overlays.swap_remove(at).1)
+        found.map(|at| overlays.swap_remove(at).1)
     }
 
-    fn end(&self, partition: u32, overlay: &Overlay<S>) {
+    fn end(&self, partition: u32, changes: &Changes<S>, table: &StateTable<S>) {
         if self.on.load(Ordering::Relaxed) {
-            lock(&self.overlays).push((partition, overlay.clone()));
+            lock(&self.overlays).push((partition, changes.to_overlay(table)));
         }
     }
 }
@@ -156,10 +157,11 @@ impl<S: State, U: Data> StatefulOperator for Operator<S, U> {
 
     fn overlay(&self, run: &RunContext, partition: u32) -> Box<dyn Any + Send> {
         let part = run.held::<Part<S, U>>(self.id(), partition);
-        let overlay = part.and_then(|part| lock(&part.overlay).take());
-        assert!(overlay.is_some(), "STREAM-4: an overlay is taken once, after it was computed");
+        let changes = part.and_then(|part| lock(&part.changes).take());
         lock(&self.kept.overlays).clear();
-        Box::new(overlay.unwrap_or_default())
+        #[allow(clippy::expect_used, reason = "`run_batch` computes, then merges each partition")]
+        let changes = changes.expect("STREAM-4: changes are taken once, after they were computed");
+        Box::new(changes)
     }
 
     fn keep_failed(&self, keep: bool) {
@@ -167,9 +169,12 @@ impl<S: State, U: Data> StatefulOperator for Operator<S, U> {
     }
 }
 
+/// Hash and bytes of a key, its first value and the others.
+type Group<'g, V> = (u64, &'g [u8], (&'g V, &'g [V]));
+
 /// What a run holds of one partition.
 struct Part<S, U> {
-    overlay: Mutex<Option<Overlay<S>>>,
+    changes: Mutex<Option<Changes<S>>>,
     rows: Vec<U>,
 }
 
@@ -194,7 +199,7 @@ where
         + 'static,
 {
     /// The partition's rows by key, in first-seen order. The first value of a key needs no
-    /// allocation: behind `reduce_by_key` it is the only one.
+    /// allocation.
     fn group(&self, task: &Task<'_>) -> Result<ByteTable<(V, Vec<V>)>> {
         let mut groups = ByteTable::with_capacity(0);
         self.input.for_each(task, |hash, key, value| {
@@ -208,24 +213,48 @@ where
     }
 
     fn update(&self, task: &Task<'_>, state: &KeyedState<S>) -> Result<Part<S, U>> {
-        let partition = task.partition();
+        // Behind `reduce_by_key` and its like a key has one value: no need to gather them.
+        if let Some(table) = self.input.held_table(task)? {
+            let pieces = table.pieces();
+            let pieces =
+                pieces.map(|piece| piece.map(|(hash, key, value)| (hash, key, (value, &[][..]))));
+            return self.update_with(task, state, (table.len(), pieces));
+        }
         let groups = self.group(task)?;
-        let mut overlay = self.kept.start(partition);
-        let mut rows = Vec::new();
-        state.read(partition, |_, table| -> Result<()> {
-            for (hash, key, (first, rest)) in groups.iter() {
-                let view = K::view(key).map_err(|error| {
-                    let text = "a key does not read the canonical bytes it wrote";
-                    Error::new(ErrorKind::TaskFailed, text).caused_by(error)
-                })?;
-                let value = overlay.state(table, hash, key);
-                let mut values = std::iter::once(first).chain(rest).cloned();
-                rows.extend(task.call(&self.meta, || (self.f)(view, &mut values, value)));
+        let pieces = groups
+            .pieces()
+            .map(|piece| piece.map(|(hash, key, (first, rest))| (hash, key, (first, &rest[..]))));
+        self.update_with(task, state, (groups.len(), pieces))
+    }
+
+    /// Calls the function for every key, which come once each.
+    fn update_with<'g>(
+        &self,
+        task: &Task<'_>,
+        state: &KeyedState<S>,
+        (count, pieces): (usize, impl Iterator<Item = impl Iterator<Item = Group<'g, V>> + Clone>),
+    ) -> Result<Part<S, U>> {
+        let partition = task.partition();
+        let kept = self.kept.start(partition);
+        state.read(partition, |_, table| {
+            let (mut changes, mut rows) = (Changes::of(table), Vec::new());
+            changes.reserve(count);
+            for piece in pieces {
+                table.warm(piece.clone().map(|(hash, ..)| hash));
+                for (hash, key, (first, rest)) in piece {
+                    let view = view_of::<K>(key)?;
+                    let mut values = std::iter::once(first).chain(rest).cloned();
+                    rows.extend(changes.touch(table, (hash, key), |value| {
+                        if let Some(kept) = &kept {
+                            *value = kept.get(table, hash, key).cloned();
+                        }
+                        task.call(&self.meta, || (self.f)(view, &mut values, value))
+                    }));
+                }
             }
-            Ok(())
-        })?;
-        self.kept.end(partition, &overlay);
-        Ok(Part { overlay: Mutex::new(Some(overlay)), rows })
+            self.kept.end(partition, &changes, table);
+            Ok(Part { changes: Mutex::new(Some(changes)), rows })
+        })
     }
 }
 

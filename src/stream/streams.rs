@@ -6,7 +6,7 @@ use super::journal::{Entry, JOURNAL, StreamEntry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Lsn, StreamId};
 use crate::sync::{Mutex, lock};
-use crate::wal::Wal;
+use crate::wal::{FIRST_NAMED, Wal};
 
 /// A stream, and the record that opened it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,8 +39,8 @@ impl StreamTable {
             return Ok(known.stream);
         }
         let next = streams.iter().map(|known| known.stream.get()).max().unwrap_or(0) + 1;
-        if next == JOURNAL.get() {
-            let message = "65534 ingest streams are the most that a log can have";
+        if next == FIRST_NAMED {
+            let message = "32767 ingest streams are the most that a log can have";
             return Err(Error::new(ErrorKind::TooLarge, message));
         }
         let stream = StreamId::new(next);

@@ -7,7 +7,8 @@
 use crate::engine::{Engine, Running};
 use crate::error::Result;
 pub use crate::stream::{Hooks, NoHooks, Step, Stepped};
-use crate::stream::{Job, JobDriver, Progress, RunOptions};
+use crate::stream::{Job, JobDriver, Progress, RunOptions, Writing};
+pub use crate::wal::watch::watched;
 
 /// A job that is driven by hand.
 ///
@@ -51,6 +52,14 @@ impl Harness {
     ) -> Result<Harness> {
         let (driver, running) = engine.driver(job, options, hooks)?;
         Ok(Harness { driver, _running: running })
+    }
+
+    /// Has every checkpoint written one batch later than it was taken, as a job on its own thread
+    /// may do; the same in every run.
+    #[must_use]
+    pub fn with_late_checkpoints(mut self) -> Harness {
+        self.driver.writing = Writing::Late;
+        self
     }
 
     /// Does one thing: a whole batch, or what is to be done when there is none.

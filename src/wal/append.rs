@@ -2,18 +2,18 @@
 
 use std::task::Waker;
 
-use super::commit::Until;
+use super::commit::{Left, Until};
 use super::core::{Core, Open, Panics, Phase, SyncRequest, closed};
 use super::group::{Call, Ticket, Waiting};
 use super::options::Background;
 use super::range::LsnRange;
-use super::record::RECORD_HEADER;
+use super::record::{RECORD_HEADER, RecordKind};
 use super::replay::Replay;
 use super::stage::Reservation;
 use super::staging::{Mark, NoRoom, Want};
 use super::turns;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{Lsn, to_u64};
+use crate::ids::{Lsn, StreamId, to_u64};
 use crate::planted::{Bug, planted};
 use crate::sync::{Arc, MutexGuard, lock, wait};
 
@@ -94,6 +94,33 @@ impl Core {
         Ok(lsns)
     }
 
+    /// Gives a record its place in a frame of its own that is written durable, and does not wait.
+    pub(crate) fn submit_alone(&self, payload: &[u8]) -> Result<Lsn> {
+        self.check_fork()?;
+        let bytes = self.measure(&[payload])?;
+        let (kind, until) = (RecordKind::User, Mark::Appended);
+        let (stream, extended) = (StreamId::DEFAULT, false);
+        let want = Want { stream, kind, extended, until };
+        let _panics = Panics::poison(self);
+        let mut open = lock(&self.open);
+        let lsns = loop {
+            open.check()?;
+            open.staging.seal();
+            match open.staging.place(&self.stage, want.kind, 1, bytes) {
+                Ok(reservation) => break reservation.fill(want, &[payload]),
+                Err(NoRoom::Memory) => open = self.await_memory(open),
+                Err(NoRoom::Segment(need)) => open = self.await_segment(open, need)?,
+            }
+        };
+        open.staging.waiting_for_open().promise(true);
+        open.staging.seal();
+        self.ask_preparer(&mut open);
+        self.nudge(&mut open);
+        drop(open);
+        self.prepare_inline();
+        Ok(lsns.first())
+    }
+
     /// The last record that has its place in the log.
     pub(crate) fn appended(&self) -> Lsn {
         // A forked child must not wait for a lock whose holder does not exist there.
@@ -118,11 +145,23 @@ impl Core {
 
     /// Bytes of the records with their headers, if they are within the limits (LOG.md L4).
     pub(super) fn measure(&self, payloads: &[&[u8]]) -> Result<usize> {
+        self.check_batch(payloads.iter().map(|payload| payload.len()))
+    }
+
+    /// As [`Core::measure`], of records of these sizes.
+    #[inline]
+    pub(super) fn check_batch(&self, records: impl Iterator<Item = usize>) -> Result<usize> {
         let mut bytes = 0;
-        for payload in payloads {
-            self.check_record(payload.len())?;
-            bytes += RECORD_HEADER + payload.len();
+        for length in records {
+            self.check_record(length)?;
+            bytes += RECORD_HEADER + length;
         }
+        self.check_bytes_of_batch(bytes)
+    }
+
+    /// Refuses a batch of so many bytes, headers included, if it is over the limit.
+    #[inline]
+    pub(super) fn check_bytes_of_batch(&self, bytes: usize) -> Result<usize> {
         match to_u64(bytes) {
             bytes if bytes > self.limits.batch => {
                 Err(self.too_large("batch", bytes, self.limits.batch))
@@ -137,7 +176,7 @@ impl Core {
         mut open: MutexGuard<'a, Open>,
     ) -> MutexGuard<'a, Open> {
         if let Some(slot) = open.take_free() {
-            self.lead(open, slot, Until::Once);
+            self.lead(open, slot, Until::Once, false);
             return lock(&self.open);
         }
         self.stats.memory_waits.count();
@@ -178,29 +217,33 @@ impl Core {
     }
 
     /// Joins whoever waits for `lsn` to come so far, and waits.
-    fn join_and_wait(&self, mut open: MutexGuard<'_, Open>, until: Mark, lsn: Lsn) -> Result<()> {
+    pub(super) fn join_and_wait(
+        &self,
+        mut open: MutexGuard<'_, Open>,
+        until: Mark,
+        lsn: Lsn,
+    ) -> Result<()> {
         if self.is_settled(&open, lsn)? {
             return Ok(());
         }
         if until == Mark::Written && self.progress.written() >= lsn {
             return Ok(());
         }
-        let free = open.is_free();
         let ticket = match until {
             Mark::Durable => match self.covering(&mut open, lsn) {
-                Covering::Queued(waiting) => waiting.join(free),
+                Covering::Queued(waiting) => waiting.join(),
                 Covering::Flying(waiting) => waiting.follow(),
             },
             Mark::Written | Mark::Appended => {
-                let Open { staging, flight, .. } = &mut *open;
-                match (staging.waiting_for(lsn), flight) {
-                    (Some(waiting), _) => waiting.join_written(free),
-                    (None, Some(flight)) => flight.waiting.follow(),
-                    (None, None) => unreachable!("COMMIT-2: neither staged, flying nor written"),
+                let Open { staging, flights, .. } = &mut *open;
+                match (staging.waiting_for(lsn), flights.holding(lsn)) {
+                    (Some(waiting), _) => waiting.join_written(),
+                    (None, Some(waiting)) => waiting.follow(),
+                    (None, None) => unreachable!("FLIGHT-1: neither staged, flying nor written"),
                 }
             }
         };
-        self.await_outcome(open, &ticket)
+        self.await_outcome(open, ticket)
     }
 
     /// As [`Core::wait_durable`] for a future: `None` if it has to be polled again, when `waker`
@@ -246,44 +289,49 @@ impl Core {
 
     /// Those whose outcome makes `lsn` durable.
     fn covering<'a>(&self, open: &'a mut Open, lsn: Lsn) -> Covering<'a> {
-        let Open { staging, flight, syncing, .. } = open;
+        let Open { staging, flights, syncing, .. } = open;
         if let Some(waiting) = staging.waiting_for(lsn) {
             return Covering::Queued(waiting);
         }
-        match flight {
-            Some(flight) if flight.durable && lsn <= flight.last_lsn => {
-                Covering::Flying(&mut flight.waiting)
-            }
-            _ => {
-                let fresh = || SyncRequest { waiting: Waiting::default(), target: lsn };
-                let request = syncing.get_or_insert_with(fresh);
-                request.target = request.target.max(lsn);
-                Covering::Queued(&mut request.waiting)
-            }
+        if let Some(waiting) = flights.covering(lsn) {
+            return Covering::Flying(waiting);
         }
+        let fresh = || SyncRequest { waiting: Waiting::default(), target: lsn };
+        let request = syncing.get_or_insert_with(fresh);
+        request.target = request.target.max(lsn);
+        Covering::Queued(&mut request.waiting)
     }
 
-    /// Leads, if the slot is free or handed over, or sleeps, until the group has its outcome.
-    pub(super) fn await_outcome(
-        &self,
-        mut open: MutexGuard<'_, Open>,
-        ticket: &Ticket,
+    /// Leads, if a slot may be taken or was handed over, or sleeps, until the group has its
+    /// outcome.
+    pub(super) fn await_outcome<'a>(
+        &'a self,
+        mut open: MutexGuard<'a, Open>,
+        ticket: Ticket,
     ) -> Result<()> {
-        let group = &*ticket.group;
-        if !ticket.candidate {
-            drop(open);
-            return group.wait();
-        }
-        let slot = open.take_free();
-        if let Some(slot) = slot {
-            self.lead(open, slot, Until::Resolved(group));
-        } else {
-            drop(open);
-            if group.wait_for_call() == Call::Lead {
-                let mut open = lock(&self.open);
-                if let Some(slot) = open.take_handed() {
-                    self.lead(open, slot, Until::Resolved(group));
+        let Ticket { group, candidate } = ticket;
+        let mut role = if candidate { Left::Candidate } else { Left::Follower };
+        let mut slot = open.take_slot();
+        loop {
+            if let Some(slot) = slot.take() {
+                let candidate = role == Left::Candidate;
+                if candidate && let Some(waiting) = open.waiting_of(&group) {
+                    waiting.set_leading();
                 }
+                role = self.lead(open, slot, Until::Resolved(&group), candidate);
+            } else {
+                drop(open);
+            }
+            match role {
+                Left::Follower => return group.wait(),
+                Left::Candidate if group.wait_for_call() == Call::Lead => {}
+                Left::Candidate | Left::Done => break,
+            }
+            open = lock(&self.open);
+            slot = open.slots.take_handed();
+            if slot.is_none() {
+                // Poisoned meanwhile.
+                break;
             }
         }
         group.outcome().unwrap_or_else(|| unreachable!("GROUP-1: led without an outcome"))

@@ -2,15 +2,22 @@
 
 use std::path::Path;
 
-use super::group::{Resolved, Waiting};
+use super::attest::Attest;
+use super::catalog::Catalog;
+use super::depth::Depth;
+use super::flight::Flights;
+use super::group::{Group, Resolved, Waiting};
 use super::index::SegmentIndex;
+use super::lineage::Lineage;
 use super::options::{Background, Limits};
 use super::pins::Pins;
 use super::prepare::{Preparation, Preparer};
 use super::progress::Progress;
 use super::ready::Room;
+use super::receipt::Receipts;
 use super::retention::Retention;
 use super::slot::Slot;
+use super::slots::Slots;
 use super::stage::Stage;
 use super::staging::Staging;
 use super::stats::Stats;
@@ -18,8 +25,8 @@ use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogId, Lsn};
 use crate::storage::ForkWord;
-use crate::storage::{Directory, Lock, Storage};
-use crate::sync::atomic::AtomicU64;
+use crate::storage::{Directory, File, Lock, Storage};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, Condvar, Mutex, lock};
 
 /// How far a handle's life has come.
@@ -31,28 +38,6 @@ pub(crate) enum Phase {
     Closing,
     /// Has given its files away.
     Closed,
-}
-
-/// Where the write slot is.
-#[derive(Debug)]
-pub(crate) enum Place {
-    /// Here, and nobody waits who could lead.
-    Free(Box<Slot>),
-    /// Here, for the candidate that was appointed.
-    Handed(Box<Slot>),
-    /// With a leader.
-    Taken,
-    /// Nowhere: the log is poisoned or closed.
-    Gone,
-}
-
-/// What the leader has taken out to write.
-#[derive(Debug)]
-pub(crate) struct Flight {
-    pub(super) waiting: Waiting,
-    pub(super) last_lsn: Lsn,
-    /// Whether everything up to `last_lsn` is durable when it lands.
-    pub(super) durable: bool,
 }
 
 /// Those who wait for frames that were written plain to become durable.
@@ -68,9 +53,15 @@ pub(crate) struct Open {
     pub(crate) phase: Phase,
     pub(crate) failed: Option<Error>,
     pub(crate) staging: Staging,
-    pub(crate) place: Place,
-    pub(super) flight: Option<Flight>,
+    pub(super) slots: Slots,
+    pub(super) flights: Flights,
+    pub(super) receipts: Receipts,
+    pub(super) depth: Depth,
+    /// Files that hold frames which were written plain and not synced since.
+    pub(super) dirty: Vec<Arc<dyn File>>,
     pub(super) syncing: Option<SyncRequest>,
+    /// What is attested, and when to attest more.
+    pub(super) attest: Attest,
     /// Those who wait for more to become durable, whatever it is.
     pub(super) tails: Waiting,
     pub(crate) preparation: Preparation,
@@ -91,6 +82,8 @@ pub(crate) struct Core {
     pub(crate) directory: Arc<dyn Directory>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) log: LogId,
+    /// The epochs until this one.
+    pub(super) lineage: Lineage,
     pub(crate) limits: Limits,
     pub(crate) background: Background,
     pub(crate) progress: Arc<Progress>,
@@ -99,10 +92,13 @@ pub(crate) struct Core {
     pub(crate) stats: Arc<Stats>,
     pub(crate) pins: Mutex<Pins>,
     pub(crate) retention: Retention,
+    pub(super) catalog: Catalog,
     /// The first LSN of the log.
     pub(crate) start: AtomicU64,
     pub(crate) index: Arc<SegmentIndex>,
     pub(crate) fork: Arc<ForkWord>,
+    /// Set when the log is poisoned: nothing is submitted from then on.
+    pub(super) failing: AtomicBool,
     /// The directory's lock, until the log is closed.
     pub(crate) lock: Mutex<Option<Box<dyn Lock>>>,
     pub(crate) open: Mutex<Open>,
@@ -127,31 +123,25 @@ impl Open {
         }
     }
 
-    /// Whether the write slot is there for whoever comes.
-    pub(super) fn is_free(&self) -> bool {
-        matches!(self.place, Place::Free(_))
+    /// Takes a slot, if nobody leads or is about to: for who writes whatever there is.
+    pub(super) fn take_free(&mut self) -> Option<Slot> {
+        if self.slots.is_idle() { self.slots.take() } else { None }
     }
 
-    /// Takes the slot, if it is free.
-    pub(super) fn take_free(&mut self) -> Option<Box<Slot>> {
-        match std::mem::replace(&mut self.place, Place::Taken) {
-            Place::Free(slot) => Some(slot),
-            other @ (Place::Handed(_) | Place::Taken | Place::Gone) => {
-                self.place = other;
-                None
-            }
-        }
+    /// Those of `group`, wherever they wait.
+    pub(super) fn waiting_of(&mut self, group: &Group) -> Option<&mut Waiting> {
+        let syncing = self.syncing.iter_mut().map(|request| &mut request.waiting);
+        let all = self.flights.all_waiting().chain(self.staging.all_waiting()).chain(syncing);
+        all.into_iter().find(|waiting| waiting.is_of(group))
     }
 
-    /// Takes the slot that was handed to the caller; `None` if the log was poisoned meanwhile.
-    pub(super) fn take_handed(&mut self) -> Option<Box<Slot>> {
-        match std::mem::replace(&mut self.place, Place::Taken) {
-            Place::Handed(slot) => Some(slot),
-            other @ (Place::Free(_) | Place::Taken | Place::Gone) => {
-                self.place = other;
-                None
-            }
-        }
+    /// Whether anybody waits for a frame, a sync or room. Tails do not count: there may be nothing
+    /// that would come.
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn is_awaited(&mut self) -> bool {
+        let flying = self.flights.all_waiting().any(|waiting| waiting.is_awaited());
+        let room = self.room_waiters > 0 || self.spacious.is_awaited();
+        flying || room || self.queued().any(|waiting| waiting.is_awaited())
     }
 
     /// Everybody who waits for something that nobody has taken out yet, in the order in which it
@@ -222,12 +212,12 @@ impl Core {
             return Vec::new();
         }
         open.failed = Some(error.clone());
-        if !matches!(open.place, Place::Taken) {
-            open.place = Place::Gone;
-        }
-        let flight = open.flight.take().map(|flight| flight.waiting);
+        self.failing.store(true, Ordering::Release);
+        // Nothing is in flight in these (SLOT-4). Leaders keep theirs until they have reaped.
+        drop(open.slots.go());
+        let flights = open.flights.abandon().into_iter();
         let syncing = open.syncing.take().map(|request| request.waiting);
-        let waiting = flight.into_iter().chain(open.staging.abandon()).chain(syncing);
+        let waiting = flights.chain(open.staging.abandon()).chain(syncing);
         let resolved = waiting.map(|waiting| waiting.resolve(Some(error.clone()))).collect();
         let mut resolved: Vec<_> = resolved;
         resolved.extend(self.room_came(open));

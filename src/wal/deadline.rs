@@ -13,11 +13,11 @@ use super::commit::Until;
 use super::core::{Core, Open, Panics};
 use super::group::Ticket;
 use super::options::Background;
-use super::record::RecordKind;
 use super::staging::{Mark, NoRoom, Want};
 use super::wal::Wal;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Lsn, StreamId};
+use crate::planted::{Bug, planted};
 use crate::sync::{MutexGuard, lock};
 
 impl Core {
@@ -25,7 +25,7 @@ impl Core {
     fn append_until(&self, stream: StreamId, payload: &[u8], deadline_ns: u64) -> Result<Lsn> {
         self.check_fork()?;
         let bytes = self.measure(&[payload])?;
-        let want = Want { stream, kind: RecordKind::User, until: Mark::Durable };
+        let want = Want::user(stream, Mark::Durable);
         let _panics = Panics::poison(self);
         let mut open = lock(&self.open);
         let reservation = loop {
@@ -47,7 +47,7 @@ impl Core {
     }
 
     /// No room: waits for some, until the deadline.
-    fn await_room_until<'a>(
+    pub(super) fn await_room_until<'a>(
         &'a self,
         mut open: MutexGuard<'a, Open>,
         reason: NoRoom,
@@ -103,7 +103,7 @@ impl Core {
             let mut open = lock(&self.open);
             ticket.group.outcome().is_none() && open.staging.make_void(lsn)
         };
-        if given_up {
+        if given_up || planted(Bug::DeadlineForgetsFlight) {
             return Err(self.timed_out("its frame was not on its way yet"));
         }
         ticket.group.wait()
@@ -114,7 +114,7 @@ impl Core {
         while ticket.group.outcome().is_none() && self.clock.monotonic_ns() < deadline_ns {
             let mut open = lock(&self.open);
             let Some(slot) = open.take_free() else { return };
-            self.lead(open, slot, Until::Once);
+            self.lead(open, slot, Until::Once, false);
         }
     }
 

@@ -2,7 +2,6 @@
 
 use std::io::IoSlice;
 
-use super::record::RecordKind;
 use super::staging::{Mark, Want};
 use super::wal::Wal;
 use crate::error::Result;
@@ -58,7 +57,7 @@ impl Wal {
             Durability::Disk => Mark::Durable,
             Durability::Buffered => Mark::Written,
         };
-        let want = Want { stream: options.stream, kind: RecordKind::User, until };
+        let want = Want::user(options.stream, until);
         self.timed(|core| Ok(core.append(want, &[payload])?.first()))
     }
 

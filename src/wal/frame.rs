@@ -68,6 +68,8 @@ pub(crate) struct FrameHeader {
     /// Header CRC of the frame before.
     pub(crate) chain: u32,
     pub(crate) kind: FrameKind,
+    /// From which record on the log says what its catalog holds; zero if it never held anything.
+    pub(crate) catalog: Lsn,
 }
 
 impl FrameHeader {
@@ -115,6 +117,7 @@ impl FrameHeader {
         }
         out[96] = self.kind.to_byte();
         out[100..104].copy_from_slice(&self.payload_length.to_le_bytes());
+        out[104..112].copy_from_slice(&self.catalog.get().to_le_bytes());
         let crc = crc32c(&out[8..]);
         out[4..8].copy_from_slice(&crc.to_le_bytes());
         crc
@@ -131,7 +134,7 @@ impl FrameHeader {
         if crc32c(&bytes[8..]) != crc {
             return None;
         }
-        let reserved = is_zero(&bytes[97..100]) && is_zero(&bytes[104..]);
+        let reserved = is_zero(&bytes[97..100]) && is_zero(&bytes[112..]);
         let payload_length = half(bytes, 84);
         if !reserved || half(bytes, 100) != payload_length {
             return None;
@@ -152,6 +155,7 @@ impl FrameHeader {
             payload_crc: half(bytes, 88),
             chain: half(bytes, 92),
             kind: FrameKind::from_byte(bytes[96])?,
+            catalog: Lsn::new(word(bytes, 104)),
         };
         // Counters near the end of their range would overflow what is computed from them.
         let sane = header.first_lsn.get() < u64::MAX / 2 && header.epoch.get() < u64::MAX / 2;
@@ -205,6 +209,7 @@ mod tests {
             payload_crc: 5,
             chain: 6,
             kind: FrameKind::Records,
+            catalog: Lsn::new(3),
         }
     }
 

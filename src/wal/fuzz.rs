@@ -7,6 +7,7 @@ use crate::wal::log_file;
 use crate::wal::record;
 use crate::wal::scan::{self, Expected, Verdict};
 use crate::wal::segment::{FIRST_FRAME, SegmentHeader};
+use crate::wal::tombstone::Tombstone;
 
 /// Every decoder of the log over `bytes`: each returns or refuses.
 ///
@@ -27,6 +28,7 @@ pub fn decode_wal(bytes: &[u8]) {
     let mut rest = bytes;
     while let Verdict::Frame { header, crc, payload } = scan::judge(rest, &expected) {
         walk_records(payload);
+        std::hint::black_box(Tombstone::decode(&header, payload).is_some());
         expected = expected.after(&header, crc);
         rest = rest.get(scan::length_in(&header, rest)..).unwrap_or_default();
     }

@@ -1,6 +1,7 @@
 //! Looking at single records, and at how far the log has come.
 
-use super::replay::Replay;
+use super::extension::ProducerStamp;
+use super::replay::{Record, Replay};
 use super::wal::Wal;
 use crate::error::Result;
 use crate::ids::{Lsn, StreamId};
@@ -16,6 +17,12 @@ pub struct OwnedRecord {
     pub stream: StreamId,
     /// The bytes that were appended.
     pub payload: Vec<u8>,
+    /// Its [key](crate::Entry::key), if it has one.
+    pub key: Option<Vec<u8>>,
+    /// Its [timestamp](crate::Entry::timestamp), if it has one.
+    pub timestamp: Option<i64>,
+    /// Who sent it, if it was sent by a producer.
+    pub producer: Option<ProducerStamp>,
 }
 
 /// How far a log has come, as one consistent view: `durable <= written <= appended`.
@@ -31,6 +38,15 @@ pub struct LogMarks {
     pub written: Lsn,
     /// The last record that has its place in the log.
     pub appended: Lsn,
+}
+
+impl Record<'_> {
+    pub(super) fn to_owned_record(self) -> OwnedRecord {
+        let key = self.key().map(<[u8]>::to_vec);
+        let (timestamp, producer) = (self.timestamp(), self.producer());
+        let (lsn, stream, payload) = (self.lsn, self.stream, self.payload.to_vec());
+        OwnedRecord { lsn, stream, payload, key, timestamp, producer }
+    }
 }
 
 impl Wal {
@@ -70,11 +86,7 @@ impl Wal {
         let mut replay = Replay::new(index, directory, core.log, lsn, lsn, false);
         let Some(record) = replay.next().transpose()? else { return Ok(None) };
         // A frame holds records behind it too, and the one asked for may be internal.
-        let found = (record.lsn == lsn).then(|| {
-            let payload = record.payload.to_vec();
-            OwnedRecord { lsn, stream: record.stream, payload }
-        });
-        Ok(found)
+        Ok((record.lsn == lsn).then(|| record.to_owned_record()))
     }
 
     /// The last record that a reader of this log can see: the durable LSN. One below

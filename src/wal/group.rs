@@ -5,11 +5,12 @@
 //! GROUP-3: wakers of tasks run where their thread holds neither the write slot nor a lock.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Weak;
 use std::task::Waker;
-use std::time::Duration;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Sleeper};
 use crate::error::{Error, Result};
+use crate::planted::{Bug, planted};
 use crate::sync::{Arc, Gate, Mutex, OnceLock, lock};
 
 const ASLEEP: u32 = 0;
@@ -56,21 +57,26 @@ impl Group {
     }
 
     /// Sleeps as a follower until `deadline_ns` on a clock; `None` if there is no outcome by then.
-    pub(crate) fn wait_until(&self, clock: &dyn Clock, deadline_ns: u64) -> Option<Result<()>> {
-        while self.followers.get() == ASLEEP {
-            let left = deadline_ns.saturating_sub(clock.monotonic_ns());
-            if left == 0 {
-                return self.outcome();
-            }
-            let limit = clock.look_again_after(Duration::from_nanos(left));
-            self.followers.wait_briefly(ASLEEP, limit);
-        }
+    pub(crate) fn wait_until(
+        self: &Arc<Group>,
+        clock: &dyn Clock,
+        deadline_ns: u64,
+    ) -> Option<Result<()>> {
+        let sleeper: Weak<Group> = Arc::downgrade(self);
+        clock.watch(sleeper);
+        self.followers.wait_until(ASLEEP, clock, deadline_ns);
         self.outcome()
     }
 
     /// Tells the candidate to lead. After the log's mutex was released.
     pub(crate) fn appoint(&self) {
         self.candidate.open(LEAD);
+    }
+}
+
+impl Sleeper for Group {
+    fn time_moved(&self) {
+        self.followers.nudge();
     }
 }
 
@@ -118,23 +124,46 @@ impl Waiting {
         self.durable
     }
 
-    /// Joins as a blocking caller who waits until it is durable. The first one may lead: at once,
-    /// if the slot is `free`.
-    pub(crate) fn join(&mut self, free: bool) -> Ticket {
+    /// Joins as a blocking caller who waits until it is durable. The first one may be told to lead.
+    pub(crate) fn join(&mut self) -> Ticket {
         self.durable = true;
-        self.join_written(free)
+        self.join_written()
     }
 
     /// As [`Waiting::join`], for who is content when the kernel has the bytes.
-    pub(crate) fn join_written(&mut self, free: bool) -> Ticket {
+    pub(crate) fn join_written(&mut self) -> Ticket {
         let candidate = self.leader == Leader::None;
-        assert!(candidate || !free, "COMMIT-1: a free slot beside a group that waits");
         if candidate {
-            self.leader = if free { Leader::Appointed } else { Leader::Asleep };
+            self.leader = Leader::Asleep;
         } else {
             self.followers = true;
         }
         Ticket { group: Arc::clone(&self.group), candidate }
+    }
+
+    /// Whether these are the ones who meet there.
+    pub(crate) fn is_of(&self, group: &Group) -> bool {
+        std::ptr::eq(&raw const *self.group, group)
+    }
+
+    /// Takes note that the candidate leads now, who did not have to be told.
+    pub(crate) fn set_leading(&mut self) {
+        self.leader = Leader::Appointed;
+    }
+
+    /// Takes note that a leader sleeps again, before the outcome is there: as the candidate that
+    /// it was if `queued`, so that it can be told once more, or else as a follower. Returns whether
+    /// it is the candidate.
+    pub(crate) fn stand_back(&mut self, candidate: bool, queued: bool) -> bool {
+        let candidate = candidate && queued;
+        if candidate {
+            // Nobody opens it now: who appointed the caller has done so, and it was awake.
+            self.group.candidate.swap(ASLEEP);
+            self.leader = Leader::Asleep;
+        } else {
+            self.followers = true;
+        }
+        candidate
     }
 
     /// Says that the caller will join, and whether it waits until the group is durable.
@@ -167,7 +196,8 @@ impl Waiting {
 
     /// Takes note that the candidate leads, or is about to be told; `None` if there is none asleep.
     pub(crate) fn appoint(&mut self) -> Option<Arc<Group>> {
-        if self.leader != Leader::Asleep {
+        let future = planted(Bug::LeadershipToFuture) && self.futures;
+        if self.leader != Leader::Asleep && !(future && self.leader == Leader::None) {
             return None;
         }
         self.leader = Leader::Appointed;
@@ -242,7 +272,7 @@ mod tests {
     fn first_leads_others_follow_and_all_get_the_outcome() {
         let mut waiting = Waiting::default();
         assert!(!waiting.is_awaited());
-        let (first, second) = (waiting.join(false), waiting.join(false));
+        let (first, second) = (waiting.join(), waiting.join());
         assert!(first.candidate && !second.candidate && waiting.has_candidate());
         let candidate = spawn("candidate", move || first.group.wait_for_call()).unwrap();
         let follower = spawn("follower", move || second.group.wait()).unwrap();
@@ -256,7 +286,7 @@ mod tests {
     #[test]
     fn a_candidate_who_was_not_needed_is_told_so() {
         let mut waiting = Waiting::default();
-        let ticket = waiting.join(false);
+        let ticket = waiting.join();
         let group = Arc::clone(&ticket.group);
         let candidate = spawn("candidate", move || group.wait_for_call()).unwrap();
         Resolved::wake(vec![waiting.resolve(None)]);

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::counting::{AtomicU64, Ordering};
 
 /// Classes for each power of two.
 const CUTS: usize = 4;

@@ -1,10 +1,16 @@
 //! Opening, closing, dropping: a handle's life.
 
 use std::path::Path;
+use std::sync::Weak;
 
-use super::core::{Core, Open, Panics, Phase, Place};
+use super::attest::Attest;
+use super::catalog::Catalog;
+use super::core::{Core, Open, Panics, Phase};
+use super::depth::Depth;
+use super::flight::Flights;
 use super::group::Resolved;
 use super::index::SegmentIndex;
+use super::marks::Marks;
 use super::options::{Background, WalOptions};
 use super::prepare::Preparer;
 use super::progress::Progress;
@@ -12,7 +18,8 @@ use super::recovery::{Opened, RecoverOptions, recover};
 use super::recycle::Recycler;
 use super::retention::Retention;
 use super::share::{Share, Shares};
-use super::slot::{Identity, Slot};
+use super::slot::{Identity, Sealer, Slot};
+use super::slots::Slots;
 use super::stage::Stage;
 use super::staging::{NoRoom, Staging};
 use super::stats::Stats;
@@ -21,7 +28,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{SegmentNumber, to_usize};
 use crate::storage::ForkWord;
 use crate::storage::{Channel, Directory, Storage};
-use crate::sync::atomic::AtomicU64;
+use crate::sync::atomic::{AtomicBool, AtomicU64};
 use crate::sync::{Arc, Condvar, JoinHandle, Mutex, current, lock, spawn};
 
 /// What all clones of a [`Wal`](crate::Wal) share. The last one to go ends the threads.
@@ -53,9 +60,13 @@ pub(crate) fn open(
     };
     let opened = recover(&**storage, &directory, &*clock, &recover_options, &mut *channel)?;
     let preparing = directory.channel()?;
+    let catalog = opened.tail.catalog;
     let core = assemble(storage, directory, clock, fork, options, opened, [channel, preparing])?;
+    core.read_catalog(catalog)?;
     core.ask_preparer(&mut lock(&core.open));
     let core = Arc::new(core);
+    #[cfg(any(test, feature = "testing"))]
+    super::watch::opened(&core);
     let handle = Handle { shares: Shares::new(&core), core, threads: Mutex::default() };
     match options.background {
         Background::Inline => handle.core.prepare_inline(),
@@ -82,33 +93,42 @@ fn assemble(
     let segment_size = smallest.unwrap_or(u64::MAX).min(options.segment_size);
     let limits = WalOptions { segment_size, ..options.clone() }.limits();
     let stats = Arc::new(Stats::new(Arc::clone(&clock)));
-    let slot = Slot::new(commits, identity, &opened.tail, Arc::clone(&stats));
+    let slot = Slot::new(commits, Arc::clone(&stats));
+    let slots = Slots::new(slot, Box::new(Sealer::new(identity, &opened.tail)));
     let home = Arc::clone(active.home());
     let stage = Arc::new(Stage::new(&limits));
     let staging = Staging::new(limits, Arc::clone(&stage), &opened.tail, active, opened.spares);
+    let durable = opened.tail.next_lsn.previous();
+    let published = Marks::publish(&*directory, identity, durable);
+    let progress = Progress::starting_at(durable).telling(published);
     let preparer = Preparer {
         channel: prepares,
         log_file: opened.log_file,
         segment_size: options.segment_size,
         recycler: Recycler::new(home, to_usize(options.recycled), options.segment_size),
     };
+    let durable = opened.tail.next_lsn.previous();
+    let (depth, attest) = (Depth::new(options.write_depth), Attest::new(options, durable));
     Ok(Core {
         storage: Arc::clone(storage),
         directory,
         clock,
         log: opened.log,
+        lineage: opened.lineage,
         limits,
         background: options.background,
-        progress: Arc::new(Progress::starting_at(opened.tail.next_lsn.previous())),
+        progress: Arc::new(progress),
         stage,
         stats,
         pins: Mutex::default(),
         retention: Retention::new(options),
+        catalog: Catalog::new(options.max_producers),
         start: AtomicU64::new(opened.start.get()),
         index: Arc::new(SegmentIndex::new(opened.segments)),
         fork: Arc::new(fork),
         lock: Mutex::new(Some(opened.lock)),
-        open: Mutex::new(Open::new(staging, Box::new(slot))),
+        failing: AtomicBool::new(false),
+        open: Mutex::new(Open::new(staging, slots, depth, attest)),
         room: Condvar::new(),
         committer: Condvar::new(),
         preparer_work: Condvar::new(),
@@ -128,6 +148,10 @@ impl Handle {
     }
 
     fn start_threads(&self) -> Result<()> {
+        if lock(&self.core.open).attest.is_on() {
+            let sleeper: Weak<Core> = Arc::downgrade(&self.core);
+            self.core.clock.watch(sleeper);
+        }
         let committer = Arc::clone(&self.core);
         let preparer = Arc::clone(&self.core);
         let refused = |failure: std::io::Error| {
@@ -187,14 +211,18 @@ impl Drop for Handle {
 }
 
 impl Open {
-    fn new(staging: Staging, slot: Box<Slot>) -> Open {
+    fn new(staging: Staging, slots: Slots, depth: Depth, attest: Attest) -> Open {
         Open {
             phase: Phase::Open,
             failed: None,
             staging,
-            place: Place::Free(slot),
-            flight: None,
+            slots,
+            flights: Flights::default(),
+            receipts: super::receipt::Receipts::default(),
+            depth,
+            dirty: Vec::new(),
             syncing: None,
+            attest,
             tails: super::group::Waiting::default(),
             preparation: super::prepare::Preparation::default(),
             committer_sleeps: false,
@@ -249,9 +277,8 @@ impl Core {
                 }
             }
         }
-        let free = open.is_free();
-        let ticket = open.staging.waiting_for_open().join(free);
-        self.await_outcome(open, &ticket)
+        let ticket = open.staging.waiting_for_open().join();
+        self.await_outcome(open, ticket)
     }
 
     /// Says in `LOG` that the log was closed cleanly.
@@ -275,15 +302,17 @@ impl Core {
 
     /// Gives every file, and then the directory's lock, away.
     fn let_go(&self) {
-        let place = {
+        let slots = {
             let mut open = lock(&self.open);
             open.staging.let_go();
-            std::mem::replace(&mut open.place, Place::Gone)
+            open.slots.go()
         };
-        // Waits for what is in flight, of which there is nothing.
-        drop(place);
+        // Waits for what is in flight, of which there is nothing (SLOT-4). A leader that is still
+        // reaping after poison holds its segment's lock until it has (LOG.md L11).
+        drop(slots);
         lock(&self.preparer).take();
         drop(self.index.remove_before(SegmentNumber::new(u64::MAX)));
+        self.progress.fall_silent();
         lock(&self.lock).take();
         let tails = {
             let mut open = lock(&self.open);

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::attest::IDLE_MIN;
+use super::depth::DEPTH_MAX;
 use super::frame::FRAME_HEADER;
 use super::record::RECORD_HEADER;
 use crate::error::{Error, ErrorKind, Result};
@@ -26,7 +28,7 @@ const FRAME_TARGET: u64 = MIB;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WalOptions {
     /// Bytes in each segment file prepared from now on, a multiple of 4096. Three are prepared at
-    /// rest. Default 64 MiB, minimum 64 KiB, maximum 4 GiB.
+    /// rest, the active one among them. Default 64 MiB, minimum 64 KiB, maximum 4 GiB.
     pub segment_size: u64,
     /// Bound, in bytes, on the memory of records that are appended and not yet written; whoever
     /// appends more waits. A single frame may exceed it when nothing else is held. Default
@@ -39,11 +41,16 @@ pub struct WalOptions {
     /// [`ErrorKind::Locked`]. Default 5 s, minimum 0, maximum 1 h.
     pub lock_wait: Duration,
     /// How many segment files that were given up are kept, to be used again instead of preparing
-    /// new ones: that saves writing every byte twice. Disk that a log holds: its records, three
-    /// prepared segments, these, and what open readers still read below the start. Each of these
-    /// keeps a file open. None are kept on copy-on-write file systems and in memory. Default 4,
-    /// minimum 0 (off), maximum 1024.
+    /// new ones: that saves writing every byte twice. Disk that a log holds: its records, the
+    /// active segment and those prepared ahead, these, and what open readers still read below the
+    /// start. Each of these keeps a file open. As many as a truncation gives up are enough. None
+    /// are kept on copy-on-write file systems and in memory. Default 8, minimum 0 (off), maximum
+    /// 1024.
     pub recycled: u64,
+    /// How many segments may be prepared ahead, beside the active one, while the log takes them
+    /// faster than they are made; two at rest. Those that are ready stay until they are used, also
+    /// by the next opening. Default 8, minimum 2, maximum 64.
+    pub prepared_ahead: u64,
     /// Bytes of segments beyond which the oldest ones go, whenever the log comes into a new one and
     /// at [`Wal::apply_retention`](crate::Wal::apply_retention). The active segment always stays,
     /// spare ones are not counted. Default `None`: nothing goes by itself. Minimum 64 KiB. Not
@@ -53,12 +60,25 @@ pub struct WalOptions {
     /// their frame was sealed. With both options, what either lets go goes. Default `None`,
     /// minimum 1 s, maximum 100 years. Not for the log of an [`Engine`](crate::Engine).
     pub retain_age: Option<Duration>,
+    /// How many producers the log knows; when it knows so many, a new one is refused. None is
+    /// forgotten but by [`Wal::forget_producer`](crate::Wal::forget_producer). Each takes up to
+    /// 10 KiB of memory, and as much of the log whenever the catalog is repeated. Default 1024,
+    /// minimum 0, maximum 1,048,576.
+    pub max_producers: u64,
+    /// After how long without anything to write the log attests its last acknowledged records by a
+    /// frame of their own, a block of 4096 bytes, so that damage to them can be told from a write
+    /// that never finished. At most one frame in so long, none if nothing was acknowledged since
+    /// the last one. Default 50 ms, which is also the minimum; maximum 1 h; `None`: never.
+    pub attest_after: Option<Duration>,
     /// Who carries the file operations. Default [`BackendChoice::Auto`]: what works best; the
     /// environment variable `SAWMILL_BACKEND` then overrides it.
     pub backend: BackendChoice,
     /// Who does what no caller waits for. Default [`Background::Threads`].
     #[doc(hidden)]
     pub background: Background,
+    /// How many durable writes may be in flight, 1 to 16; `None`, the default: as many as pay.
+    #[doc(hidden)]
+    pub write_depth: Option<usize>,
 }
 
 /// Who prepares segments, updates `LOG` and writes what nobody waits for.
@@ -79,11 +99,15 @@ impl Default for WalOptions {
             memory: 32 * MIB,
             max_record: 16 * MIB,
             lock_wait: Duration::from_secs(5),
-            recycled: 4,
+            recycled: 8,
+            prepared_ahead: 8,
             retain_bytes: None,
             retain_age: None,
+            max_producers: 1024,
+            attest_after: Some(IDLE_MIN),
             backend: BackendChoice::Auto,
             background: Background::Threads,
+            write_depth: None,
         }
     }
 }
@@ -104,10 +128,20 @@ impl WalOptions {
         within("segment_size", self.segment_size, 64 * KIB, 4096 * MIB)?;
         within("memory", self.memory, MIB, 16 * 1024 * MIB)?;
         within("max_record", self.max_record, 1, 1024 * MIB)?;
+        within("max_producers", self.max_producers, 0, 1 << 20)?;
         within("recycled", self.recycled, 0, 1024)?;
+        within("prepared_ahead", self.prepared_ahead, 2, 64)?;
         within("lock_wait (seconds)", self.lock_wait.as_secs(), 0, 3600)?;
+        if let Some(depth) = self.write_depth {
+            within("write_depth", to_u64(depth), 1, to_u64(DEPTH_MAX))?;
+        }
         if let Some(bytes) = self.retain_bytes {
             within("retain_bytes", bytes, 64 * KIB, u64::MAX)?;
+        }
+        if let Some(idle) = self.attest_after {
+            let least = u64::try_from(IDLE_MIN.as_millis()).unwrap_or(u64::MAX);
+            let idle = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
+            within("attest_after (milliseconds)", idle, least, 3_600_000)?;
         }
         if let Some(age) = self.retain_age {
             within("retain_age (seconds)", age.as_secs(), 1, 100 * 366 * 86_400)?;
@@ -129,6 +163,7 @@ impl WalOptions {
             batch: batch - to_u64(FRAME_HEADER),
             frame: to_usize(FRAME_TARGET.min(batch)),
             memory: to_usize(self.memory),
+            ahead: to_usize(self.prepared_ahead),
         }
     }
 }
@@ -144,6 +179,8 @@ pub(crate) struct Limits {
     pub(crate) frame: usize,
     /// Of all staging buffers together.
     pub(crate) memory: usize,
+    /// Of segments prepared beside the active one.
+    pub(crate) ahead: usize,
 }
 
 #[cfg(test)]
@@ -169,8 +206,12 @@ mod tests {
             WalOptions { segment_size: 64 * KIB + 1, ..good.clone() },
             WalOptions { memory: 1, ..good.clone() },
             WalOptions { max_record: 0, ..good.clone() },
+            WalOptions { max_producers: (1 << 20) + 1, ..good.clone() },
+            WalOptions { attest_after: Some(Duration::from_millis(49)), ..good.clone() },
             WalOptions { recycled: 1025, ..good.clone() },
+            WalOptions { prepared_ahead: 1, ..good.clone() },
             WalOptions { lock_wait: Duration::from_secs(4000), ..good.clone() },
+            WalOptions { write_depth: Some(17), ..good.clone() },
             WalOptions { retain_bytes: Some(1), ..good.clone() },
             WalOptions { retain_age: Some(Duration::from_millis(999)), ..good.clone() },
         ];

@@ -9,7 +9,7 @@ use super::group::Resolved;
 use super::log_file::{LogFile, LogState};
 use super::options::Background;
 use super::recycle::Recycler;
-use super::segment::Segment;
+use super::segment::{FIRST_FRAME, Fill, Segment, SegmentHeader};
 use super::truncate;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
@@ -29,13 +29,30 @@ pub(crate) struct Preparer {
 
 impl Preparer {
     /// The next segment, of a file that was kept or of a new one.
-    fn segment(&mut self, log: LogId, number: SegmentNumber, clock: &dyn Clock) -> Result<Segment> {
+    fn segment(&mut self, wanted: Wanted, clock: &dyn Clock) -> Result<Made> {
+        let Wanted { log, number, fill } = wanted;
         let channel = &mut *self.channel;
         if let Some(segment) = self.recycler.reuse(log, number, channel, clock)? {
-            return Ok(segment);
+            return Ok(Made { segment, recycled: true });
         }
-        Segment::prepare(self.recycler.home(), log, number, self.segment_size, channel)
+        let header = SegmentHeader { log, number, size: self.segment_size };
+        let segment = Segment::prepare_so(self.recycler.home(), &header, fill, channel)?;
+        Ok(Made { segment, recycled: false })
     }
+}
+
+/// Which segment, and how it is filled.
+#[derive(Clone, Copy)]
+struct Wanted {
+    log: LogId,
+    number: SegmentNumber,
+    fill: Fill,
+}
+
+/// A segment that frames may go into.
+struct Made {
+    segment: Segment,
+    recycled: bool,
 }
 
 /// What was asked of it, and what came of that; under the log's mutex.
@@ -130,39 +147,53 @@ impl Core {
     fn take_steps(&self, resolved: &mut Vec<Resolved>) {
         let mut preparer = lock(&self.preparer);
         let Some(preparer) = preparer.as_mut() else { return };
-        while let Some(step) = self.next_step() {
+        while let Some(step) = self.next_step(preparer.recycler.has_kept()) {
             match step {
                 Step::WriteLog => {
+                    let before = self.first_lsn();
+                    // Retention does not pass the place of the catalog.
+                    self.cover_catalog_at_rotation();
+                    // What cannot be read now is not given up; `apply_retention` says why.
+                    let retained = self.retain(preparer, resolved);
+                    // A truncation has written all that this would say, and a failed one was the
+                    // last write (PREPARE-2).
+                    let said = retained.is_ok_and(|first| first > before);
+                    if said || lock(&self.open).failed.is_some() {
+                        continue;
+                    }
                     if let Err(error) = self.write_log(preparer, false) {
                         resolved.extend(self.fail(&mut lock(&self.open), error));
-                    } else {
-                        // What cannot be read now is not given up; `apply_retention` says why.
-                        drop(self.retain(preparer, resolved));
                     }
                 }
-                Step::Prepare(number) => {
-                    let made = preparer.segment(self.log, number, &*self.clock);
+                Step::Prepare(wanted) => {
+                    let made = preparer.segment(wanted, &*self.clock);
                     resolved.extend(self.finish_attempt(made, preparer.segment_size));
                 }
             }
         }
     }
 
-    fn next_step(&self) -> Option<Step> {
+    /// `quick`: whether a segment can be made of a file that is at hand.
+    fn next_step(&self, quick: bool) -> Option<Step> {
         let mut open = lock(&self.open);
         let stop = open.stop || open.failed.is_some();
-        if !stop && std::mem::take(&mut open.preparation.log_is_stale) {
-            return Some(Step::WriteLog);
-        }
         let wanted = !stop && open.preparation.asked;
         let missing = if wanted { open.staging.missing_spare() } else { None };
+        // Who waits for a segment waits for nothing else: for `LOG` only where a truncation, which
+        // comes with it, may bring a file.
+        let hurry = open.room_waiters > 0 && open.staging.is_short();
+        let first = quick && hurry && missing.is_some();
+        if !stop && !first && std::mem::take(&mut open.preparation.log_is_stale) {
+            return Some(Step::WriteLog);
+        }
         if missing.is_none() {
             open.preparation.asked = false;
         }
-        missing.map(Step::Prepare)
+        let fill = if hurry { Fill::Quickly } else { Fill::Gently };
+        missing.map(|number| Step::Prepare(Wanted { log: self.log, number, fill }))
     }
 
-    fn finish_attempt(&self, made: Result<Segment>, size: u64) -> Option<Resolved> {
+    fn finish_attempt(&self, made: Result<Made>, size: u64) -> Option<Resolved> {
         let failed = match &made {
             Ok(_) => None,
             Err(error) if error.kind() == ErrorKind::DiskFull => {
@@ -175,12 +206,12 @@ impl Core {
             }
             Err(error) => Some(error.clone()),
         };
-        if made.is_ok() {
-            self.stats.prepared(size);
+        if let Ok(Made { recycled, .. }) = made {
+            self.stats.prepared(recycled, if recycled { FIRST_FRAME } else { size });
         }
         let mut open = lock(&self.open);
         match made {
-            Ok(segment) if open.failed.is_none() => open.staging.add_spare(Arc::new(segment)),
+            Ok(made) if open.failed.is_none() => open.staging.add_spare(Arc::new(made.segment)),
             Ok(_) => {}
             Err(_) => {
                 open.staging.preparation_failed();
@@ -220,6 +251,7 @@ impl Core {
             let message = format!("record {lsn} is not durable, so nothing before it is given up");
             return Err(Error::new(ErrorKind::Invalid, message).at_path(self.directory.path()));
         }
+        self.cover_catalog(lsn)?;
         let mut resolved = Vec::new();
         let start = self.truncate(lsn, durable, &mut resolved);
         Resolved::wake(resolved);
@@ -243,7 +275,7 @@ impl Core {
     ) -> Result<Lsn> {
         let pins = lock(&self.pins);
         let start = truncate::truncate_before(
-            pins.clamp(lsn),
+            self.clamp_to_catalog(pins.clamp(lsn)),
             durable,
             &self.index,
             &mut preparer.log_file,
@@ -286,5 +318,5 @@ impl Core {
 
 enum Step {
     WriteLog,
-    Prepare(SegmentNumber),
+    Prepare(Wanted),
 }

@@ -2,6 +2,7 @@
 //!
 //! WAL-1: durable <= written <= appended. WAL-2: no mark ever falls.
 
+use super::marks::Marks;
 use super::recent::Recent;
 use crate::ids::Lsn;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -12,8 +13,12 @@ pub(crate) struct Progress {
     appended: AtomicU64,
     written: AtomicU64,
     durable: AtomicU64,
+    /// No mark: from which record on the log says what its catalog holds. Every frame repeats it.
+    catalog: AtomicU64,
     /// What was written last, for tails.
     pub(crate) recent: Recent,
+    /// Where readers in other processes are told.
+    published: Option<Marks>,
 }
 
 impl Progress {
@@ -21,7 +26,38 @@ impl Progress {
     pub(crate) fn starting_at(durable: Lsn) -> Progress {
         let mark = || AtomicU64::new(durable.get());
         let recent = Recent::default();
-        Progress { appended: mark(), written: mark(), durable: mark(), recent }
+        let (catalog, published) = (AtomicU64::new(0), None);
+        Progress { appended: mark(), written: mark(), durable: mark(), catalog, recent, published }
+    }
+
+    /// Tells readers in other processes as well from now on.
+    pub(crate) fn telling(mut self, marks: Option<Marks>) -> Progress {
+        self.published = marks;
+        self
+    }
+
+    /// Tells readers in other processes nothing more: the log is closed.
+    pub(crate) fn fall_silent(&self) {
+        if let Some(marks) = &self.published {
+            marks.let_go();
+        }
+    }
+
+    /// From which record on the log says what its catalog holds; zero if it never held anything.
+    pub(crate) fn catalog(&self) -> Lsn {
+        Lsn::new(self.catalog.load(Ordering::Acquire))
+    }
+
+    /// Has every frame from now on say where the catalog begins, unless that was said before.
+    pub(crate) fn begin_catalog(&self, lsn: Lsn) {
+        // Who comes second gets its LSN later than the first one looked, so that one's will do.
+        let order = Ordering::AcqRel;
+        self.catalog.compare_exchange(0, lsn.get(), order, Ordering::Acquire).ok();
+    }
+
+    /// Has every frame from now on say that the catalog begins here, unless it is further already.
+    pub(crate) fn raise_catalog(&self, lsn: Lsn) {
+        self.catalog.fetch_max(lsn.get(), Ordering::AcqRel);
     }
 
     /// The last record of a frame that was sealed and taken out: those behind it count in staging.
@@ -57,6 +93,9 @@ impl Progress {
         assert!(lsn >= self.durable(), "WAL-2: durable falls to {lsn}");
         assert!(lsn <= self.written(), "WAL-1: durable {lsn} above written");
         self.durable.store(lsn.get(), Ordering::Release);
+        if let Some(marks) = &self.published {
+            marks.set_durable(lsn);
+        }
     }
 }
 

@@ -23,6 +23,18 @@ impl LsnRange {
         LsnRange { first, count }
     }
 
+    /// The LSNs from `first` through `last`, both included; none if `last` is below `first`.
+    ///
+    /// ```
+    /// use sawmill::{Lsn, LsnRange};
+    /// assert_eq!(LsnRange::between(Lsn::new(5), Lsn::new(7)).len(), 3);
+    /// assert!(LsnRange::between(Lsn::new(5), Lsn::new(4)).is_empty());
+    /// ```
+    #[must_use]
+    pub const fn between(first: Lsn, last: Lsn) -> LsnRange {
+        LsnRange { first, count: last.get().saturating_add(1).saturating_sub(first.get()) }
+    }
+
     /// The first LSN; of an empty range, the one that the next record would get.
     #[must_use]
     pub const fn first(&self) -> Lsn {

@@ -15,7 +15,6 @@ use super::group::{Resolved, Ticket, Waiting};
 use super::options::Background;
 use super::pending::Pending;
 use super::range::LsnRange;
-use super::record::RecordKind;
 use super::staging::{Mark, NoRoom, Want};
 use super::wal::Wal;
 use crate::error::{Error, ErrorKind, Result};
@@ -33,6 +32,16 @@ pub(crate) struct Room {
 }
 
 impl Room {
+    /// How often room may have come.
+    pub(super) fn events(&self) -> u64 {
+        self.events
+    }
+
+    /// Whether somebody waits for the next event.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.waiting.is_awaited()
+    }
+
     /// Joins as a blocking caller; the outcome comes with the next event.
     pub(super) fn follow(&mut self) -> Ticket {
         self.waiting.follow()
@@ -51,7 +60,7 @@ impl Core {
     }
 
     /// Appends without waiting, or refuses.
-    fn try_append(&self, want: Want, payload: &[u8]) -> Result<LsnRange> {
+    pub(super) fn try_append(&self, want: Want, payload: &[u8]) -> Result<LsnRange> {
         self.check_fork()?;
         let bytes = self.measure(&[payload])?;
         if let Some(reservation) = self.stage.reserve(1, bytes) {
@@ -104,7 +113,7 @@ impl Core {
             if open.has_work()
                 && let Some(slot) = open.take_free()
             {
-                self.lead(open, slot, Until::Once);
+                self.lead(open, slot, Until::Once, false);
             }
             return Poll::Ready(Ok(()));
         }
@@ -154,7 +163,7 @@ impl Wal {
     /// # Errors
     /// As [`try_submit`](Wal::try_submit).
     pub fn try_submit_to(&self, stream: StreamId, payload: &[u8]) -> Result<Pending> {
-        let want = Want { stream, kind: RecordKind::User, until: Mark::Appended };
+        let want = Want::user(stream, Mark::Appended);
         let lsns = self.core().try_append(want, payload)?;
         Ok(Pending::new(self.share(), lsns.first()))
     }

@@ -50,19 +50,25 @@ impl Recent {
         }
     }
 
-    /// Keeps a frame that was written, if anybody may want it.
-    pub(crate) fn keep(&self, header: &FrameHeader, frame: &[u8]) {
+    /// A copy of a frame that was written, if anybody may want it.
+    pub(crate) fn copy(&self, header: &FrameHeader, frame: &[u8]) -> Option<Arc<RecentFrame>> {
         if self.tails.load(Ordering::Relaxed) == 0 || header.kind != FrameKind::Records {
-            return;
+            return None;
         }
         let length = to_usize(u64::from(header.payload_length));
         let payload = frame.get(FRAME_HEADER..FRAME_HEADER + length).unwrap_or_default();
-        if payload.len() > RECENT_BYTES {
+        let (first, next) = (header.first_lsn, header.next_lsn());
+        let fits = payload.len() <= RECENT_BYTES;
+        fits.then(|| Arc::new(RecentFrame { first, next, payload: payload.into() }))
+    }
+
+    /// Keeps a frame, the one behind those that were kept before.
+    pub(crate) fn keep(&self, frame: Arc<RecentFrame>) {
+        let mut kept = lock(&self.kept);
+        // The last tail may have gone since the copy was made.
+        if self.tails.load(Ordering::Relaxed) == 0 {
             return;
         }
-        let (first, next) = (header.first_lsn, header.next_lsn());
-        let frame = Arc::new(RecentFrame { first, next, payload: payload.into() });
-        let mut kept = lock(&self.kept);
         kept.bytes += frame.payload.len();
         kept.frames.push_back(frame);
         while kept.bytes > RECENT_BYTES {

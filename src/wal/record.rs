@@ -1,5 +1,6 @@
 //! Records within a frame's payload. Layout: `docs/format.md`, "Record".
 
+use super::extension::{Extension, LENGTH};
 use crate::ids::{StreamId, to_usize};
 
 /// Bytes of a record's header.
@@ -24,6 +25,9 @@ pub(crate) enum RecordKind {
 pub(crate) struct RawRecord<'a> {
     pub(crate) stream: StreamId,
     pub(crate) kind: RecordKind,
+    /// The extension's fields, which decode; empty if there is none. They end where the payload
+    /// begins.
+    pub(crate) extension: &'a [u8],
     pub(crate) payload: &'a [u8],
 }
 
@@ -31,8 +35,23 @@ pub(crate) struct RawRecord<'a> {
 ///
 /// # Panics
 /// If `out` is shorter than a record header.
-#[inline]
+#[cfg(test)]
 pub(crate) fn encode_header(out: &mut [u8], length: u32, stream: StreamId, kind: RecordKind) {
+    encode_header_of(out, length, stream, kind, false);
+}
+
+/// As [`encode_header`], for a body that begins with an extension if it is `extended`.
+///
+/// # Panics
+/// If `out` is shorter than a record header.
+#[inline]
+pub(crate) fn encode_header_of(
+    out: &mut [u8],
+    length: u32,
+    stream: StreamId,
+    kind: RecordKind,
+    extended: bool,
+) {
     let byte = match kind {
         RecordKind::Void => 0,
         RecordKind::User => 1,
@@ -41,6 +60,7 @@ pub(crate) fn encode_header(out: &mut [u8], length: u32, stream: StreamId, kind:
     let mut header = u64::from(length);
     header |= u64::from(stream.get()) << 32;
     header |= byte << 48;
+    header |= u64::from(extended) << 56;
     out[..RECORD_HEADER].copy_from_slice(&header.to_le_bytes());
 }
 
@@ -81,17 +101,22 @@ pub(crate) fn decode<'a>(payload: &mut &'a [u8]) -> Option<RawRecord<'a>> {
         2 => RecordKind::Internal,
         _ => return None,
     };
-    let body = match flags {
-        0 => body,
-        FLAG_EXTENSION => {
-            let (length, body) = body.split_first_chunk::<2>()?;
-            body.get(usize::from(u16::from_le_bytes(*length))..)?
-        }
+    let (extension, body) = match flags {
+        0 => (&[][..], body),
+        FLAG_EXTENSION => split_extension(body)?,
         _ => return None,
     };
     *payload = rest;
     let stream = StreamId::new(u16::from_le_bytes([s0, s1]));
-    Some(RawRecord { stream, kind, payload: body })
+    Some(RawRecord { stream, kind, extension, payload: body })
+}
+
+/// The extension's fields, which decode, and the payload behind them.
+fn split_extension(body: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, body) = body.split_first_chunk::<LENGTH>()?;
+    let (fields, payload) = body.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
+    Extension::decode(fields)?;
+    Some((fields, payload))
 }
 
 #[cfg(test)]
@@ -108,6 +133,27 @@ mod tests {
         let record = decode(&mut rest).unwrap();
         assert_eq!((record.kind, record.payload), (RecordKind::User, b"hello".as_slice()));
         assert!(rest.is_empty());
+    }
+
+    #[test]
+    fn worked_example_with_an_extension() {
+        let fields = "01 02 00 6b 31  02 08 00 ff ff ff ff ff ff ff ff \
+                      03 14 00 05 00 00 00 00 00 00 00 02 00 00 00 09 00 00 00 00 00 00 00";
+        let record = format!("2a 00 00 00 00 00 01 01 27 00 {fields} 78");
+        let byte = |text| u8::from_str_radix(text, 16).unwrap();
+        let mut bytes: Vec<u8> = record.split_whitespace().map(byte).collect();
+        let found = decode(&mut bytes.as_slice()).unwrap();
+        assert_eq!((found.extension.len(), found.payload), (39, b"x".as_slice()));
+        let read = Extension::decode(found.extension).unwrap();
+        assert_eq!((read.key, read.timestamp), (Some(b"k1".as_slice()), Some(-1)));
+        assert_eq!(read.producer.map(|stamp| (stamp.epoch, stamp.sequence)), Some((2, 9)));
+        let mut header = [0; RECORD_HEADER];
+        encode_header_of(&mut header, 42, StreamId::DEFAULT, RecordKind::User, true);
+        assert_eq!(header, bytes[..RECORD_HEADER]);
+        bytes[10] = 7;
+        assert_eq!(decode(&mut bytes.as_slice()), None, "a field that must be known");
+        bytes[8] = 41;
+        assert_eq!(decode(&mut bytes.as_slice()), None, "fields beyond the body");
     }
 
     #[test]

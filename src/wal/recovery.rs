@@ -9,9 +9,15 @@
 mod cut;
 mod decide;
 mod evidence;
+mod files;
+mod findings;
 mod inventory;
+mod quarantine;
+pub(crate) mod repair;
+pub(crate) mod survey;
 #[cfg(test)]
 mod tests;
+pub(crate) mod view;
 mod walk;
 
 use std::collections::VecDeque;
@@ -20,7 +26,7 @@ use std::time::Duration;
 use self::decide::Decision;
 use self::evidence::Evidence;
 use self::inventory::Inventory;
-use self::walk::{Device, FoundBarrier, Segments, Walked};
+use self::walk::{Content, Device, FoundBarrier, Segments, Walked};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, LogId, Lsn, Position, SegmentNumber};
@@ -29,7 +35,8 @@ use crate::storage::{Channel, Directory, Lock, OpenMode, Storage};
 use crate::sync::Arc;
 use crate::wal::home::Home;
 use crate::wal::index::SegmentEntry;
-use crate::wal::log_file::LogFile;
+use crate::wal::lineage::Lineage;
+use crate::wal::log_file::{LogFile, LogState};
 use crate::wal::scan::Expected;
 use crate::wal::segment::{Segment, SegmentHeader, file_name};
 use crate::wal::window::{WINDOW, Window};
@@ -59,6 +66,8 @@ pub(crate) struct Tail {
     pub(crate) next_lsn: Lsn,
     /// The last frame's; the next one's is not below.
     pub(crate) seal_time_ns: u64,
+    /// The last frame's: from where on the catalog is to be read.
+    pub(crate) catalog: Lsn,
 }
 
 /// A log that is open for writing. Its barrier is durable, as is everything before it.
@@ -67,6 +76,8 @@ pub(crate) struct Opened {
     pub(crate) log: LogId,
     pub(crate) epoch: Epoch,
     pub(crate) nonce: u64,
+    /// The epochs until this one.
+    pub(crate) lineage: Lineage,
     /// The first LSN of the log.
     pub(crate) start: Lsn,
     pub(crate) tail: Tail,
@@ -115,12 +126,13 @@ pub(crate) fn recover(
     let mut device = Device { channel, window: Window::new(WINDOW), home: Arc::clone(&home) };
     let found = Inventory::take(storage, directory, clock, options, &mut device)?;
     let Inventory { mut log_file, created, mut segments, below, unfinished } = found;
-    let start = walk_start(&mut device, &segments, &log_file)?;
-    let mut entries = sealed_entries(&mut device, &segments, &log_file, start)?;
+    let start = walk_start(&mut device, &segments, log_file.state())?;
+    let mut entries = sealed_entries(&mut device, &segments, log_file.state(), start)?;
     reopen_for_writing(&home, clock, options, &mut segments, start)?;
     device.window.forget();
 
-    let walked = walk::walk(&mut device, &segments, expected_at(&segments, &log_file, start))?;
+    let walked =
+        walk::walk(&mut device, &segments, expected_at(&segments, log_file.state(), start))?;
     let found = evidence::search(&mut device, &segments, &walked)?;
     let decision = decide::decide(&walked, &found, log_file.state());
     if let Decision::Corrupt { last, witness } = decision {
@@ -142,6 +154,7 @@ pub(crate) fn recover(
         epoch,
         nonce: cut::nonce(storage),
         segment_size: options.segment_size,
+        lineage: Lineage::default(),
     };
     let tail = opening.seal(&mut device, &walked, previous, &mut log_file)?;
     cut::remove(directory, &below)?;
@@ -156,6 +169,7 @@ pub(crate) fn recover(
         log: log_file.state().log,
         epoch: opening.epoch,
         nonce: opening.nonce,
+        lineage: opening.lineage,
         start: log_file.state().start_lsn,
         tail,
         segments: opening.entries,
@@ -167,8 +181,7 @@ pub(crate) fn recover(
 }
 
 /// What the first frame of segment `number` must be: all that is known without the one before.
-fn expected_at(segments: &Segments, log_file: &LogFile, number: SegmentNumber) -> Expected {
-    let state = log_file.state();
+fn expected_at(segments: &Segments, state: &LogState, number: SegmentNumber) -> Expected {
     let size = segments.get(&number).map_or(0, |segment| segment.size());
     let mut expected = Expected::start_of(state.log, number, size);
     if number == state.start_segment {
@@ -185,12 +198,11 @@ fn expected_at(segments: &Segments, log_file: &LogFile, number: SegmentNumber) -
 fn walk_start(
     device: &mut Device<'_>,
     segments: &Segments,
-    log_file: &LogFile,
+    state: &LogState,
 ) -> Result<SegmentNumber> {
-    let state = log_file.state();
     let mut number = state.durable_segment;
     while number > state.start_segment {
-        let expected = expected_at(segments, log_file, number);
+        let expected = expected_at(segments, state, number);
         let first = walk::frame_at(device, segments, &expected)?;
         if first.is_some_and(|(header, _)| header.first_lsn <= state.durable_lsn) {
             break;
@@ -204,14 +216,14 @@ fn walk_start(
 fn sealed_entries(
     device: &mut Device<'_>,
     segments: &Segments,
-    log_file: &LogFile,
+    state: &LogState,
     end: SegmentNumber,
 ) -> Result<Vec<SegmentEntry>> {
     let mut entries: Vec<SegmentEntry> = Vec::new();
     for (number, segment) in segments.range(..end) {
-        let expected = expected_at(segments, log_file, *number);
+        let expected = expected_at(segments, state, *number);
         let first = walk::header_at(device, segment, &expected)?;
-        let before = entries.last().map_or(log_file.state().start_lsn, |entry| entry.first_lsn);
+        let before = entries.last().map_or(state.start_lsn, |entry| entry.first_lsn);
         match first.filter(|header| header.first_lsn >= before) {
             Some(header) => {
                 let segment = Arc::clone(segment);
@@ -223,7 +235,7 @@ fn sealed_entries(
                 return Err(Error::new(ErrorKind::Corrupt, message)
                     .at_path(segment.path())
                     .at_position(expected.position)
-                    .for_lsns(before, log_file.state().durable_lsn));
+                    .for_lsns(before, state.durable_lsn));
             }
         }
     }
@@ -281,7 +293,13 @@ fn previous_barrier(
     let size = segments.get(&position.segment).map_or(0, |segment| segment.size());
     let place = Expected::start_of(state.log, position.segment, size);
     let found = walk::frame_at(device, segments, &Expected { position, ..place })?;
-    let Some((header, Some(barrier))) = found else {
+    let Some((header, Content::Barrier(barrier))) = found else {
+        // It may have been given up by a repair: then the chain passes over its place.
+        let again = expected_at(segments, state, position.segment);
+        let passed = walk::walk(device, segments, again)?;
+        if passed.end.position > position {
+            return Ok(passed.barrier);
+        }
         let message = "the barrier that LOG names is damaged: restore the segment from a \
                        copy; nothing was changed";
         return Err(Error::new(ErrorKind::Corrupt, message)

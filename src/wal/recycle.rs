@@ -62,6 +62,11 @@ impl Recycler {
         &self.home
     }
 
+    /// Whether a file is there to be used again.
+    pub(crate) fn has_kept(&self) -> bool {
+        !self.kept.is_empty()
+    }
+
     /// How many segments were made of kept files.
     #[cfg(test)]
     pub(crate) fn reused(&self) -> u64 {
@@ -172,6 +177,10 @@ impl Recycler {
                 kept.file.path(),
                 &io::ErrorKind::Other.into(),
             ));
+        }
+        if self.home.directory().backend().direct {
+            // What readers left in the page cache would cost each write over it; advice only.
+            drop(kept.file.forget_cached());
         }
         header.write(&kept.file, channel)?;
         self.home.directory().rename(&file_name(kept.number), &file_name(header.number))

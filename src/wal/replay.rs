@@ -22,7 +22,7 @@ use crate::sync::Arc;
 use crate::wal::index::SegmentIndex;
 use crate::wal::record::{self, RecordKind};
 use crate::wal::segment::SegmentMap;
-use frames::Frames;
+use frames::{Frames, Step};
 
 /// How much is brought into the cache at once, of what another core has verified: well within the
 /// smallest cache.
@@ -42,6 +42,8 @@ pub struct Record<'a> {
     pub internal: bool,
     /// The bytes that were appended.
     pub payload: &'a [u8],
+    /// The extension's fields, which decode.
+    pub(super) extension: &'a [u8],
 }
 
 /// The log's records in LSN order, from a place up to what was durable when the replay began.
@@ -92,8 +94,18 @@ pub struct Replay {
 pub(super) struct Shown {
     pub(super) lsn: Lsn,
     pub(super) stream: StreamId,
-    internal: bool,
+    pub(super) internal: bool,
+    /// Bytes of the extension's fields, right before the payload.
+    extension: u16,
     pub(super) payload: Range<usize>,
+}
+
+impl Shown {
+    /// Where the extension's fields are.
+    #[inline]
+    pub(super) fn extension(&self) -> Range<usize> {
+        self.payload.start - usize::from(self.extension)..self.payload.start
+    }
 }
 
 impl Replay {
@@ -127,10 +139,11 @@ impl Replay {
         self.frames.first_lsn()
     }
 
-    /// Shows only the records of one stream.
+    /// Shows only the records of one stream, given by its number or by the handle of a
+    /// [named one](crate::WalStream).
     #[must_use]
-    pub fn stream(mut self, stream: StreamId) -> Replay {
-        self.stream = Some(stream);
+    pub fn stream(mut self, stream: impl Into<StreamId>) -> Replay {
+        self.stream = Some(stream.into());
         self
     }
 
@@ -175,21 +188,24 @@ impl Replay {
         self
     }
 
-    /// The next record; `None` at the end. After an error there is nothing more.
+    /// The next record; `None` at the end. After an error there is nothing more, unless it is
+    /// [`Lost`](crate::ErrorKind::Lost): where an explicit repair gave records up, a replay says so
+    /// once, with their LSNs, and goes on with the first record behind them.
     ///
     /// # Errors
     /// `Corrupt` with the position and the records that are lost, confirmed by reading the device
-    /// again; `Unreadable` if it returns no bytes; `Unsupported` where the log was salvaged by a
-    /// newer version.
+    /// again; `Unreadable` if it returns no bytes; `Lost`.
     #[allow(clippy::should_implement_trait, reason = "records borrow from the replay")]
     #[inline]
     pub fn next(&mut self) -> Option<Result<Record<'_>>> {
-        let Shown { lsn, stream, internal, payload } = match self.advance()? {
+        let shown = match self.advance()? {
             Ok(shown) => shown,
             Err(error) => return Some(Err(error)),
         };
+        let extension = &self.bytes()[shown.extension()];
+        let Shown { lsn, stream, internal, payload, .. } = shown;
         let payload = &self.bytes()[payload];
-        Some(Ok(Record { lsn, stream, internal, payload }))
+        Some(Ok(Record { lsn, stream, internal, payload, extension }))
     }
 
     /// The bytes that hold the current frame.
@@ -206,8 +222,14 @@ impl Replay {
         loop {
             if self.records == 0 {
                 match self.next_frame() {
-                    Ok(true) => continue,
-                    Ok(false) => return None,
+                    Ok(Turn::Frame) => continue,
+                    Ok(Turn::End) => return None,
+                    Ok(Turn::Lost(error))
+                        if error.lsns().is_some_and(|(lost, _)| lost > self.to) =>
+                    {
+                        return None;
+                    }
+                    Ok(Turn::Lost(error)) => return Some(Err(error)),
                     Err(error) => return Some(Err(self.end(error))),
                 }
             }
@@ -220,6 +242,8 @@ impl Replay {
                 return Some(Err(self.end(error)));
             };
             let (stream, kind, length) = (record.stream, record.kind, record.payload.len());
+            #[allow(clippy::cast_possible_truncation, reason = "its length has 16 bits")]
+            let extension = record.extension.len() as u16;
             let lsn = self.next_lsn;
             self.rest.start = self.rest.end - rest.len();
             self.next_lsn = lsn.next();
@@ -236,7 +260,7 @@ impl Replay {
             }
             if lsn >= self.frames.from && self.stream.is_none_or(|wanted| wanted == stream) {
                 let payload = self.rest.start - length..self.rest.start;
-                return Some(Ok(Shown { lsn, stream, internal, payload }));
+                return Some(Ok(Shown { lsn, stream, internal, extension, payload }));
             }
         }
     }
@@ -257,20 +281,35 @@ impl Replay {
         error
     }
 
-    /// Makes the next frame that holds records from `from` on the current one; `false` at the end.
-    fn next_frame(&mut self) -> Result<bool> {
+    /// Makes the next frame that holds records from `from` on the current one.
+    fn next_frame(&mut self) -> Result<Turn> {
         if !self.rest.is_empty() {
             return Err(self.frames.senseless(self.next_lsn));
         }
         self.fresh = false;
-        let Some(found) = self.frames.next()? else { return Ok(false) };
+        let found = match self.frames.next()? {
+            Some(Step::Found(found)) => found,
+            Some(Step::Lost(error)) => {
+                // The window has moved on.
+                (self.rest, self.map) = (0..0, None);
+                return Ok(Turn::Lost(error));
+            }
+            None => return Ok(Turn::End),
+        };
         self.warm = if found.far { found.payload.start } else { usize::MAX };
         self.rest = found.payload;
         self.map = found.map;
         self.records = found.header.records;
         self.next_lsn = found.header.first_lsn;
-        Ok(true)
+        Ok(Turn::Frame)
     }
+}
+
+/// What reading on led to.
+enum Turn {
+    Frame,
+    Lost(Error),
+    End,
 }
 
 impl fmt::Debug for Replay {

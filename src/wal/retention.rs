@@ -33,7 +33,7 @@ impl Retention {
         Retention { bytes: options.retain_bytes, age: options.retain_age }
     }
 
-    fn is_off(&self) -> bool {
+    pub(super) fn is_off(&self) -> bool {
         self.bytes.is_none() && self.age.is_none()
     }
 }
@@ -191,6 +191,9 @@ impl Wal {
     pub fn apply_retention(&self) -> Result<Lsn> {
         let core = self.core();
         core.check()?;
+        if !core.retention.is_off() {
+            core.cover_catalog(core.progress.durable())?;
+        }
         let mut resolved = Vec::new();
         let first = match lock(&core.preparer).as_mut() {
             Some(preparer) => core.check().and_then(|()| core.retain(preparer, &mut resolved)),

@@ -10,6 +10,7 @@ use crate::planted::{Bug, planted};
 use crate::storage::BLOCK;
 use crate::wal::frame::{self, FRAME_HEADER, FrameHeader, FrameKind};
 use crate::wal::segment::FIRST_FRAME;
+use crate::wal::tombstone::Tombstone;
 
 /// What the next frame must continue. `None`: unknown, whatever the frame says is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +41,28 @@ impl Expected {
             next_lsn: Some(header.next_lsn()),
             incarnation: Some((header.epoch, header.nonce)),
             ..*self
+        }
+    }
+
+    /// What follows a tombstone that stands; `size` is that of a segment.
+    pub(crate) fn over(
+        &self,
+        header: &FrameHeader,
+        crc: u32,
+        tombstone: &Tombstone,
+        size: impl FnOnce(SegmentNumber) -> u64,
+    ) -> Expected {
+        let next_lsn = Some(tombstone.next);
+        let Some(resume) = tombstone.resume else {
+            return Expected { next_lsn, ..self.after(header, crc) };
+        };
+        Expected {
+            log: self.log,
+            position: resume.position,
+            segment_size: size(resume.position.segment),
+            chain: Some(resume.chain),
+            next_lsn,
+            incarnation: Some((resume.epoch, resume.nonce)),
         }
     }
 
@@ -103,7 +126,9 @@ pub(crate) fn judge_header(bytes: &[u8], expected: &Expected) -> Result<(FrameHe
     let dense = expected.next_lsn.is_none_or(|lsn| lsn == header.first_lsn);
     let own = expected.incarnation.is_none_or(|(epoch, nonce)| match header.kind {
         FrameKind::Barrier => header.epoch > epoch,
-        FrameKind::Records | FrameKind::Attestation | FrameKind::Closing | FrameKind::Tombstone => {
+        // Not written by an incarnation: where nothing follows the hole, it is above all of them.
+        FrameKind::Tombstone => header.epoch >= epoch,
+        FrameKind::Records | FrameKind::Attestation | FrameKind::Closing => {
             header.epoch == epoch && header.nonce == nonce
         }
     });
@@ -172,6 +197,7 @@ mod tests {
             payload_crc: 0,
             chain: 0,
             kind: FrameKind::Records,
+            catalog: Lsn::ZERO,
         };
         let mut bytes = vec![0; BLOCK];
         header.encode(&mut bytes);

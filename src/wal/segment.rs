@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogId, SegmentNumber, to_u64, to_usize};
 use crate::planted::{Bug, planted};
 use crate::storage::{AlignedBuf, BLOCK, Channel, Directory, File, IoFailure, LockKind};
-use crate::storage::{Mapping, OpenMode};
+use crate::storage::{Mapping, OpenMode, files};
 use crate::sync::{Arc, atomic};
 use crate::wal::home::Home;
 use crate::wal::transfer;
@@ -165,6 +165,15 @@ pub(crate) fn half(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(half)
 }
 
+/// How zeros are written to a new segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fill {
+    /// One small piece after the other: appends go on meanwhile.
+    Gently,
+    /// As fast as the device takes them: somebody waits for this segment.
+    Quickly,
+}
+
 /// A segment: spare, active or sealed.
 ///
 /// A sealed one keeps no description open: who reads it opens one, and holds it no longer than it
@@ -290,13 +299,26 @@ impl Segment {
         size: u64,
         channel: &mut dyn Channel,
     ) -> Result<Segment> {
-        assert!(is_valid_size(size), "SEGMENT: sizes are checked where they come from");
-        let directory = home.directory();
-        let name = file_name(number);
-        let file = directory.open(&name, OpenMode::CreateDirect)?;
         let header = SegmentHeader { log, number, size };
-        match Segment::fill(&**directory, &header, &file, channel) {
-            Ok(()) => Ok(Segment::opened(home, &header, file)),
+        Segment::prepare_so(home, &header, Fill::Quickly, channel)
+    }
+
+    /// As [`Segment::prepare`], in a hurry or not.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn prepare_so(
+        home: &Arc<Home>,
+        header: &SegmentHeader,
+        fill: Fill,
+        channel: &mut dyn Channel,
+    ) -> Result<Segment> {
+        assert!(is_valid_size(header.size), "SEGMENT: sizes are checked where they come from");
+        let directory = home.directory();
+        let name = file_name(header.number);
+        let file = directory.open(&name, OpenMode::CreateDirect)?;
+        match Segment::fill(&**directory, header, &file, fill, channel) {
+            Ok(()) => Ok(Segment::opened(home, header, file)),
             Err(error) => {
                 // Only to give the space back at once: the next opening removes it as well.
                 drop(directory.unlink(&name));
@@ -309,6 +331,7 @@ impl Segment {
         directory: &dyn Directory,
         header: &SegmentHeader,
         file: &Arc<dyn File>,
+        fill: Fill,
         channel: &mut dyn Channel,
     ) -> Result<()> {
         if !file.try_lock(0, LockKind::Exclusive)? {
@@ -319,7 +342,10 @@ impl Segment {
         if !directory.overwrites_in_place() {
             file.allocate(header.size)?;
         } else if !file.allocate_written(header.size)? {
-            write_zeros(header.size, file, channel)?;
+            match fill {
+                Fill::Gently => write_zeros(header.size, file, channel)?,
+                Fill::Quickly => files::fill_zeros(channel, file, 0, header.size)?,
+            }
         }
         file.sync()?;
         header.write(file, channel)?;

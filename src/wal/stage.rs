@@ -6,7 +6,7 @@
 
 use super::options::Limits;
 use super::range::LsnRange;
-use super::record::{RECORD_HEADER, RecordKind, encode_header};
+use super::record::{RECORD_HEADER, RecordKind, encode_header_of};
 use super::staging::Want;
 use super::turns;
 use crate::ids::{Lsn, StreamId, to_u64, to_usize};
@@ -148,7 +148,7 @@ impl<'a> Reservation<'a> {
             #[allow(clippy::cast_possible_truncation, reason = "max_record is at most 1 GiB")]
             let length = payload.len() as u32;
             let (record, behind) = rest.split_at_mut(RECORD_HEADER + payload.len());
-            encode_header(record, length, want.stream, want.kind);
+            encode_header_of(record, length, want.stream, want.kind, want.extended);
             record[RECORD_HEADER..].copy_from_slice(payload);
             rest = behind;
         }
@@ -184,7 +184,7 @@ impl Reservation<'_> {
         let mut rest = bytes;
         for number in 1..=count {
             let length = if number == count { length } else { 0 };
-            encode_header(rest, length, StreamId::DEFAULT, RecordKind::Void);
+            encode_header_of(rest, length, StreamId::DEFAULT, RecordKind::Void, false);
             rest = &mut rest[RECORD_HEADER..];
         }
     }
@@ -198,14 +198,14 @@ mod tests {
     use crate::wal::record;
     use crate::wal::staging::Mark;
 
-    const WANT: Want =
-        Want { stream: StreamId::new(3), kind: RecordKind::User, until: Mark::Appended };
+    const WANT: Want = Want::user(StreamId::new(3), Mark::Appended);
     const FIRST: u64 = 100;
     const ONE: &[u8] = b"first";
 
     /// A stage whose first buffer is open with one record in it.
     fn stage(size: usize, reserved: bool) -> Stage {
-        let stage = Stage::new(&Limits { record: 1, batch: 1, frame: 4096, memory: 8192 });
+        let stage =
+            Stage::new(&Limits { record: 1, batch: 1, frame: 4096, memory: 8192, ahead: 2 });
         open(&stage, size, FIRST, reserved);
         stage
     }

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 
+use super::ahead::{AT_REST, Ahead};
 use super::frame::{FRAME_HEADER, FrameKind, frame_length};
 use super::group::Waiting;
 use super::options::Limits;
@@ -25,6 +26,8 @@ use crate::sync::Arc;
 pub(crate) struct Want {
     pub(crate) stream: StreamId,
     pub(crate) kind: RecordKind,
+    /// Whether each of the bodies begins with an extension.
+    pub(crate) extended: bool,
     /// What the caller waits for.
     pub(crate) until: Mark,
 }
@@ -42,8 +45,24 @@ pub(crate) enum Mark {
 
 impl Want {
     /// An internal record of the default stream that nobody waits for.
-    const INTERNAL: Want =
-        Want { stream: StreamId::DEFAULT, kind: RecordKind::Internal, until: Mark::Appended };
+    const INTERNAL: Want = Want {
+        stream: StreamId::DEFAULT,
+        kind: RecordKind::Internal,
+        extended: false,
+        until: Mark::Appended,
+    };
+
+    /// The user's records, without extensions.
+    #[inline]
+    pub(crate) const fn user(stream: StreamId, until: Mark) -> Want {
+        Want { stream, kind: RecordKind::User, extended: false, until }
+    }
+
+    /// Records of the log or the engine.
+    #[inline]
+    pub(crate) const fn internal(stream: StreamId, until: Mark) -> Want {
+        Want { stream, kind: RecordKind::Internal, extended: false, until }
+    }
 }
 
 /// Why nothing could be placed.
@@ -104,6 +123,16 @@ impl Frame {
     }
 }
 
+/// What is said of the frame that is written next.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Oldest<'a> {
+    pub(crate) waiting: &'a Waiting,
+    /// Whether it is full: takes no more records.
+    pub(crate) is_sealed: bool,
+    /// How many it has by now.
+    pub(crate) records: u64,
+}
+
 /// The frames in memory, and what the next ones are made of.
 #[derive(Debug)]
 pub(crate) struct Staging {
@@ -121,6 +150,8 @@ pub(crate) struct Staging {
     /// The LSN behind the newest sealed frame.
     next_lsn: Lsn,
     spares: VecDeque<Arc<Segment>>,
+    /// How many of these there shall be.
+    ahead: Ahead,
     pool: Vec<AlignedBuf>,
     /// Bytes of all buffers: open, sealed, in flight and pooled.
     allocated: usize,
@@ -129,9 +160,6 @@ pub(crate) struct Staging {
 }
 
 impl Staging {
-    /// Prepared segments at rest beside the active one: a spare and the reserve (LOG.md L4).
-    pub(crate) const SPARES: usize = 2;
-
     pub(crate) fn new(
         limits: Limits,
         stage: Arc<Stage>,
@@ -150,6 +178,7 @@ impl Staging {
             offset: tail.position.offset,
             next_lsn: tail.next_lsn,
             spares,
+            ahead: Ahead::new(limits.ahead),
             pool: Vec::new(),
             allocated: 0,
             reserve_failed: false,
@@ -187,6 +216,22 @@ impl Staging {
         nothing.fill(Want::INTERNAL, &[]);
         if let Some(open) = self.open.as_mut() {
             open.kind = FrameKind::Closing;
+        }
+        Ok(())
+    }
+
+    /// Opens an attestation: nothing else is here. It may stand where internal records may, but a
+    /// new segment it takes only if another one is left (LOG.md L5).
+    pub(crate) fn place_attestation(&mut self, stage: &Stage) -> Result<(), NoRoom> {
+        assert!(self.is_empty(), "STAGING-2: an attestation follows what it attests");
+        let need = frame_length(0);
+        if self.offset + need > self.active().size() && self.spares.len() <= 1 {
+            return Err(NoRoom::Segment(need));
+        }
+        let nothing = self.open_frame(stage, RecordKind::Internal, self.next_lsn, 0, 0)?;
+        nothing.fill(Want::INTERNAL, &[]);
+        if let Some(open) = self.open.as_mut() {
+            open.kind = FrameKind::Attestation;
         }
         Ok(())
     }
@@ -234,6 +279,9 @@ impl Staging {
         let size = self.limits.frame.next_multiple_of(BLOCK).max(to_usize(need));
         let buffer = self.take_buffer(size)?;
         self.free.pop();
+        if rotate {
+            self.ahead.taken(self.spares.len());
+        }
         if rotate && let Some(spare) = self.spares.pop_front() {
             assert!(spare.number() == self.active().number().next(), "STAGING-2: a number skipped");
             assert!(FIRST_FRAME + need <= spare.size(), "L4: a frame outgrows its segment");
@@ -315,6 +363,17 @@ impl Staging {
         self.sealed.pop_front()
     }
 
+    /// What is written next.
+    pub(crate) fn oldest(&self) -> Option<Oldest<'_>> {
+        let sealed = self.sealed.front();
+        let frame = sealed.or(self.open.as_ref())?;
+        let records = match sealed {
+            Some(frame) => u64::from(frame.records),
+            None => self.stage.claimed(frame.buffer).records,
+        };
+        Some(Oldest { waiting: &frame.waiting, is_sealed: sealed.is_some(), records })
+    }
+
     /// Whether there is only a frame that still takes records.
     pub(crate) fn has_open_only(&self) -> bool {
         self.sealed.is_empty() && self.open.is_some()
@@ -392,7 +451,7 @@ impl Staging {
     /// The number of the segment to prepare next, if one is missing.
     pub(crate) fn missing_spare(&self) -> Option<SegmentNumber> {
         let newest = self.spares.back().unwrap_or_else(|| self.active());
-        (self.spares.len() < Self::SPARES).then(|| newest.number().next())
+        (self.spares.len() < self.ahead.wanted()).then(|| newest.number().next())
     }
 
     /// Takes a segment that was prepared.
@@ -404,6 +463,12 @@ impl Staging {
     /// Takes note that there was no space to prepare one.
     pub(crate) fn preparation_failed(&mut self) {
         self.reserve_failed = true;
+        self.ahead.failed();
+    }
+
+    /// Whether there is no time to prepare the next segment gently.
+    pub(crate) fn is_short(&self) -> bool {
+        self.spares.len() < AT_REST
     }
 
     /// Bytes of all buffers.

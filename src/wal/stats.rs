@@ -10,7 +10,7 @@ use crate::clock::Clock;
 use crate::error::Error;
 use crate::ids::to_u64;
 use crate::storage::Backend;
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::counting::{AtomicU64, Ordering};
 use crate::sync::{Arc, lock};
 
 /// A number that only grows.
@@ -44,11 +44,14 @@ pub(crate) struct Stats {
     durable_writes: Counter,
     /// Syncs of files that hold frames which were written plain.
     pub(crate) syncs: Counter,
+    /// Frames that say how far the log is durable, and nothing else.
+    pub(crate) attestations: Counter,
     /// Appends that found no room in memory.
     pub(crate) memory_waits: Counter,
     /// Appends that found no prepared segment.
     pub(crate) segment_waits: Counter,
     segments_prepared: Counter,
+    segments_recycled: Counter,
     prepared_bytes: Counter,
     append: Recorder,
     write: Recorder,
@@ -75,9 +78,11 @@ impl Stats {
             written_bytes: Counter::default(),
             durable_writes: Counter::default(),
             syncs: Counter::default(),
+            attestations: Counter::default(),
             memory_waits: Counter::default(),
             segment_waits: Counter::default(),
             segments_prepared: Counter::default(),
+            segments_recycled: Counter::default(),
             prepared_bytes: Counter::default(),
             append: Recorder::new(),
             write: Recorder::new(),
@@ -89,9 +94,9 @@ impl Stats {
         self.clock.monotonic_ns()
     }
 
-    /// A write that began at `begun` has completed.
-    pub(crate) fn wrote(&self, begun: u64, written: Written) {
-        self.write.record(self.now().saturating_sub(begun));
+    /// A write that took so long has completed.
+    pub(crate) fn wrote(&self, took_ns: u64, written: &Written) {
+        self.write.record(took_ns);
         let headers = u64::from(written.records) * to_u64(RECORD_HEADER);
         self.frames.count();
         self.records.add(u64::from(written.records));
@@ -105,9 +110,11 @@ impl Stats {
         self.append.record(self.now().saturating_sub(begun));
     }
 
-    /// A segment of so many bytes was prepared.
-    pub(crate) fn prepared(&self, bytes: u64) {
+    /// A segment was made ready, of a new file or of one that was used before, and so many bytes
+    /// were written for that.
+    pub(crate) fn prepared(&self, recycled: bool, bytes: u64) {
         self.segments_prepared.count();
+        self.segments_recycled.add(u64::from(recycled));
         self.prepared_bytes.add(bytes);
     }
 }
@@ -125,6 +132,9 @@ pub struct WalStats {
     pub poison: Option<Error>,
     /// Frames written; recovery's barrier is not counted.
     pub frames: u64,
+    /// Frames without records that were written after an idle time, to attest the ones before; see
+    /// [`WalOptions::attest_after`](crate::WalOptions::attest_after).
+    pub attestations: u64,
     /// Frames whose write made them durable; the others were written plain.
     pub durable_frames: u64,
     /// Records in those frames, the engine's own ones included.
@@ -135,6 +145,9 @@ pub struct WalStats {
     pub written_bytes: u64,
     /// Syncs of files that hold frames which were written plain.
     pub syncs: u64,
+    /// How many durable writes may be in flight at this moment: found by trying, judged in records
+    /// per second (LOG.md L9).
+    pub write_depth: usize,
     /// How often an append waited because the log held as many bytes as
     /// [`WalOptions::memory`](crate::WalOptions::memory) allows: the device is the limit.
     pub memory_waits: u64,
@@ -142,8 +155,14 @@ pub struct WalStats {
     pub segment_waits: u64,
     /// Segments made ready for frames.
     pub segments_prepared: u64,
-    /// Bytes written for that.
+    /// How many of these were made of files that had been given up, so that only a header was
+    /// written (see [`WalOptions::recycled`](crate::WalOptions::recycled)).
+    pub segments_recycled: u64,
+    /// Bytes written to make segments ready: whole new files, and headers.
     pub prepared_bytes: u64,
+    /// Durable writes that were carried by a system call, though the backend is io_uring, because
+    /// the ring was slow (see [`BackendChoice::Auto`](crate::storage::BackendChoice::Auto)).
+    pub ring_bypassed: u64,
     /// From the call of a blocking append to its acknowledgement.
     pub append_latency: Latencies,
     /// From the start of a frame's write to its completion.
@@ -189,7 +208,7 @@ impl fmt::Display for WalStats {
 impl Wal {
     /// What the log did since it was opened: counters, latencies, and why it was poisoned, if it
     /// was. Nothing of it survives the handle. Works on a poisoned, full or closed log too; in a
-    /// forked child it does not say whether the parent's log was poisoned.
+    /// forked child it says nothing of the parent's poison and depth.
     ///
     /// ```
     /// # let place = tempfile::tempdir()?;
@@ -206,21 +225,30 @@ impl Wal {
     pub fn stats(&self) -> WalStats {
         let core = self.core();
         // The parent's other threads may have held the mutex when it forked.
-        let poison = if core.fork.is_forked() { None } else { lock(&core.open).failed.clone() };
+        let (poison, write_depth) = if core.fork.is_forked() {
+            (None, 1)
+        } else {
+            let open = lock(&core.open);
+            (open.failed.clone(), open.depth.settled())
+        };
         let stats = &core.stats;
         WalStats {
             backend: self.backend(),
             poison,
             frames: stats.frames.get(),
+            attestations: stats.attestations.get(),
             durable_frames: stats.durable_writes.get(),
             records: stats.records.get(),
             payload_bytes: stats.payload_bytes.get(),
             written_bytes: stats.written_bytes.get(),
             syncs: stats.syncs.get(),
+            write_depth,
             memory_waits: stats.memory_waits.get(),
             segment_waits: stats.segment_waits.get(),
             segments_prepared: stats.segments_prepared.get(),
+            segments_recycled: stats.segments_recycled.get(),
             prepared_bytes: stats.prepared_bytes.get(),
+            ring_bypassed: core.directory.ring_bypassed(),
             append_latency: stats.append.snapshot(),
             write_latency: stats.write.snapshot(),
         }

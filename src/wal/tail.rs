@@ -69,8 +69,8 @@ enum Source {
 
 /// What a look at the source gave.
 enum Step {
-    /// A record: its LSN, stream, and place in the source.
-    Found(Lsn, StreamId, Range<usize>),
+    /// A record, and its place in the source.
+    Found(Place),
     /// Whatever is durable was shown.
     CaughtUp,
 }
@@ -96,10 +96,11 @@ impl Wal {
 }
 
 impl Tail {
-    /// Shows only the records of one stream.
+    /// Shows only the records of one stream, given by its number or by the handle of a
+    /// [named one](crate::WalStream).
     #[must_use]
-    pub fn stream(mut self, stream: StreamId) -> Tail {
-        self.stream = Some(stream);
+    pub fn stream(mut self, stream: impl Into<StreamId>) -> Tail {
+        self.stream = Some(stream.into());
         self
     }
 
@@ -116,7 +117,7 @@ impl Tail {
     }
 
     /// The next record, waiting for it; `None` when the log was closed. After an error there is
-    /// nothing more.
+    /// nothing more, unless it is [`Lost`](ErrorKind::Lost), as in a [`Replay`].
     ///
     /// # Errors
     /// What the log was poisoned with, after the last durable record. `Invalid` if records that
@@ -125,9 +126,7 @@ impl Tail {
     pub fn next(&mut self) -> Option<Result<Record<'_>>> {
         loop {
             match self.look() {
-                Some(Ok(Step::Found(lsn, stream, payload))) => {
-                    return Some(Ok(self.record(lsn, stream, payload)));
-                }
+                Some(Ok(Step::Found(place))) => return Some(Ok(self.record(place))),
                 Some(Ok(Step::CaughtUp)) => {
                     if let Err(error) = self.wait(None) {
                         return self.end(error).map(Err);
@@ -145,7 +144,7 @@ impl Tail {
     /// As [`next`](Tail::next), but nothing of poison.
     pub fn try_next(&mut self) -> Option<Result<Record<'_>>> {
         match self.look()? {
-            Ok(Step::Found(lsn, stream, payload)) => Some(Ok(self.record(lsn, stream, payload))),
+            Ok(Step::Found(place)) => Some(Ok(self.record(place))),
             Ok(Step::CaughtUp) => None,
             Err(error) => self.end(Some(error)).map(Err),
         }
@@ -159,9 +158,7 @@ impl Tail {
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Record<'_>>>> {
         loop {
             match self.look() {
-                Some(Ok(Step::Found(lsn, stream, payload))) => {
-                    return Poll::Ready(Some(Ok(self.record(lsn, stream, payload))));
-                }
+                Some(Ok(Step::Found(place))) => return Poll::Ready(Some(Ok(self.record(place)))),
                 Some(Ok(Step::CaughtUp)) => match self.wait(Some(context.waker())) {
                     Ok(true) => {}
                     Ok(false) => return Poll::Pending,
@@ -174,18 +171,23 @@ impl Tail {
     }
 
     fn end(&mut self, error: Option<Error>) -> Option<Error> {
+        if error.as_ref().is_some_and(|error| error.kind() == ErrorKind::Lost) {
+            return error;
+        }
         self.ended = true;
         self.source = Source::Nothing;
         error
     }
 
-    fn record(&self, lsn: Lsn, stream: StreamId, payload: Range<usize>) -> Record<'_> {
+    fn record(&self, place: Place) -> Record<'_> {
         let bytes: &[u8] = match &self.source {
             Source::Memory { frame, .. } => &frame.payload,
             Source::Files { replay, .. } => replay.bytes(),
             Source::Nothing => &[],
         };
-        Record { lsn, stream, internal: false, payload: &bytes[payload] }
+        let Place { lsn, stream, extension, payload } = place;
+        let (payload, extension) = (&bytes[payload], &bytes[extension]);
+        Record { lsn, stream, internal: false, payload, extension }
     }
 
     /// The next record that is durable; `None` after the end.
@@ -196,9 +198,16 @@ impl Tail {
                 Source::Files { replay, through } => match replay.advance() {
                     Some(Ok(shown)) => {
                         self.next = shown.lsn.next();
-                        Some(Ok((shown.lsn, shown.stream, shown.payload)))
+                        let extension = shown.extension();
+                        let (lsn, stream) = (shown.lsn, shown.stream);
+                        Some(Ok(Place { lsn, stream, extension, payload: shown.payload }))
                     }
-                    Some(Err(error)) => Some(Err(error)),
+                    Some(Err(error)) => {
+                        if let (ErrorKind::Lost, Some((_, last))) = (error.kind(), error.lsns()) {
+                            self.next = last.next();
+                        }
+                        Some(Err(error))
+                    }
                     None => {
                         self.next = self.next.max(through.next());
                         None
@@ -207,9 +216,9 @@ impl Tail {
                 Source::Nothing => None,
             };
             match found {
-                Some(Ok((lsn, stream, payload))) => {
-                    if self.stream.is_none_or(|wanted| wanted == stream) {
-                        return Some(Ok(Step::Found(lsn, stream, payload)));
+                Some(Ok(place)) => {
+                    if self.stream.is_none_or(|wanted| wanted == place.stream) {
+                        return Some(Ok(Step::Found(place)));
                     }
                 }
                 Some(Err(error)) => return Some(Err(error)),
@@ -302,7 +311,13 @@ impl Open {
     }
 }
 
-type Place = (Lsn, StreamId, Range<usize>);
+/// A record, and where it is in the source.
+struct Place {
+    lsn: Lsn,
+    stream: StreamId,
+    extension: Range<usize>,
+    payload: Range<usize>,
+}
 
 /// The next user record of a frame in memory.
 fn from_memory(
@@ -337,7 +352,9 @@ fn take(
     rest.start = end;
     let lsn = *next;
     *next = lsn.next();
-    Some(Ok((record.kind, (lsn, record.stream, end - record.payload.len()..end))))
+    let payload = end - record.payload.len()..end;
+    let extension = payload.start - record.extension.len()..payload.start;
+    Some(Ok((record.kind, Place { lsn, stream: record.stream, extension, payload })))
 }
 
 impl Drop for Tail {

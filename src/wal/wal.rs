@@ -8,7 +8,6 @@ use super::open;
 use super::options::WalOptions;
 use super::pending::Pending;
 use super::range::LsnRange;
-use super::record::RecordKind;
 use super::replay::Replay;
 use super::share::Share;
 use super::staging::{Mark, Want};
@@ -119,7 +118,7 @@ impl Wal {
     /// # Errors
     /// As [`append`](Wal::append).
     pub fn append_to(&self, stream: StreamId, payload: &[u8]) -> Result<Lsn> {
-        let want = Want { stream, kind: RecordKind::User, until: Mark::Durable };
+        let want = Want::user(stream, Mark::Durable);
         self.timed(|core| Ok(core.append(want, &[payload])?.first()))
     }
 
@@ -153,7 +152,7 @@ impl Wal {
     ) -> Result<LsnRange> {
         // User code runs here, before anything is reserved (LOG.md L6).
         let payloads: Vec<&[u8]> = payloads.iter().map(AsRef::as_ref).collect();
-        let want = Want { stream, kind: RecordKind::User, until: Mark::Durable };
+        let want = Want::user(stream, Mark::Durable);
         self.timed(|core| core.append(want, &payloads))
     }
 
@@ -182,21 +181,30 @@ impl Wal {
     /// # Errors
     /// As [`append`](Wal::append).
     pub fn submit_to(&self, stream: StreamId, payload: &[u8]) -> Result<Pending> {
-        let want = Want { stream, kind: RecordKind::User, until: Mark::Appended };
+        let want = Want::user(stream, Mark::Appended);
         let lsns = self.core().append(want, &[payload])?;
         Ok(Pending::new(self.share(), lsns.first()))
+    }
+
+    /// As [`submit`](Wal::submit), in a frame of its own that is written durable: so that one
+    /// thread can have several of them in flight.
+    ///
+    /// # Errors
+    /// As [`append`](Wal::append).
+    #[doc(hidden)]
+    pub fn submit_alone(&self, payload: &[u8]) -> Result<Lsn> {
+        self.core().submit_alone(payload)
     }
 
     /// Appends internal records as one atomic batch, durable on return. May use the segment that
     /// is kept in reserve when the disk is full (LOG.md L5). `replay` does not show them.
     pub(crate) fn append_internal(&self, stream: StreamId, payloads: &[&[u8]]) -> Result<LsnRange> {
-        self.core()
-            .append(Want { stream, kind: RecordKind::Internal, until: Mark::Durable }, payloads)
+        self.core().append(Want::internal(stream, Mark::Durable), payloads)
     }
 
     /// As [`submit`](Wal::submit), an internal record.
     pub(crate) fn submit_internal(&self, stream: StreamId, payload: &[u8]) -> Result<Pending> {
-        let want = Want { stream, kind: RecordKind::Internal, until: Mark::Appended };
+        let want = Want::internal(stream, Mark::Appended);
         let lsns = self.core().append(want, &[payload])?;
         Ok(Pending::new(self.share(), lsns.first()))
     }
@@ -296,8 +304,9 @@ impl Wal {
 
     /// Reserves room for a record of `bytes` bytes in the open frame and gives it up before it is
     /// copied, as a panic there would. Whether there was room.
-    #[cfg(test)]
-    pub(crate) fn give_up_reservation(&self, bytes: usize) -> bool {
+    #[cfg(any(test, shuttle))]
+    #[doc(hidden)]
+    pub fn give_up_reservation(&self, bytes: usize) -> bool {
         self.core().stage.reserve(1, super::record::RECORD_HEADER + bytes).is_some()
     }
 
@@ -307,6 +316,14 @@ impl Wal {
         let progress = &self.core().progress;
         progress.set_appended(progress.appended().advance(5));
         progress.set_written(progress.appended());
+    }
+
+    /// The committer's state, for a failing test's message.
+    #[cfg(any(test, feature = "testing"))]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn dump(&self) -> String {
+        self.core().dump()
     }
 
     /// How bytes reach the medium, as found when the log was opened.

@@ -108,6 +108,7 @@ impl Writer {
             payload_crc: crc32c(&payload),
             chain: tail.chain,
             kind,
+            catalog: tail.catalog,
         };
         self.opened.tail.chain = header.encode(&mut buffer);
         self.opened.tail.position = header.end();

@@ -7,9 +7,9 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
 use clap::Args;
-use sawmill::{Lsn, Wal, WalOptions};
+use sawmill::{Entry, Lsn, StreamId, Wal, WalOptions};
 
-use crate::Outcome;
+use crate::Failure;
 
 /// Lines read ahead of the threads that append them.
 const AHEAD: usize = 1024;
@@ -24,23 +24,35 @@ pub(crate) struct Arguments {
     /// Bytes in each segment file: 65536 or more, a multiple of 4096.
     #[arg(long, value_name = "BYTES")]
     segment_size: Option<u64>,
+    /// Give each record this key.
+    #[arg(long)]
+    key: Option<String>,
+    /// Append to the stream of this name instead of the default one.
+    #[arg(long, value_name = "NAME")]
+    stream: Option<String>,
     /// Print `<lsn><TAB><line>` for each record, at once, when it is durable and not before.
     #[arg(long)]
     print_acks: bool,
 }
 
 /// Appends until stdin ends, then closes the log.
-pub(crate) fn run(arguments: &Arguments) -> Outcome {
+pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let mut options = WalOptions::default();
     if let Some(segment_size) = arguments.segment_size {
         options.segment_size = segment_size;
     }
     let wal = Wal::open(&arguments.directory, options)?;
+    let stream = arguments.stream.as_deref().map(|name| wal.stream(name)).transpose()?;
+    let template = Template {
+        key: arguments.key.as_deref().map(str::as_bytes),
+        stream: stream.as_ref().map_or(StreamId::DEFAULT, StreamId::from),
+    };
+    drop(stream);
     let (lines, queue) = sync_channel::<Vec<u8>>(AHEAD);
     let queue = Mutex::new(queue);
-    let mut outcome: Outcome = Ok(());
+    let mut outcome: Result<(), Failure> = Ok(());
     thread::scope(|scope| {
-        let append = || append_lines(&wal, &queue, arguments.print_acks);
+        let append = || append_lines(&wal, template, &queue, arguments.print_acks);
         let workers: Vec<_> = (0..arguments.threads).map(|_| scope.spawn(append)).collect();
         // In a thread of its own: when an append fails, nobody waits for a terminal's next line.
         let reader = thread::Builder::new().name("stdin".to_owned());
@@ -76,7 +88,19 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     Ok(closed?)
 }
 
-fn append_lines(wal: &Wal, queue: &Mutex<Receiver<Vec<u8>>>, print: bool) -> Outcome {
+/// What all records have in common.
+#[derive(Clone, Copy)]
+struct Template<'a> {
+    key: Option<&'a [u8]>,
+    stream: StreamId,
+}
+
+fn append_lines(
+    wal: &Wal,
+    template: Template<'_>,
+    queue: &Mutex<Receiver<Vec<u8>>>,
+    print: bool,
+) -> Result<(), Failure> {
     loop {
         let line = match queue.lock() {
             Ok(queue) => queue.recv(),
@@ -84,7 +108,8 @@ fn append_lines(wal: &Wal, queue: &Mutex<Receiver<Vec<u8>>>, print: bool) -> Out
         };
         // The other end is gone: no more lines.
         let Ok(line) = line else { return Ok(()) };
-        let lsn = wal.append(&line)?;
+        let entry = Entry::new(&line).stream(template.stream);
+        let lsn = wal.append_record(&template.key.map_or(entry, |key| entry.key(key)))?;
         if print {
             acknowledge(lsn, &line)?;
         }

@@ -8,7 +8,7 @@ use clap::Args;
 use sawmill::WalOptions;
 use serde_json::json;
 
-use crate::Outcome;
+use crate::Failure;
 use crate::bench::protocol::{Protocol, compare};
 use crate::bench::workload::{ALL, Kind, Workload};
 use crate::bench::{contenders::Contenders, replay, report};
@@ -34,7 +34,7 @@ pub(crate) struct Arguments {
 }
 
 /// Measures, prints, and removes what it wrote.
-pub(crate) fn run(arguments: &Arguments) -> Outcome {
+pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let wanted: Vec<Workload> =
         ALL.iter().filter(|workload| workload.is_named(&arguments.workload)).copied().collect();
     if wanted.is_empty() {
@@ -69,7 +69,7 @@ fn take_empty(directory: &Path) -> Result<bool, Box<dyn std::error::Error + Send
     Ok(false)
 }
 
-fn measure(arguments: &Arguments, wanted: &[Workload]) -> Outcome {
+fn measure(arguments: &Arguments, wanted: &[Workload]) -> Result<(), Failure> {
     let protocol = Protocol::within(arguments.seconds);
     let mut options = WalOptions::default();
     if let Some(segment_size) = arguments.segment_size {

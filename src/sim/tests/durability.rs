@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::{Bench, PATH, blocks, fua, write};
-use crate::sim::{CrashOutcome, SimOptions};
+use crate::sim::{CrashOutcome, Device, SimOptions};
 use crate::storage::{BLOCK, Op, OpenMode};
 
 const DIRECT: OpenMode = OpenMode::WriteDirect;
@@ -179,4 +179,20 @@ fn stale_bytes_come_from_deleted_files() {
         let found = bench.disk.power_cycle(CrashOutcome::Seeded(seed));
         found.read_file(PATH).unwrap().ends_with(&[0xee; 512])
     }));
+}
+
+#[test]
+fn writes_that_a_flush_makes_different_are_counted() {
+    for device in [Device::Flush, Device::Fua] {
+        let options = SimOptions { device, ..SimOptions::default() };
+        let mut bench = Bench::new(options, 3, OpenMode::WriteDirect);
+        bench.written(0, 1, true);
+        bench.written(1, 1, false);
+        bench.sync().result.unwrap();
+        bench.written(0, 2, true);
+        assert_eq!(bench.disk.flush_matters(), 0, "{device:?}: nothing was pending");
+        bench.written(1, 2, false);
+        bench.written(0, 3, true);
+        assert_eq!(bench.disk.flush_matters(), 1, "{device:?}");
+    }
 }

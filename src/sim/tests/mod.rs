@@ -3,6 +3,8 @@
 mod cuts;
 mod durability;
 mod faults;
+mod latency;
+mod medium;
 mod names;
 mod random;
 mod repeat;

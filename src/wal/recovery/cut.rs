@@ -15,6 +15,7 @@ use crate::wal::barrier::Barrier;
 use crate::wal::frame::{FRAME_HEADER, FrameHeader, FrameKind, frame_length};
 use crate::wal::home::Home;
 use crate::wal::index::SegmentEntry;
+use crate::wal::lineage::Lineage;
 use crate::wal::log_file::LogFile;
 use crate::wal::segment::{FIRST_FRAME, Segment, file_name};
 use crate::wal::transfer;
@@ -31,6 +32,8 @@ pub(super) struct Opening<'a> {
     pub(super) epoch: Epoch,
     pub(super) nonce: u64,
     pub(super) segment_size: u64,
+    /// What the barrier says of earlier epochs, and this one.
+    pub(super) lineage: Lineage,
 }
 
 impl Opening<'_> {
@@ -50,10 +53,15 @@ impl Opening<'_> {
         let next_lsn = walked.next_lsn();
         let state = *log_file.state();
         let barrier = describe(walked, previous, state.start_lsn);
+        let mut pairs = barrier.pairs.clone();
+        pairs.push((self.epoch, next_lsn));
+        self.lineage = Lineage { pairs, previous: barrier.previous };
         let length = frame_length(to_u64(barrier.length()));
         let position = self.place(device, walked, length, &state)?;
-        let seal_time_ns =
-            self.clock.wall_ns().max(walked.last.map_or(0, |last| last.seal_time_ns));
+        let before = walked.last.map_or(0, |last| last.seal_time_ns);
+        let before = if planted(Bug::SealTimeFalls) { 0 } else { before };
+        let seal_time_ns = self.clock.wall_ns().max(before);
+        let catalog = walked.last.map_or(Lsn::ZERO, |last| last.catalog);
         let mut buffer = AlignedBuf::zeroed(to_usize(length));
         barrier.encode(&mut buffer[FRAME_HEADER..]);
         let header = FrameHeader {
@@ -69,11 +77,12 @@ impl Opening<'_> {
             payload_crc: crc32c(&buffer[FRAME_HEADER..FRAME_HEADER + barrier.length()]),
             chain: barrier.last_good_crc,
             kind: FrameKind::Barrier,
+            catalog,
         };
         let chain = header.encode(&mut buffer);
         if planted(Bug::NoBarrier) {
             let chain = barrier.last_good_crc;
-            return Ok(Tail { position, chain, next_lsn, seal_time_ns });
+            return Ok(Tail { position, chain, next_lsn, seal_time_ns, catalog });
         }
         let file = Arc::clone(self.segments[&position.segment].file());
         let durable = !planted(Bug::ShowBeforeBarrier);
@@ -87,7 +96,7 @@ impl Opening<'_> {
         state.segment_size = self.segment_size;
         state.clean = false;
         log_file.write_slot(state, device.channel)?;
-        Ok(Tail { position: header.end(), chain, next_lsn, seal_time_ns })
+        Ok(Tail { position: header.end(), chain, next_lsn, seal_time_ns, catalog })
     }
 
     /// Where a frame of `length` bytes goes: the end of the chain, or the next segment if it does

@@ -27,6 +27,8 @@ pub(super) enum Witness {
     LogEpoch,
     /// The durable LSN in the header of a frame behind.
     Frame,
+    /// A tombstone: it was known when the log was salvaged.
+    Tombstone,
     /// A frame of a later incarnation, whose barrier is not in the chain.
     Incarnation(Position),
 }
@@ -38,6 +40,7 @@ impl Witness {
             Witness::Log => "LOG says that they were durable".to_owned(),
             Witness::LogEpoch => "LOG names a later opening of the log".to_owned(),
             Witness::Frame => "frames behind say that they were durable".to_owned(),
+            Witness::Tombstone => "the last repair found them durable".to_owned(),
             Witness::Incarnation(position) => {
                 format!("a later opening of the log wrote at {position}")
             }
@@ -53,11 +56,13 @@ pub(super) fn decide(walked: &Walked, evidence: &Evidence, state: &LogState) -> 
         return ended;
     }
     let next = walked.next_lsn();
-    let last = state.durable_lsn.max(evidence.durable).max(next);
+    let last = state.durable_lsn.max(evidence.durable).max(walked.attested).max(next);
     let witness = if state.durable_lsn >= next {
         Witness::Log
     } else if evidence.durable >= next {
         Witness::Frame
+    } else if walked.attested >= next {
+        Witness::Tombstone
     } else if let Some(header) = evidence.later {
         Witness::Incarnation(header.position)
     } else if state.highest_epoch > walked.epoch() {

@@ -33,7 +33,7 @@ pub(super) struct Evidence {
 }
 
 impl Evidence {
-    fn add(&mut self, header: &FrameHeader, walked: &Walked) {
+    pub(super) fn add(&mut self, header: &FrameHeader, walked: &Walked) {
         if !planted(Bug::EpochFromAccepted) {
             self.highest_epoch = self.highest_epoch.max(header.epoch);
         }

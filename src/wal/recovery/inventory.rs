@@ -20,7 +20,7 @@ use crate::wal::segment::{
 };
 use crate::wal::transfer;
 
-const LOCK_NAME: &str = "LOCK";
+pub(super) const LOCK_NAME: &str = "LOCK";
 /// How long to wait between two attempts to lock.
 const LOCK_STEP: Duration = Duration::from_millis(10);
 
@@ -242,16 +242,13 @@ fn read_log(file: Arc<dyn File>, channel: &mut dyn Channel) -> Result<Option<Log
         }
         LogVerdict::NoSlot => Ok(None),
         LogVerdict::Version(version) => Err(newer(file.path(), version)),
-        LogVerdict::Foreign => {
-            let message = "this directory belongs to another program: its LOG is not sawmill's";
-            Err(Error::new(ErrorKind::Unsupported, message).at_path(file.path()))
-        }
+        LogVerdict::Foreign => Err(foreign(file.path())),
     }
 }
 
 /// Whether a file that is no valid segment holds a decodable frame of segment `number` of `log`,
 /// or of whichever log the frame names.
-fn holds_frames(
+pub(super) fn holds_frames(
     file: &Arc<dyn File>,
     number: SegmentNumber,
     log: Option<LogId>,
@@ -281,13 +278,18 @@ fn holds_frames(
     Ok(found)
 }
 
-fn unreadable(file: &dyn File, failure: IoFailure) -> Error {
+pub(super) fn unreadable(file: &dyn File, failure: IoFailure) -> Error {
     let message = "the medium does not return bytes of the log; nothing was changed: check the \
                    device, copy what can be read, restore the rest from a copy";
     Error::new(ErrorKind::Unreadable, message).at_path(file.path()).caused_by(failure)
 }
 
-fn newer(path: &std::path::Path, version: u32) -> Error {
+pub(super) fn foreign(path: &std::path::Path) -> Error {
+    let message = "this directory belongs to another program: its LOG is not sawmill's";
+    Error::new(ErrorKind::Unsupported, message).at_path(path)
+}
+
+pub(super) fn newer(path: &std::path::Path, version: u32) -> Error {
     let message = format!(
         "written in version {version} of the format, this release knows version 1: open it with a \
          newer sawmill"

@@ -21,7 +21,7 @@ use super::mapped::Mapped;
 use crate::ids::{Lsn, to_u64, to_usize};
 use crate::storage::BLOCK;
 use crate::sync::{Arc, Condvar, JoinHandle, Mutex, lock, spawn, wait};
-use crate::wal::frame::{self, FRAME_HEADER, FrameHeader};
+use crate::wal::frame::{self, FRAME_HEADER, FrameHeader, FrameKind};
 use crate::wal::index::SegmentEntry;
 use crate::wal::scan::{self, Expected};
 use crate::wal::segment::SegmentMap;
@@ -329,7 +329,9 @@ impl Scout {
         }
         let offset = self.expected.position.offset;
         let bytes = self.map.as_mut()?.secure(offset, to_u64(BLOCK))?;
-        scan::judge_header(bytes, &self.expected).ok()
+        let found = scan::judge_header(bytes, &self.expected).ok();
+        // Where the log goes on behind a tombstone, its payload says: the reader's work.
+        found.filter(|(header, _)| header.kind != FrameKind::Tombstone)
     }
 }
 

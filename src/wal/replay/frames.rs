@@ -15,8 +15,10 @@ use crate::storage::{BLOCK, Directory};
 use crate::sync::Arc;
 use crate::wal::frame::{self, FRAME_HEADER, FrameHeader, FrameKind};
 use crate::wal::index::{SegmentEntry, SegmentIndex};
+use crate::wal::read_only::truncated;
 use crate::wal::scan::{self, Expected, Fault};
 use crate::wal::segment::{Segment, SegmentMap};
+use crate::wal::tombstone::Tombstone;
 
 /// Where the frames come from, and how far it was read.
 #[derive(Debug)]
@@ -50,6 +52,13 @@ pub(super) struct Found {
     pub(super) payload: Range<usize>,
     /// Whether another core has read it, and this one has not.
     pub(super) far: bool,
+}
+
+/// What comes next.
+pub(super) enum Step {
+    Found(Found),
+    /// Records that salvage gave up: told once, and then passed.
+    Lost(Error),
 }
 
 impl Frames {
@@ -182,14 +191,15 @@ impl Frames {
     }
 
     /// The next frame that holds records from `from` on; `None` at the end.
-    pub(super) fn next(&mut self) -> Result<Option<Found>> {
+    pub(super) fn next(&mut self) -> Result<Option<Step>> {
         while !self.ended {
             let next = self.expected.next_lsn.unwrap_or(Lsn::FIRST);
             let above = next > self.through;
             if above && !self.seam && !planted(Bug::ReadAboveDurable) {
                 break;
             }
-            let Some(found) = self.find()? else {
+            let found = self.find().map_err(|error| self.explain(error))?;
+            let Some(found) = found else {
                 if self.seam && above {
                     return Err(self.corrupt());
                 }
@@ -200,13 +210,19 @@ impl Frames {
                 self.ended = true;
                 return Ok(None);
             }
+            if found.header.kind == FrameKind::Tombstone {
+                if let Some(lost) = self.pass(&found)? {
+                    return Ok(Some(Step::Lost(lost)));
+                }
+                continue;
+            }
             self.expected = self.expected.after(&found.header, found.crc);
             match found.header.kind {
                 FrameKind::Records if found.header.next_lsn() > self.from => {
-                    return Ok(Some(found));
+                    return Ok(Some(Step::Found(found)));
                 }
-                FrameKind::Tombstone => return Err(self.tombstone(&found.header)),
-                FrameKind::Records
+                FrameKind::Tombstone
+                | FrameKind::Records
                 | FrameKind::Barrier
                 | FrameKind::Attestation
                 | FrameKind::Closing => {}
@@ -217,6 +233,42 @@ impl Frames {
         }
         self.ended = true;
         Ok(None)
+    }
+
+    /// What an error means where another process writes the log: it may have truncated what was to
+    /// be read.
+    fn explain(&self, error: Error) -> Error {
+        let next = self.expected.next_lsn.unwrap_or(self.from);
+        match self.index.start_elsewhere().filter(|start| *start > next) {
+            Some(start) => truncated(next, start).caused_by(error),
+            None => error,
+        }
+    }
+
+    /// Goes on behind a tombstone; the error by which the reader is told, if it gives up records
+    /// that are wanted.
+    fn pass(&mut self, found: &Found) -> Result<Option<Error>> {
+        let bytes: &[u8] = match &found.map {
+            Some(map) => map,
+            None => self.reader.loaded(),
+        };
+        let payload = bytes.get(found.payload.clone()).unwrap_or_default();
+        let Some(tombstone) = Tombstone::decode(&found.header, payload) else {
+            return Err(self.senseless(found.header.first_lsn));
+        };
+        let entries = &self.entries;
+        let entry_of = |number| entries.iter().position(|entry| entry.segment.number() == number);
+        let size = |number| entry_of(number).map_or(0, |at| entries[at].segment.size());
+        let expected = self.expected.over(&found.header, found.crc, &tombstone, size);
+        // A part of a replay side by side may end before.
+        match entry_of(expected.position.segment) {
+            Some(at) => self.at = at,
+            None => self.ended = true,
+        }
+        let lost = tombstone.lost(&found.header).filter(|_| tombstone.next > self.from);
+        let lost = lost.map(|error| self.place(error));
+        self.expected = expected;
+        Ok(lost)
     }
 
     /// The frame that continues the log, here or at the start of the next segment. A durable one
@@ -377,12 +429,6 @@ impl Frames {
         let message = "a frame's checksum holds and its records make no sense: it was not written \
                        by a correct writer";
         self.place(Error::new(ErrorKind::Corrupt, message).for_lsns(lsn, lsn))
-    }
-
-    fn tombstone(&self, header: &FrameHeader) -> Error {
-        let message = "the log was salvaged by a newer version of sawmill: read it with that one";
-        let error = Error::new(ErrorKind::Unsupported, message);
-        self.place(error).for_lsns(header.first_lsn, header.first_lsn)
     }
 }
 

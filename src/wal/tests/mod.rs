@@ -1,28 +1,32 @@
 //! The write side on the simulated disk: every fault, every crash, disk full, waiting threads.
 
+mod attesting;
 mod backup;
 mod buffered;
 mod crashes;
 mod faults;
 mod lookup;
 mod patience;
+mod positions;
 mod recycling;
 mod reservations;
 mod retention;
+mod seeking;
 mod space;
 mod stats;
 mod tail;
 mod waiting;
 mod wakers;
+mod watching;
 
-use std::sync::mpsc;
 use std::time::Duration;
 
 use crate::clock::ManualClock;
 use crate::error::Result;
 use crate::ids::Lsn;
 use crate::sim::{Device, SimDisk, SimOptions};
-use crate::sync::{Arc, spawn};
+use crate::sync::Arc;
+use crate::wal::watch::watched;
 use crate::wal::{Background, Wal, WalOptions};
 
 const PLACE: &str = "/log";
@@ -36,6 +40,7 @@ fn options(background: Background) -> WalOptions {
         segment_size: 64 << 10,
         memory: 1 << 20,
         lock_wait: Duration::ZERO,
+        recycled: 4,
         background,
         ..WalOptions::default()
     }
@@ -55,18 +60,4 @@ fn contents(wal: &Wal) -> Result<Vec<(Lsn, Vec<u8>)>> {
         found.push((record.lsn, record.payload.to_vec()));
     }
     Ok(found)
-}
-
-/// Runs `body` on a thread of its own and fails if it is not done after 10 s: an append that stays
-/// unresolved is a bug.
-fn watched<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
-    let (done, watch) = mpsc::channel();
-    let thread = spawn("watched", move || drop(done.send(body()))).unwrap();
-    match watch.recv_timeout(Duration::from_secs(10)) {
-        Ok(result) => result,
-        Err(mpsc::RecvTimeoutError::Timeout) => panic!("somebody still waits for the log"),
-        Err(mpsc::RecvTimeoutError::Disconnected) => {
-            std::panic::resume_unwind(thread.join().unwrap_err())
-        }
-    }
 }

@@ -36,7 +36,7 @@ fn block_on<F: Future>(future: F) -> F::Output {
 }
 
 /// Takes the write slot away, so that nothing is written until it is given back.
-fn hold_slot(wal: &Wal) -> Box<Slot> {
+pub(super) fn hold_slot(wal: &Wal) -> Slot {
     loop {
         let slot = lock(&wal.core().open).take_free();
         if let Some(slot) = slot {
@@ -46,8 +46,8 @@ fn hold_slot(wal: &Wal) -> Box<Slot> {
     }
 }
 
-fn give_slot(wal: &Wal, slot: Box<Slot>) {
-    wal.core().lead(lock(&wal.core().open), slot, Until::Idle);
+pub(super) fn give_slot(wal: &Wal, slot: Slot) {
+    wal.core().lead(lock(&wal.core().open), slot, Until::Idle, false);
 }
 
 const BUFFERED: AppendOptions =

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::ids::to_u64;
+use crate::sync::spawn;
 
 /// A reservation that is given up keeps its LSN, which no reader is shown; what stands around it
 /// is whole, before and after the log is opened again.

@@ -75,7 +75,8 @@ fn size_bounds_the_log_by_itself_and_pins_bound_that() {
             let disk = disk(83, Device::Fua);
             let clock = Arc::new(ManualClock::default());
             let retain_bytes = Some(4 << 16);
-            let options = WalOptions { retain_bytes, ..options(background) };
+            let prepared_ahead = 2;
+            let options = WalOptions { retain_bytes, prepared_ahead, ..options(background) };
             let wal = open_with(&disk, &clock, options);
             let pin = wal.pin("reader", Lsn::new(3)).unwrap();
             append(&wal, 20);

@@ -19,7 +19,7 @@ fn frames_records_bytes_and_syncs_are_counted() {
     assert_eq!(stats.append_latency.count(), 2, "nobody waited in submit");
     assert_eq!(stats.write_latency.count(), 3);
     assert_eq!(stats.segments_prepared, 2, "a spare and the reserve");
-    assert_eq!(stats.prepared_bytes, 2 * (64 << 10));
+    assert_eq!((stats.segments_recycled, stats.prepared_bytes), (0, 2 * (64 << 10)));
     assert!((stats.records_per_frame() - 2.0).abs() < 1e-9);
     assert!(stats.poison.is_none());
 }
@@ -66,4 +66,23 @@ fn poison_shows_its_cause_and_a_failed_append_is_no_sample() {
     assert_eq!((poison.kind(), poison.to_string()), (ErrorKind::Poisoned, error.to_string()));
     assert_eq!((stats.append_latency.count(), stats.frames), (0, 0));
     assert!(stats.to_string().contains("poisoned"), "{stats}");
+}
+
+#[test]
+fn segments_made_of_files_that_were_given_up_are_told_from_new_ones() {
+    let disk = disk(43, Device::Fua);
+    let wal = open(&disk, Background::Inline).unwrap();
+    // Two of these do not fit one segment.
+    for _ in 0..6 {
+        wal.append(&[1; 30_000]).unwrap();
+    }
+    wal.truncate_before(wal.durable_lsn()).unwrap();
+    let before = wal.stats();
+    assert_eq!(before.segments_recycled, 0);
+    for _ in 0..2 {
+        wal.append(&[2; 30_000]).unwrap();
+    }
+    let after = wal.stats();
+    assert_eq!(after.segments_prepared - before.segments_prepared, 2);
+    assert_eq!((after.segments_recycled, after.prepared_bytes - before.prepared_bytes), (2, 8192));
 }

@@ -13,6 +13,8 @@ pub(crate) struct Written {
     pub(crate) flushes: u64,
     /// Bytes of these writes.
     pub(crate) bytes: u64,
+    /// Bytes that were written to make room for them, in the same time.
+    pub(crate) prepared: u64,
 }
 
 /// A log, or the bare loop that shows what is possible.
@@ -21,6 +23,21 @@ pub(crate) trait Contender: Sync {
 
     /// Whether it can do this at all.
     fn can(&self, kind: Kind) -> bool;
+
+    /// Whether it gets a round that does not count, and then [`Contender::warm_up`].
+    fn wants_warm_up(&self) -> bool {
+        false
+    }
+
+    /// Gets into the state in which it shall be measured, for rounds like the last one.
+    fn warm_up(&self) -> Outcome {
+        Ok(())
+    }
+
+    /// Whether it is another way of running the contender before it, and no competitor.
+    fn is_variant(&self) -> bool {
+        false
+    }
 
     /// Appends a record and returns its LSN when it is durable. `who` is the thread's number.
     fn append(&self, who: usize, payload: &[u8]) -> Outcome<u64>;

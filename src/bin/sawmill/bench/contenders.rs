@@ -8,7 +8,7 @@ use super::Outcome;
 use super::contender::Contender;
 use super::raw::Raw;
 use super::raw_bulk::RawBulk;
-use super::sawmill_log::SawmillLog;
+use super::sawmill_log::{SawmillLog, State};
 use super::workload::{Kind, Workload};
 
 /// Opened for a set of workloads.
@@ -16,6 +16,8 @@ pub(crate) struct Contenders {
     raw: Option<Raw>,
     bulk: Vec<(usize, RawBulk)>,
     log: SawmillLog,
+    /// For bulk work: a log that does not use its segments again.
+    fresh: Option<SawmillLog>,
 }
 
 impl Contenders {
@@ -30,8 +32,9 @@ impl Contenders {
                 bulk.push((workload.threads, RawBulk::open(&place, workload.threads)?));
             }
         }
-        let log = SawmillLog::open("sawmill", &path.join("log"), options)?;
-        Ok(Contenders { raw, bulk, log })
+        let open = |state, name| SawmillLog::open(state, name, &path.join(name), options.clone());
+        let fresh = if bulk.is_empty() { None } else { Some(open(State::Fresh, "fresh")?) };
+        Ok(Contenders { raw, bulk, log: open(State::Steady, "sawmill")?, fresh })
     }
 
     pub(crate) fn backend(&self) -> String {
@@ -48,10 +51,15 @@ impl Contenders {
                 self.raw.as_ref().map(|raw| raw as &dyn Contender)
             }
         };
-        raw.into_iter().chain([&self.log as &dyn Contender]).collect()
+        let fresh = self.fresh.iter().filter(|_| workload.kind == Kind::Bulk);
+        let fresh = fresh.map(|fresh| fresh as &dyn Contender);
+        raw.into_iter().chain([&self.log as &dyn Contender]).chain(fresh).collect()
     }
 
     pub(crate) fn close(self) -> Outcome {
+        if let Some(fresh) = self.fresh {
+            fresh.close()?;
+        }
         self.log.close()
     }
 }

@@ -35,6 +35,10 @@ pub(crate) struct Figures {
     pub(crate) records_per_flush: Option<f64>,
     /// Bytes on the disk for each byte of payload.
     pub(crate) disk_per_payload: Option<f64>,
+    /// Bytes of preparation for each byte of payload, not in the former.
+    pub(crate) prepared_per_payload: Option<f64>,
+    /// 99.9 % of a round's latencies over that of the first contender, by rounds.
+    pub(crate) p999_over_first: Option<Spread>,
     /// Rate over that of the first contender (the raw limit), by rounds.
     pub(crate) over_first: Option<Spread>,
     /// Rate over that of the best other one in the same round.
@@ -53,6 +57,7 @@ impl Comparison {
             series.rounds.iter().map(value).sum::<u64>() as f64
         };
         let flushes = sum(&|round| round.written.map_or(0, |written| written.flushes));
+        let prepared = sum(&|round| round.written.map_or(0, |written| written.prepared));
         let bytes = sum(&|round| round.written.map_or(0, |written| written.bytes));
         let payload = records * self.workload.size as f64;
         let latency = latency_us(series);
@@ -66,10 +71,27 @@ impl Comparison {
             cpu_us_per_record: sum(&|round| round.usage.cpu_ns) / 1e3 / records,
             records_per_flush: (flushes > 0.0).then_some(records / flushes),
             disk_per_payload: (bytes > 0.0).then_some(bytes / payload),
+            prepared_per_payload: (bytes > 0.0).then_some(prepared / payload),
+            p999_over_first: self.p999_over_first(of),
             over_first: self.over(of, |other| other == 0 && of > 0),
-            over_best: self.over(of, |other| other != of),
+            over_best: self.over(of, |other| other != self.base(of) && !self.series[other].variant),
             latency_over_first: latency.zip(first).map(|(mine, first)| mine[0] / first[0]),
         })
+    }
+
+    /// The contender that this one is, or is a variant of.
+    fn base(&self, of: usize) -> usize {
+        (0..=of).rev().find(|at| !self.series[*at].variant).unwrap_or(of)
+    }
+
+    fn p999_over_first(&self, of: usize) -> Option<Spread> {
+        let (first, mine) = (self.series.first().filter(|_| of > 0)?, self.series.get(of)?);
+        let pairs = first.rounds.iter().zip(&mine.rounds);
+        let ratios = pairs.filter_map(|(first, mine)| {
+            let [first, mine] = [first, mine].map(|round| round.latency.quantile(0.999));
+            Some(mine? as f64 / first?.max(1) as f64)
+        });
+        Spread::of(ratios.collect())
     }
 
     /// The rate of one contender over that of the best among the `others`, round by round.

@@ -13,6 +13,8 @@
     reason = "figures to be looked at, far below the limits of their types"
 )]
 
+#[allow(dead_code, reason = "for the benches of the repository alone")]
+pub(crate) mod cold;
 pub(crate) mod contender;
 pub(crate) mod contenders;
 pub(crate) mod figures;

@@ -21,6 +21,8 @@ pub(crate) struct Protocol {
     pub(crate) time: Duration,
     /// Payload bytes of a round of bulk work, and of a log that is replayed.
     pub(crate) bulk_bytes: u64,
+    /// Whether contenders are brought into their steady state before.
+    pub(crate) warm: bool,
 }
 
 impl Protocol {
@@ -29,7 +31,7 @@ impl Protocol {
         let rounds = if seconds < 3 { 7 } else { seconds.max(15) };
         let time = Duration::from_secs(u64::from(seconds)) / rounds;
         let bulk_bytes = if seconds >= 15 { 256 << 20 } else { 64 << 20 };
-        Protocol { rounds, time, bulk_bytes }
+        Protocol { rounds, time, bulk_bytes, warm: true }
     }
 }
 
@@ -53,6 +55,8 @@ impl Round {
 #[derive(Clone, Debug)]
 pub(crate) struct Series {
     pub(crate) name: &'static str,
+    /// Another way of running the one before it.
+    pub(crate) variant: bool,
     pub(crate) rounds: Vec<Round>,
 }
 
@@ -72,8 +76,15 @@ pub(crate) fn compare(
     progress: &mut dyn FnMut(Workload, u32, &str),
 ) -> Outcome<Comparison> {
     let able: Vec<_> = contenders.iter().filter(|one| one.can(workload.kind)).collect();
-    let mut series: Vec<_> =
-        able.iter().map(|one| Series { name: one.name(), rounds: Vec::new() }).collect();
+    let mut series: Vec<_> = able
+        .iter()
+        .map(|one| Series { name: one.name(), variant: one.is_variant(), rounds: Vec::new() })
+        .collect();
+    for contender in able.iter().filter(|one| protocol.warm && one.wants_warm_up()) {
+        progress(workload, 0, contender.name());
+        run(**contender, workload, protocol.rounds, protocol)?;
+        contender.warm_up()?;
+    }
     for round in 0..protocol.rounds {
         for (contender, series) in able.iter().zip(&mut series) {
             progress(workload, round, contender.name());

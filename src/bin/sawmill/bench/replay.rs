@@ -20,12 +20,12 @@ use super::{Outcome, now_ns};
 
 const RECORD_HEADER: usize = 8;
 /// Where several threads read.
-const THREADS: usize = 4;
+pub(crate) const THREADS: usize = 4;
 
 /// What both loops compute of each record: where it is, how long, its first bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Seen {
-    records: u64,
+pub(crate) struct Seen {
+    pub(crate) records: u64,
     sum: u64,
 }
 
@@ -48,7 +48,7 @@ fn open(path: &Path) -> Outcome<Arc<dyn Directory>> {
 }
 
 /// The bare loop over all segments.
-fn raw(path: &Path) -> Outcome<Seen> {
+pub(crate) fn raw(path: &Path) -> Outcome<Seen> {
     let directory = open(path)?;
     let mut seen = Seen::default();
     for (name, number) in segments(&*directory)? {
@@ -106,7 +106,7 @@ fn walk(payload: &[u8], seen: &mut Seen) {
     }
 }
 
-fn read(mut replay: Replay) -> sawmill::Result<Seen> {
+pub(crate) fn read(mut replay: Replay) -> sawmill::Result<Seen> {
     let mut seen = Seen::default();
     while let Some(record) = replay.next() {
         seen.add(record?.payload);
@@ -115,7 +115,7 @@ fn read(mut replay: Replay) -> sawmill::Result<Seen> {
 }
 
 /// A round of reading, which must find `expected`.
-fn timed<T: PartialEq>(
+pub(crate) fn timed<T: PartialEq>(
     round: impl FnOnce() -> Outcome<T>,
     expected: &T,
     records: u64,
@@ -157,13 +157,26 @@ pub(crate) fn compare(
     }
     drop(replay);
     reader.expect("sawmill", writer.tally)?;
+    let comparison = hot(&wal, workload, protocol, progress)?;
+    wal.close()?;
+    Ok(comparison)
+}
+
+/// Lets both read an open log in turns, hot.
+pub(crate) fn hot(
+    wal: &Wal,
+    workload: Workload,
+    protocol: Protocol,
+    progress: &mut dyn FnMut(Workload, u32, &str),
+) -> Outcome<Comparison> {
+    let path = wal.path();
     // From here on all read the page cache.
-    let seen = raw(&path)?;
+    let seen = raw(path)?;
     let records = seen.records;
     let mut all: Vec<Series> = Vec::new();
     let mut turn = |name, round: u32, outcome: Outcome<Round>| -> Outcome {
         if round == 0 {
-            all.push(Series { name, rounds: Vec::new() });
+            all.push(Series { name, variant: false, rounds: Vec::new() });
         }
         if let Some(series) = all.iter_mut().find(|series| series.name == name) {
             series.rounds.push(outcome?);
@@ -173,12 +186,12 @@ pub(crate) fn compare(
     for round in 0..protocol.rounds {
         progress(workload, round, "raw and sawmill");
         if workload.threads == 1 {
-            turn("raw", round, timed(|| raw(&path), &seen, records))?;
+            turn("raw", round, timed(|| raw(path), &seen, records))?;
             turn("sawmill", round, timed(|| Ok(read(wal.replay()?)?), &seen, records))?;
             let ahead = || Ok(read(wal.replay()?.verify_ahead(THREADS))?);
             turn("ahead x4", round, timed(ahead, &seen, records))?;
         } else {
-            turn("raw", round, timed(|| raw_side_by_side(&path), &records, records))?;
+            turn("raw", round, timed(|| raw_side_by_side(path), &records, records))?;
             let count = || {
                 let each = wal
                     .par_replay(THREADS, |replay| Ok(std::hint::black_box(read(replay)?).records));
@@ -187,6 +200,5 @@ pub(crate) fn compare(
             turn("sawmill", round, timed(count, &records, records))?;
         }
     }
-    wal.close()?;
     Ok(Comparison { workload, series: all })
 }

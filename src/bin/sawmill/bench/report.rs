@@ -10,7 +10,8 @@ use super::protocol::Comparison;
 /// The head of the table.
 pub(crate) fn head() -> String {
     "workload         contender     records/s    MiB/s   p50 us   p99 us p99.9 us  switch/rec  \
-     us/rec  rec/flush  disk/payload  x raw (quartiles)    x best"
+     us/rec  rec/flush  disk/payload  prep/payload  \
+     x raw (quartiles)    x best"
         .to_owned()
 }
 
@@ -45,7 +46,8 @@ pub(crate) fn lines(comparison: &Comparison) -> String {
         // Writing to a string cannot fail.
         writeln!(
             text,
-            "{name:<16} {:<11} {:>11} {:>8} {:>8} {:>8} {:>8} {:>11.3} {:>7.2} {:>10} {:>13}  \
+            "{name:<16} {:<11} {:>11} {:>8} {:>8} {:>8} {:>8} {:>11.3} {:>7.2} {:>10} {:>13} \
+             {:>13}  \
              {:<20} {}",
             series.name,
             optional(figures.per_second.map(|rate| rate.median)),
@@ -57,6 +59,7 @@ pub(crate) fn lines(comparison: &Comparison) -> String {
             figures.cpu_us_per_record,
             optional(figures.records_per_flush),
             optional(figures.disk_per_payload),
+            optional(figures.prepared_per_payload),
             ratio(figures.over_first),
             ratio(best),
         )
@@ -83,6 +86,8 @@ fn figures_json(name: &str, figures: &Figures) -> Value {
         "cpu_us_per_record": figures.cpu_us_per_record,
         "records_per_flush": figures.records_per_flush,
         "disk_bytes_per_payload_byte": figures.disk_per_payload,
+        "prepared_bytes_per_payload_byte": figures.prepared_per_payload,
+        "p99.9_over_raw": spread_json(figures.p999_over_first),
         "ratio_to_raw": spread_json(figures.over_first),
         "ratio_to_best_other": spread_json(figures.over_best),
         "p50_over_raw": figures.latency_over_first,

@@ -15,7 +15,7 @@ fn four_segments(disk: &SimDisk, closed: bool) {
     }
 }
 
-fn remove(disk: &SimDisk, number: u64) {
+pub(super) fn remove(disk: &SimDisk, number: u64) {
     use crate::storage::Storage;
     let directory = disk.directory(Path::new(PLACE), false).unwrap();
     directory.unlink(&file_name(SegmentNumber::new(number))).unwrap();

@@ -1,0 +1,130 @@
+//! A checkpoint between its two halves: what the driver takes between two batches, and what is
+//! then written beside the batches that follow.
+//!
+//! CUT-1: a cut is the state at exactly one batch, and says from where on the log is needed then:
+//! both are taken before the next batch changes anything.
+//! CUT-2: at most one is on its way; whoever ends the driver waits for it (the store has one
+//! writer).
+
+use std::fmt;
+
+use crate::checkpoint::{CheckpointMeta, CheckpointStore, Extent};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{BatchId, Lsn};
+use crate::planted::{Bug, planted};
+use crate::sync::{Arc, JoinHandle, Mutex, lock, spawn};
+use crate::wal::Wal;
+
+/// The store of a job's checkpoints, as the driver and whoever writes share it.
+pub(crate) type SharedStore = Arc<Mutex<CheckpointStore>>;
+
+/// The state at one batch, encoded.
+pub(crate) struct Cut {
+    pub(crate) batch: BatchId,
+    /// The record that completed the batch.
+    pub(crate) completion: Lsn,
+    pub(crate) meta: CheckpointMeta,
+    pub(crate) extents: Vec<Extent>,
+}
+
+impl fmt::Debug for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Cut(batch {}, {} extents)", self.batch, self.extents.len())
+    }
+}
+
+/// How the writing of a cut ended: an alarm inside, what ends the driver outside.
+pub(crate) type Ended = Result<Result<(), Error>>;
+
+impl Cut {
+    /// Writes the checkpoint and makes it the newest.
+    ///
+    /// # Errors
+    /// The log's. What fails in the store is inside: its predecessor stands (ENGINE.md E17).
+    pub(crate) fn write(self, wal: &Wal, store: &SharedStore) -> Ended {
+        // E1: it may become visible only when the record of its batch's completion is durable.
+        if self.completion > wal.durable_lsn() && !planted(Bug::CheckpointBeforeCompletion) {
+            wal.wait_durable(self.completion)?;
+        }
+        Ok(lock(store).write(self.meta, &self.extents).map(drop))
+    }
+}
+
+/// Where a driver's checkpoints are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Writing {
+    /// On the driver's thread, at once.
+    #[default]
+    Inline,
+    /// On the driver's thread, when the next batch is complete: what a thread of its own may do,
+    /// the same in every run.
+    #[cfg_attr(not(feature = "testing"), allow(dead_code, reason = "for the harness"))]
+    Late,
+    /// On a thread of its own.
+    Beside,
+}
+
+/// A cut on its way. Dropping it waits for its thread.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    pub(crate) batch: BatchId,
+    way: Option<Way>,
+}
+
+#[derive(Debug)]
+enum Way {
+    Waits(Box<Cut>),
+    Thread(JoinHandle<Ended>),
+}
+
+impl Flight {
+    /// Leaves the cut for later.
+    pub(crate) fn late(cut: Cut) -> Flight {
+        Flight { batch: cut.batch, way: Some(Way::Waits(Box::new(cut))) }
+    }
+
+    /// Starts to write on a thread of its own.
+    ///
+    /// # Errors
+    /// `Io` if the system gives no thread.
+    pub(crate) fn beside(cut: Cut, wal: &Wal, store: &SharedStore) -> Result<Flight> {
+        let (batch, wal, store) = (cut.batch, wal.clone(), Arc::clone(store));
+        let thread = spawn("sawmill-checkpoint", move || cut.write(&wal, &store));
+        let thread = thread.map_err(|cause| {
+            let message = "the checkpoint's thread could not be started";
+            Error::new(ErrorKind::Io, message).caused_by(cause)
+        })?;
+        Ok(Flight { batch, way: Some(Way::Thread(thread)) })
+    }
+
+    /// Whether [`Flight::land`] would not wait for a thread.
+    pub(crate) fn is_done(&self) -> bool {
+        match &self.way {
+            Some(Way::Thread(thread)) => thread.is_finished(),
+            Some(Way::Waits(_)) | None => true,
+        }
+    }
+
+    /// Waits for the end.
+    ///
+    /// # Errors
+    /// As [`Cut::write`].
+    pub(crate) fn land(mut self, wal: &Wal, store: &SharedStore) -> Ended {
+        match self.way.take() {
+            Some(Way::Waits(cut)) => cut.write(wal, store),
+            Some(Way::Thread(thread)) => thread.join().unwrap_or_else(|_| {
+                Err(Error::new(ErrorKind::Poisoned, "the checkpoint's thread panicked"))
+            }),
+            None => Ok(Ok(())),
+        }
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        if let Some(Way::Thread(thread)) = self.way.take() {
+            // Its result has nobody to go to: a checkpoint that became visible is found again.
+            drop(thread.join());
+        }
+    }
+}

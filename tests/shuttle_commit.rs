@@ -1,0 +1,93 @@
+//! The log's own committer under a model checker: threads, locks and sleeping words are the
+//! checker's, the disk is simulated, and time moves when a thread of the test moves it. In each
+//! schedule every call returns (a wake-up that is lost is a deadlock, which the checker reports),
+//! and what was acknowledged is on the disk when the power goes at the end.
+//!
+//! `just shuttle N` runs N schedules of each scenario, half of them at random and half by the
+//! checker's search for rare orders (PCT); elsewhere this file is empty. With feature `planted`,
+//! bugs that the scenarios must find are planted one by one. A failure prints its schedule.
+#![cfg(shuttle)]
+#![allow(clippy::unwrap_used, reason = "a test stops at what fails")]
+
+mod shuttle_commit {
+    pub(crate) mod model;
+    pub(crate) mod scenarios;
+}
+
+use shuttle_commit::model::{check, schedules};
+use shuttle_commit::scenarios;
+
+macro_rules! scenarios {
+    ($($name:ident: $wanted:expr,)*) => {
+        $(#[test]
+        fn $name() {
+            check(stringify!($name), schedules(), scenarios::$name, &$wanted);
+        })*
+    };
+}
+
+scenarios! {
+    appends_share_frames: ["acknowledged"],
+    appends_overlap: ["acknowledged"],
+    the_power_goes_among_others: ["poisoned", "acknowledged"],
+    a_failed_write_among_others: ["poisoned", "acknowledged"],
+    a_lone_append_beside_submissions: ["acknowledged"],
+    submissions_are_waited_for_and_synced: ["acknowledged"],
+    futures_are_served_by_the_committer: ["acknowledged"],
+    an_abandoned_future_leaves_its_record: ["acknowledged"],
+    a_time_limit_passes_at_any_moment: ["timed out", "acknowledged"],
+    two_time_limits_beside_leaders: ["timed out", "acknowledged"],
+    a_reservation_is_dropped: ["given up"],
+    a_failed_write_reaches_everybody: ["poisoned", "acknowledged"],
+    closing_races_with_appends: ["refused", "acknowledged"],
+    the_last_handle_goes_with_submissions: ["acknowledged"],
+    rotation_and_preparation: ["acknowledged"],
+    tries_are_refused_and_ready_tells: ["no room"],
+    several_writes_are_in_flight: ["acknowledged"],
+    several_writes_beside_plain_ones: ["acknowledged"],
+    several_writes_and_one_fails: ["poisoned", "acknowledged"],
+    a_tail_waits_for_more: ["acknowledged"],
+}
+
+/// Each bug is planted, and a scenario must find it.
+#[cfg(feature = "planted")]
+mod planted {
+    use super::scenarios;
+    use super::shuttle_commit::model::finds;
+    use sawmill::planted::Bug;
+
+    #[test]
+    fn acknowledged_at_submit() {
+        finds(Bug::AcknowledgeAtSubmit, scenarios::appends_share_frames);
+    }
+
+    #[test]
+    fn a_lost_wake_up() {
+        finds(Bug::LostWakeup, scenarios::futures_are_served_by_the_committer);
+    }
+
+    #[test]
+    fn leadership_handed_to_a_future() {
+        finds(Bug::LeadershipToFuture, scenarios::futures_are_served_by_the_committer);
+    }
+
+    #[test]
+    fn a_deadline_that_forgets_what_is_in_flight() {
+        finds(Bug::DeadlineForgetsFlight, scenarios::a_time_limit_passes_at_any_moment);
+    }
+
+    #[test]
+    fn acknowledged_over_a_hole() {
+        finds(Bug::DurableOverHole, scenarios::several_writes_and_one_fails);
+    }
+
+    #[test]
+    fn durable_over_a_hole() {
+        finds(Bug::DurableOverHole, scenarios::the_power_goes_among_others);
+    }
+
+    #[test]
+    fn going_on_after_an_error() {
+        finds(Bug::ContinueAfterError, scenarios::a_failed_write_reaches_everybody);
+    }
+}
