@@ -14,6 +14,7 @@ mod reader;
 use std::fmt;
 use std::ops::Range;
 
+use crate::checksum::bring_in;
 use crate::error::{Error, Result};
 use crate::ids::{LogId, Lsn, Position, StreamId};
 use crate::storage::Directory;
@@ -27,8 +28,6 @@ use frames::{Frames, Step};
 /// How much is brought into the cache at once, of what another core has verified: well within the
 /// smallest cache.
 const WARM: usize = 16 * 1024;
-/// Bytes of a cache line, or less.
-const LINE: usize = 64;
 /// How many threads verify ahead at most.
 const MAX_THREADS: usize = 64;
 
@@ -291,7 +290,7 @@ impl Replay {
     fn warm_up(&mut self) {
         let end = self.rest.end.min(self.rest.start.saturating_add(WARM));
         let bytes = self.bytes().get(self.rest.start..end).unwrap_or_default();
-        std::hint::black_box(bytes.iter().step_by(LINE).fold(0, |sum, byte| sum ^ byte));
+        bring_in(bytes);
         self.warm = end;
     }
 
