@@ -2,7 +2,7 @@
 //!
 //! A running word count (S1), in three works:
 //!
-//! - `files`: over text files, in batches of 4 MiB, with a plan and a completion in the log for each.
+//! - `files`: over text files, in batches of 4 MiB, each with a plan and a completion in the log.
 //! - `logged`: words that come through the log: appended in blocks of lines, one sync for each
 //!   batch, in batches of 4 MiB, while the job counts what is durable.
 //! - `small`: the same in batches of 12 k words (100 KB).

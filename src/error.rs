@@ -40,6 +40,11 @@ pub enum ErrorKind {
     TooLarge,
     /// Bytes that were acknowledged are damaged. Nothing was changed.
     Corrupt,
+    /// A reader's position was cut off since: what it read is not the beginning of this log.
+    Diverged {
+        /// The last record that the reader and the log share; zero if none is known to be.
+        last_good: Lsn,
+    },
     /// Records that were damaged and given up by an explicit repair. The reader that says so goes
     /// on behind them: ask it for the next record.
     Lost,

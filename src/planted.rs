@@ -60,6 +60,8 @@ bugs! {
     RetrySync => "retry-sync",
     /// L12: the log goes on after a failed write.
     ContinueAfterError => "continue-after-error",
+    /// L10: a poisoned log attests once more.
+    AttestAfterPoison => "attest-after-poison",
     /// L14: recovered records are shown before the barrier is durable.
     ShowBeforeBarrier => "show-before-barrier",
     /// L14: recovery reads through the page cache, without syncing first.
@@ -74,6 +76,10 @@ bugs! {
     DuplicateBeforeDurable => "duplicate-before-durable",
     /// L19: readers are shown records above the durable LSN.
     ReadAboveDurable => "read-above-durable",
+    /// L21: a position that was cut off is resumed without a word.
+    SilentDivergence => "silent-divergence",
+    /// L24: an opening takes the clock's time, though it is before the last frame's.
+    SealTimeFalls => "seal-time-falls",
     /// L5: an LSN is given before there is space for its record.
     LsnBeforeSpace => "lsn-before-space",
     /// L3: padding is taken for the end of the log.
@@ -88,6 +94,8 @@ bugs! {
     SinkWithoutName => "sink-without-name",
     /// E2: a planned batch is planned anew after a restart.
     ReplanAfterRestart => "replan-after-restart",
+    /// E12: what a recomputed partition adds to an accumulator is counted again.
+    CountOnRecompute => "count-on-recompute",
     /// E10: the overlay of a failed attempt is merged.
     MergeFailedOverlay => "merge-failed-overlay",
     /// E18: a file's range is read again without comparing digests.

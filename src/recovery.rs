@@ -368,8 +368,9 @@ mod tests {
 
     fn done(batch: u64) -> Entry {
         let (digests, sinks) = (Vec::new(), Vec::new());
-        let (job, batch) = ("job".to_owned(), BatchId::new(batch));
-        Entry::BatchCompleted(BatchCompletion { job, batch, attempt: 1, digests, sinks })
+        let (job, batch, accumulators) = ("job".to_owned(), BatchId::new(batch), Vec::new());
+        let attempt = 1;
+        Entry::BatchCompleted(BatchCompletion { job, batch, attempt, digests, sinks, accumulators })
     }
 
     fn again(batch: u64, attempt: u32) -> Entry {

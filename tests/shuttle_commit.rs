@@ -28,6 +28,9 @@ macro_rules! scenarios {
 
 scenarios! {
     appends_share_frames: ["acknowledged"],
+    appends_overlap: ["acknowledged"],
+    the_power_goes_among_others: ["poisoned", "acknowledged"],
+    a_failed_write_among_others: ["poisoned", "acknowledged"],
     a_lone_append_beside_submissions: ["acknowledged"],
     submissions_are_waited_for_and_synced: ["acknowledged"],
     futures_are_served_by_the_committer: ["acknowledged"],
@@ -40,6 +43,9 @@ scenarios! {
     the_last_handle_goes_with_submissions: ["acknowledged"],
     rotation_and_preparation: ["acknowledged"],
     tries_are_refused_and_ready_tells: ["no room"],
+    several_writes_are_in_flight: ["acknowledged"],
+    several_writes_beside_plain_ones: ["acknowledged"],
+    several_writes_and_one_fails: ["poisoned", "acknowledged"],
     a_tail_waits_for_more: ["acknowledged"],
 }
 
@@ -68,6 +74,16 @@ mod planted {
     #[test]
     fn a_deadline_that_forgets_what_is_in_flight() {
         finds(Bug::DeadlineForgetsFlight, scenarios::a_time_limit_passes_at_any_moment);
+    }
+
+    #[test]
+    fn acknowledged_over_a_hole() {
+        finds(Bug::DurableOverHole, scenarios::several_writes_and_one_fails);
+    }
+
+    #[test]
+    fn durable_over_a_hole() {
+        finds(Bug::DurableOverHole, scenarios::the_power_goes_among_others);
     }
 
     #[test]

@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex};
 use engine_common::*;
 use sawmill::testing::{Harness, Hooks, Step, Stepped};
 use sawmill::{
-    BatchId, Bytes, Job, Lost, OperatorId, Result, RunContext, TaskKind, TaskOutcome, TaskRecord,
-    TextFiles, name,
+    Accumulator, BatchId, Bytes, Job, Lost, OperatorId, Result, RunContext, TaskKind, TaskOutcome,
+    TaskRecord, TextFiles, name,
 };
 
 /// The operators that can be struck.
@@ -52,6 +52,8 @@ type Tally = BTreeMap<String, usize>;
 struct Done {
     counts: BTreeMap<String, u64>,
     output: String,
+    /// What the accumulator of lines says.
+    lines: i64,
     batches: usize,
     tally: Tally,
 }
@@ -62,7 +64,9 @@ fn run(strike: Strike) -> Done {
     let (job, (state, operators)) = Job::build(name!("lineage"), |job| {
         let paths = TEXT.iter().map(|(file, _)| Path::new("/in").join(file));
         let lines = job.source(name!("files"), TextFiles::new(paths));
-        let words = lines.flat_map_rows::<Bytes>(|line, out| {
+        let seen = Accumulator::new(name!("lines"));
+        let words = lines.flat_map_rows::<Bytes>(move |line, out| {
+            seen.add(1);
             line.split(|byte| *byte == b' ').filter(|w| !w.is_empty()).for_each(|w| out.push(w))
         });
         let counted = words.pair_with(|_| 1u64).reduce_by_key(|a, b| a + b);
@@ -100,7 +104,8 @@ fn run(strike: Strike) -> Done {
         let ended = if task.outcome == TaskOutcome::Done { "" } else { " failed" };
         *tally.entry(format!("{kind}{ended}")).or_default() += 1;
     }
-    Done { counts, output: output(&world.disk), batches, tally }
+    let lines = harness.progress().accumulators["lines"];
+    Done { counts, output: output(&world.disk), lines, batches, tally }
 }
 
 /// The tasks of a run with a strike, less those of one without; both must give the same.
@@ -108,6 +113,8 @@ fn extra(strike: Strike) -> (Tally, usize) {
     let calm = run(|_, _| {});
     let struck = run(strike);
     assert_eq!((&struck.counts, &struck.output), (&calm.counts, &calm.output));
+    let text: usize = TEXT.iter().map(|(_, text)| text.lines().count()).sum();
+    assert_eq!((struck.lines, calm.lines), (text as i64, text as i64), "E12: each line once");
     assert_eq!(struck.counts["oak"], 4);
     assert!(calm.batches >= 2, "several batches");
     let mut extra = struck.tally;
@@ -159,6 +166,21 @@ fn a_task_that_panics_once_is_done_once() {
         run.drills().panic_at(operators.reduce, TaskKind::Hold, 0, 2);
     });
     assert_eq!(extra, tally(&[("reduce failed", 2 * batches), ("state failed", batches)]));
+}
+
+/// E12: what is computed again adds nothing.
+#[cfg(feature = "planted")]
+#[test]
+fn an_accumulator_that_counts_recomputation_is_caught() {
+    use sawmill::planted::{Bug, with_planted};
+    let strike: Strike = |run, operators| {
+        run.drills().lose_after(operators.state, operators.shuffle, Lost::All);
+        run.drills().lose_after(operators.state, operators.reduce, Lost::All);
+        run.drills().lose_after(operators.state, operators.state, Lost::Partition(0));
+    };
+    let calm = run(|_, _| {});
+    let struck = with_planted(Bug::CountOnRecompute, || run(strike));
+    assert_ne!(struck.lines, calm.lines);
 }
 
 /// E10: what a failed attempt changed is no part of the next one.

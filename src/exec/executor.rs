@@ -15,9 +15,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use rayon::prelude::*;
 
+use super::accumulator::{Tally, tallied};
 use super::node::{Held, Node, OperatorId, Role};
 use super::plan::{Plan, Stage, Work};
-use super::run::{RunContext, Slot, TaskKind, TaskOutcome, TaskRecord};
+use super::run::{RunContext, TaskKind, TaskOutcome, TaskRecord};
+use super::store::Slot;
 use super::task::{Attempt, Task};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Arc;
@@ -68,7 +70,7 @@ impl fmt::Debug for Executor {
 
 /// How the attempts at one task ended.
 enum Outcome<T> {
-    Done(T),
+    Done(T, Tally),
     Lost,
     Failed(Error),
 }
@@ -272,7 +274,10 @@ impl Executor {
                 outcome,
             }));
             results.push(match outcome {
-                Outcome::Done(result) => Some(result),
+                Outcome::Done(result, tally) => {
+                    run.accumulate(tally);
+                    Some(result)
+                }
                 Outcome::Lost => None,
                 Outcome::Failed(error) => {
                     failure.get_or_insert(error);
@@ -297,16 +302,23 @@ impl Executor {
         let mut log = Vec::with_capacity(1);
         let mut failure = Error::new(ErrorKind::TaskFailed, "no attempt was made");
         for number in 1..=self.max_attempts {
+            if run.is_cancelled() {
+                let error = Error::new(ErrorKind::Closed, "the run was cancelled");
+                return (Outcome::Failed(error), log);
+            }
             let attempt = Attempt::new(run, plan);
             let task = Task::new(&attempt, partition);
-            let result = catch_unwind(AssertUnwindSafe(|| {
-                let result = compute(&task)?;
-                run.drills().strike(operator, kind, partition, number);
-                Ok::<T, Error>(result)
-            }));
+            let (result, tally) = tallied(|| {
+                catch_unwind(AssertUnwindSafe(|| {
+                    let result = compute(&task)?;
+                    run.drills().strike(operator, kind, partition, number);
+                    Ok::<T, Error>(result)
+                }))
+            });
             if let Ok(Ok(result)) = result {
                 log.push(TaskOutcome::Done);
-                return (Outcome::Done(result), log);
+                attempt.keep_offers();
+                return (Outcome::Done(result, tally), log);
             }
             if attempt.lost() {
                 log.push(TaskOutcome::InputLost);

@@ -1,7 +1,9 @@
 #![doc = include_str!("README.md")]
 #![allow(dead_code, reason = "some of this only the streaming engine's operators use")]
 
+mod accumulator;
 mod action;
+mod broadcast;
 mod combine;
 mod dataset;
 mod drill;
@@ -17,18 +19,22 @@ mod plan;
 mod row;
 mod run;
 mod source;
+mod store;
 mod table;
 mod tabled;
 mod task;
 mod wire;
 
+pub use accumulator::Accumulator;
 pub use action::PartitionSink;
+pub use broadcast::{Broadcast, CancelToken};
 pub use dataset::{Dataset, Rows};
 pub use drill::Drills;
 pub use executor::Executor;
 pub use key::Key;
 pub use name::Name;
 pub use node::OperatorId;
+pub use operators::StorageLevel;
 pub use row::{Bytes, Data, Emit, Kv, Row, Str};
 pub use run::{Lost, RunContext, TaskKind, TaskOutcome, TaskRecord};
 pub use source::PartitionSource;

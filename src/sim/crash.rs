@@ -41,6 +41,10 @@ struct Chooser {
     outcome: CrashOutcome,
     rng: Rng,
     items: u32,
+    /// Writes of which a part survived.
+    torn: u64,
+    /// The write being decided, and whether some and not all of it survived so far.
+    parts: (u64, bool, bool),
     /// The write whose sectors are being decided, and how: all, none, or each by itself.
     mood: (u64, Option<bool>),
 }
@@ -48,7 +52,14 @@ struct Chooser {
 impl Chooser {
     fn new(outcome: CrashOutcome) -> Chooser {
         let seed = if let CrashOutcome::Seeded(seed) = outcome { seed } else { 0 };
-        Chooser { outcome, rng: Rng::lane(seed, 1), items: 0, mood: (0, None) }
+        Chooser {
+            outcome,
+            rng: Rng::lane(seed, 1),
+            items: 0,
+            torn: 0,
+            parts: (0, false, false),
+            mood: (0, None),
+        }
     }
 
     fn keep(&mut self) -> bool {
@@ -83,6 +94,13 @@ impl Chooser {
                 kept |= bits;
             }
         }
+        if self.parts.0 != write {
+            self.parts = (write, false, false);
+        }
+        let was_torn = self.parts.1 && self.parts.2;
+        self.parts.1 |= kept != 0;
+        self.parts.2 |= kept != mask;
+        self.torn += u64::from(!was_torn && self.parts.1 && self.parts.2);
         kept
     }
 
@@ -116,6 +134,7 @@ impl SimDisk {
         let (directories, inodes) = survivors(&state, &mut chooser);
         let mut found = state.successor();
         found.trace.push(format!("power cycle {outcome:?} of {} items", chooser.items));
+        found.torn = chooser.torn;
         found.directories = directories;
         found.inodes = inodes;
         SimDisk::from_state(found)

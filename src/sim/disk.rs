@@ -7,7 +7,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::crash::CrashManner;
 use super::directory::SimDirectory;
-use super::fault::{ENOENT, Fault, FaultKind};
+use super::fault::{ENOENT, Fault, FaultKind, Faults};
 use super::inode::{Change, Inode};
 use super::latency::{Latency, Timing};
 use super::pages::{Pages, SECTOR};
@@ -222,6 +222,23 @@ impl SimDisk {
     /// Lets operation `number` and all later ones fail.
     pub fn fail_from(&self, number: u64, errno: i32, kind: FaultKind) {
         self.state().faults.order(number, true, Fault { errno, kind });
+    }
+
+    /// Forgets every failure that was ordered and has not struck; sticky ones stop.
+    pub fn fail_no_more(&self) {
+        self.state().faults = Faults::default();
+    }
+
+    /// How many writes survived in part, of the power cut before this disk was found.
+    #[must_use]
+    pub fn torn(&self) -> u64 {
+        self.state().torn
+    }
+
+    /// How many writes were in flight when the power went.
+    #[must_use]
+    pub fn cut_in_flight(&self) -> usize {
+        self.state().cut_in_flight
     }
 
     pub(super) fn on_file(

@@ -33,6 +33,10 @@ pub(super) struct State {
     pub(super) off: bool,
     pub(super) faults: Faults,
     pub(super) timing: Timing,
+    /// Writes of which the crash before this disk left a part.
+    pub(super) torn: u64,
+    /// Writes in flight when the power went.
+    pub(super) cut_in_flight: usize,
     /// Durable writes that a flush makes different.
     pub(super) flush_matters: u64,
     pub(super) trace: Trace,
@@ -68,6 +72,8 @@ impl State {
             off: false,
             faults: Faults::default(),
             timing: Timing::manual(seed),
+            torn: 0,
+            cut_in_flight: 0,
             flush_matters: 0,
             trace,
             directories: BTreeMap::new(),
@@ -140,6 +146,7 @@ impl State {
         }
         let flights = std::mem::take(&mut self.in_flight);
         for flight in flights.values().filter(|flight| flight.may_land()) {
+            self.cut_in_flight += 1;
             self.land(flight);
         }
         self.in_flight = flights;

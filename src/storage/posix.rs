@@ -30,8 +30,8 @@ pub enum BackendChoice {
     ///
     /// With io_uring, a durable write that has the ring for itself is carried by a system call
     /// instead while that is more than twice as quick as a ring that needs over a millisecond:
-    /// so it is on a machine whose processors are busy, if the device has no FUA. Each channel
-    /// finds out by itself, and goes back to the ring when that is quick again;
+    /// so it is on a machine whose processors are busy, if the device has no FUA. Whoever writes
+    /// in the directory finds out as it writes, and goes back when the ring is quick again;
     /// [`WalStats::ring_bypassed`](crate::WalStats::ring_bypassed) counts these writes.
     #[default]
     Auto,

@@ -77,6 +77,12 @@ impl StagingBuffer {
         Some(Range { buffer: self, claim, lane: crate::sync::lane() })
     }
 
+    /// What a claim would get as tag and ordinal together, as it looks at the moment.
+    #[inline]
+    pub(crate) fn next_number(&self) -> u64 {
+        self.word.next_number()
+    }
+
     /// How much of it is taken.
     pub(crate) fn claimed(&self) -> Claimed {
         self.word.claimed()

@@ -158,6 +158,13 @@ impl StagingWord {
         }
     }
 
+    /// The tag and the records claimed so far: a guess of what the next claim will get.
+    #[inline]
+    pub(crate) fn next_number(&self) -> u64 {
+        let state = self.state.0.load(Ordering::Relaxed);
+        self.tag.load(Ordering::Relaxed) + (state & !(CLOSED | RESERVED)) / RECORD
+    }
+
     /// How much is claimed, while it is open or after it was closed.
     pub(crate) fn claimed(&self) -> Claimed {
         self.measure(self.state.0.load(Ordering::Acquire))

@@ -243,6 +243,7 @@ impl JobDriver {
             attempt: batch.attempt,
             digests,
             sinks: batch.published.clone(),
+            accumulators: batch.computed().run.sums(),
         });
         let pending = self.env.wal.submit_internal(JOURNAL, &entry.encode())?;
         let Entry::BatchCompleted(done) = entry else { unreachable!("made above") };

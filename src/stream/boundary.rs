@@ -1,5 +1,7 @@
 //! What a job has behind it at a batch boundary: all that a checkpoint holds beside the state.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::journal::{BatchCompletion, BatchPlan, JobShape, Named, named};
@@ -25,6 +27,8 @@ pub(crate) struct Boundary {
     pub(crate) reads: Vec<Read>,
     /// Per sink: its progress.
     pub(crate) sinks: Vec<Named>,
+    /// Totals of accumulators over all batches, by name.
+    pub(crate) accumulators: BTreeMap<String, i64>,
 }
 
 /// The last planned input of a source, and its digest.
@@ -76,6 +80,11 @@ impl Boundary {
         }
         for sink in &done.sinks {
             set(&mut self.sinks, &sink.name, sink.bytes.clone());
+        }
+        // From the record, also when the batch was just computed again: once for each batch (E12).
+        for (name, delta) in &done.accumulators {
+            let total = self.accumulators.entry(name.clone()).or_insert(0);
+            *total = total.saturating_add(*delta);
         }
     }
 }

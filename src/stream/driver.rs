@@ -102,6 +102,7 @@ impl JobDriver {
             progress.input_bytes = boundary.input_bytes;
             progress.batch_time_ns = boundary.batch_time_ns;
             progress.recovered_batch = recovered;
+            progress.accumulators.clone_from(&boundary.accumulators);
             progress.checkpoint = marks.checkpointed;
             (progress.bytes_read, progress.records_read) = read;
             progress.marks = marks;
@@ -174,6 +175,7 @@ impl JobDriver {
             progress.batches += 1;
             progress.batch_bytes = bytes;
             progress.batch_time_ns = plan.batch_time_ns;
+            progress.accumulators.clone_from(&self.boundary.accumulators);
             progress.input_bytes = self.boundary.input_bytes;
             (progress.bytes_read, progress.records_read) = self.amount_read();
             progress.marks = self.marks;

@@ -106,6 +106,8 @@ pub(crate) struct BatchCompletion {
     pub(crate) digests: Vec<Named>,
     /// What each sink needs to go on from here.
     pub(crate) sinks: Vec<Named>,
+    /// What the batch adds to accumulators, by name (ENGINE.md E12).
+    pub(crate) accumulators: Vec<(String, i64)>,
 }
 
 /// Bytes that belong to a source or sink.
@@ -183,6 +185,7 @@ mod tests {
                 attempt: 2,
                 digests: vec![Named::new("in", vec![9; 8])],
                 sinks: vec![Named::new("out", vec![])],
+                accumulators: vec![("odd".into(), -3)],
             }),
         ]
     }

@@ -1,5 +1,6 @@
 //! What a job tells about itself while it runs.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use super::marks::Marks;
@@ -25,6 +26,8 @@ pub struct Progress {
     pub records_read: u64,
     /// Time of the last batch in nanoseconds since the Unix epoch, as its plan has it.
     pub batch_time_ns: u64,
+    /// What all completed batches have added to each [`Accumulator`](crate::Accumulator), by name.
+    pub accumulators: BTreeMap<String, i64>,
     /// The last batch that a checkpoint holds; zero if there is none.
     pub checkpoint: BatchId,
     /// The last batch that an earlier run had completed, if there was one: this run goes on

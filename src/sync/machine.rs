@@ -1,7 +1,7 @@
 //! The standard library, and the kernel.
 
 pub(crate) use std::sync::atomic;
-pub(crate) use std::sync::{Condvar, Mutex, MutexGuard, RwLock};
+pub(crate) use std::sync::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub(crate) use std::thread::{JoinHandle, current};
 
 use std::time::Duration;
@@ -124,7 +124,6 @@ pub(crate) fn lane() -> usize {
 
 /// As [`wait`](super::wait), but not beyond `deadline_ns` of a clock. May end at any moment: look
 /// at the clock. Who moves its time notifies `condition`, holding the mutex.
-#[allow(dead_code, reason = "for waits that begin with the idle writer's")]
 pub(crate) fn wait_until<'a, T>(
     condition: &Condvar,
     guard: MutexGuard<'a, T>,

@@ -2,7 +2,9 @@
 //! every step. `just shuttle` runs what is checked, `tests/shuttle_commit.rs`.
 
 pub(crate) use shuttle::sync::atomic;
-pub(crate) use shuttle::sync::{Condvar, Mutex, MutexGuard, RwLock};
+pub(crate) use shuttle::sync::{
+    Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard,
+};
 pub(crate) use shuttle::thread::current;
 
 use std::time::Duration;
@@ -111,7 +113,6 @@ pub(crate) fn lane() -> usize {
 }
 
 /// Time passes only when a test moves it, and then `condition` is notified.
-#[allow(dead_code, reason = "for waits that begin with the idle writer's")]
 pub(crate) fn wait_until<'a, T>(
     condition: &Condvar,
     guard: MutexGuard<'a, T>,

@@ -11,6 +11,7 @@ use super::record::{RECORD_HEADER, RecordKind};
 use super::replay::Replay;
 use super::stage::Reservation;
 use super::staging::{Mark, NoRoom, Want};
+use super::turns;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Lsn, StreamId, to_u64};
 use crate::planted::{Bug, planted};
@@ -26,10 +27,14 @@ impl Core {
     pub(crate) fn append(&self, want: Want, payloads: &[&[u8]]) -> Result<LsnRange> {
         self.check_fork()?;
         let bytes = self.measure(payloads)?;
+        if want.until == Mark::Appended {
+            self.stage.take_turns();
+        }
         if !payloads.is_empty()
             && let Some(reservation) = self.stage.reserve(payloads.len(), bytes)
         {
             let lsns = reservation.fill(want, payloads);
+            turns::placed(lsns.last().next());
             if waits(want) {
                 let _panics = Panics::poison(self);
                 self.join_and_wait(lock(&self.open), want.until, lsns.last())?;

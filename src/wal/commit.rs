@@ -16,7 +16,7 @@ use crate::ids::Lsn;
 use crate::planted::{Bug, planted};
 use crate::storage::File;
 use crate::sync::atomic::Ordering;
-use crate::sync::{Arc, MutexGuard, lock, nap, wait};
+use crate::sync::{Arc, MutexGuard, lock, nap};
 
 /// How long the committer leaves a frame alone that grows and that nobody waits for, before it
 /// looks again, and how often: a fast device would otherwise get one small frame after the other.
@@ -420,6 +420,9 @@ impl Core {
             {
                 open.dirty.push(file);
             }
+            if let Some(facts) = arrival.facts {
+                open.receipts.landed(flight.last_lsn, facts);
+            }
             if flight.durable {
                 self.progress.set_durable(flight.last_lsn);
                 raised = true;
@@ -440,6 +443,7 @@ impl Core {
             resolved.push(request.waiting.resolve(None));
         }
         if raised {
+            self.note_rise(open);
             resolved.extend(open.tails_look());
         }
     }
@@ -498,9 +502,7 @@ impl Core {
                 open = lock(&self.open);
                 continue;
             }
-            open.committer_sleeps = true;
-            open = wait(&self.committer, open);
-            open.committer_sleeps = false;
+            open = self.rest(open);
         }
     }
 }

@@ -2,16 +2,19 @@
 
 use std::path::Path;
 
+use super::attest::Attest;
 use super::catalog::Catalog;
 use super::depth::Depth;
 use super::flight::Flights;
 use super::group::{Group, Resolved, Waiting};
 use super::index::SegmentIndex;
+use super::lineage::Lineage;
 use super::options::{Background, Limits};
 use super::pins::Pins;
 use super::prepare::{Preparation, Preparer};
 use super::progress::Progress;
 use super::ready::Room;
+use super::receipt::Receipts;
 use super::retention::Retention;
 use super::slot::Slot;
 use super::slots::Slots;
@@ -52,10 +55,13 @@ pub(crate) struct Open {
     pub(crate) staging: Staging,
     pub(super) slots: Slots,
     pub(super) flights: Flights,
+    pub(super) receipts: Receipts,
     pub(super) depth: Depth,
     /// Files that hold frames which were written plain and not synced since.
     pub(super) dirty: Vec<Arc<dyn File>>,
     pub(super) syncing: Option<SyncRequest>,
+    /// What is attested, and when to attest more.
+    pub(super) attest: Attest,
     /// Those who wait for more to become durable, whatever it is.
     pub(super) tails: Waiting,
     pub(crate) preparation: Preparation,
@@ -76,6 +82,8 @@ pub(crate) struct Core {
     pub(crate) directory: Arc<dyn Directory>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) log: LogId,
+    /// The epochs until this one.
+    pub(super) lineage: Lineage,
     pub(crate) limits: Limits,
     pub(crate) background: Background,
     pub(crate) progress: Arc<Progress>,

@@ -20,7 +20,7 @@ const WINDOW: u64 = 32;
 /// Frames that are not counted after the depth has changed: they were submitted before.
 const WARM: u64 = 16;
 /// Windows of each depth in a trial.
-const PAIRS: usize = 4;
+const PAIRS: usize = 6;
 /// How much better the larger depth must be, in thousandths: below that the noise decides.
 const GAIN: u64 = 1030;
 /// Windows between trials: at first, and at most.
@@ -45,14 +45,30 @@ impl Rate {
     }
 }
 
+/// What the middle ones of some windows make together. Those that a stall of the device made slow,
+/// and those that had luck, do not count: one of them outweighs what is to be seen.
+fn middle(windows: &[Rate]) -> Rate {
+    let mut sorted = [Rate::default(); PAIRS];
+    let sorted = &mut sorted[..windows.len()];
+    sorted.copy_from_slice(windows);
+    sorted.sort_by(|one, other| {
+        let left = u128::from(one.records) * u128::from(other.ns);
+        left.cmp(&(u128::from(other.records) * u128::from(one.ns)))
+    });
+    let outer = sorted.len().saturating_sub(1) / 2;
+    sorted[outer..windows.len() - outer].iter().fold(Rate::default(), |sum, one| Rate {
+        records: sum.records + one.records,
+        ns: sum.ns + one.ns,
+    })
+}
+
 /// What is being found out.
 #[derive(Clone, Copy, Debug)]
 enum Phase {
     /// Nothing, for so many windows more.
     Resting(u64),
-    /// Whether the larger or the smaller of two depths is better: windows so far, their rates, and
-    /// in how many pairs of windows the larger one was.
-    Trying { smaller: usize, larger: usize, windows: usize, rates: [Rate; 2], better: usize },
+    /// Whether the larger or the smaller of two depths is better, and how many windows there were.
+    Trying { smaller: usize, larger: usize, windows: usize },
 }
 
 /// The controller.
@@ -74,8 +90,8 @@ pub(crate) struct Depth {
     warm: u64,
     frames: u64,
     window: Rate,
-    /// The window before, of a pair.
-    before: Rate,
+    /// The windows of a trial: with the smaller depth, and with the larger one.
+    trial: [[Rate; PAIRS]; 2],
     last_ns: Option<u64>,
 }
 
@@ -93,7 +109,7 @@ impl Depth {
             warm: WARM,
             frames: 0,
             window: Rate::default(),
-            before: Rate::default(),
+            trial: [[Rate::default(); PAIRS]; 2],
             last_ns: None,
         }
     }
@@ -136,8 +152,8 @@ impl Depth {
         false
     }
 
-    /// Takes note of a frame that landed, with its records. Frames may land in another
-    /// order than they are told.
+    /// Takes note of a frame that landed, with its records. They may land in another order than
+    /// they are told.
     pub(crate) fn landed(&mut self, records: u64, now_ns: u64) {
         self.crowd -= self.crowd.div_ceil(32);
         if self.fixed {
@@ -176,27 +192,28 @@ impl Depth {
         match self.phase {
             Phase::Resting(left) if left > 1 => self.phase = Phase::Resting(left - 1),
             Phase::Resting(_) => self.begin_trial(),
-            Phase::Trying { smaller, larger, windows, mut rates, mut better } => {
+            Phase::Trying { smaller, larger, mut windows } => {
                 let side = usize::from(self.get() == larger);
-                rates[side].records += window.records;
-                rates[side].ns += window.ns;
-                if windows % 2 == 1 {
-                    let [small, large] =
-                        if side == 1 { [self.before, window] } else { [window, self.before] };
-                    better += usize::from(large.is_at_least(GAIN, small));
-                }
-                self.before = window;
-                let windows = windows + 1;
-                // What is a quarter worse at once is not tried on.
-                let hopeless = windows == 2 && !rates[1].is_at_least(800, rates[0]);
-                if windows == 2 * PAIRS || hopeless {
-                    let is_better = rates[1].is_at_least(GAIN, rates[0]) && 2 * better >= PAIRS;
+                self.trial[side][windows / 2] = window;
+                windows += 1;
+                let seen = windows / 2;
+                if windows == 2 * PAIRS || windows == 4 && self.is_hopeless(seen) {
+                    let [small, large] = self.trial.map(|side| middle(&side[..seen]));
+                    let is_better = large.is_at_least(GAIN, small);
                     self.settle(if is_better { larger } else { smaller });
                 } else {
-                    self.phase = Phase::Trying { smaller, larger, windows, rates, better };
+                    self.phase = Phase::Trying { smaller, larger, windows };
                 }
             }
         }
+    }
+
+    /// Whether the larger depth was a quarter worse at its best: then it is not tried on.
+    fn is_hopeless(&self, seen: usize) -> bool {
+        let [small, large] = self.trial;
+        large[..seen]
+            .iter()
+            .all(|large| small[..seen].iter().all(|it| !large.is_at_least(800, *it)))
     }
 
     fn begin_trial(&mut self) {
@@ -217,8 +234,7 @@ impl Depth {
         self.phase = match pair {
             None => Phase::Resting(REST_MIN),
             Some((smaller, larger)) => {
-                let (windows, rates, better) = (0, [Rate::default(); 2], 0);
-                Phase::Trying { smaller, larger: larger.min(DEPTH_MAX), windows, rates, better }
+                Phase::Trying { smaller, larger: larger.min(DEPTH_MAX), windows: 0 }
             }
         };
     }

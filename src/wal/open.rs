@@ -1,7 +1,9 @@
 //! Opening, closing, dropping: a handle's life.
 
 use std::path::Path;
+use std::sync::Weak;
 
+use super::attest::Attest;
 use super::catalog::Catalog;
 use super::core::{Core, Open, Panics, Phase};
 use super::depth::Depth;
@@ -105,11 +107,14 @@ fn assemble(
         segment_size: options.segment_size,
         recycler: Recycler::new(home, to_usize(options.recycled), options.segment_size),
     };
+    let durable = opened.tail.next_lsn.previous();
+    let (depth, attest) = (Depth::new(options.write_depth), Attest::new(options, durable));
     Ok(Core {
         storage: Arc::clone(storage),
         directory,
         clock,
         log: opened.log,
+        lineage: opened.lineage,
         limits,
         background: options.background,
         progress: Arc::new(progress),
@@ -123,7 +128,7 @@ fn assemble(
         fork: Arc::new(fork),
         lock: Mutex::new(Some(opened.lock)),
         failing: AtomicBool::new(false),
-        open: Mutex::new(Open::new(staging, slots, Depth::new(options.write_depth))),
+        open: Mutex::new(Open::new(staging, slots, depth, attest)),
         room: Condvar::new(),
         committer: Condvar::new(),
         preparer_work: Condvar::new(),
@@ -143,6 +148,10 @@ impl Handle {
     }
 
     fn start_threads(&self) -> Result<()> {
+        if lock(&self.core.open).attest.is_on() {
+            let sleeper: Weak<Core> = Arc::downgrade(&self.core);
+            self.core.clock.watch(sleeper);
+        }
         let committer = Arc::clone(&self.core);
         let preparer = Arc::clone(&self.core);
         let refused = |failure: std::io::Error| {
@@ -202,16 +211,18 @@ impl Drop for Handle {
 }
 
 impl Open {
-    fn new(staging: Staging, slots: Slots, depth: Depth) -> Open {
+    fn new(staging: Staging, slots: Slots, depth: Depth, attest: Attest) -> Open {
         Open {
             phase: Phase::Open,
             failed: None,
             staging,
             slots,
             flights: Flights::default(),
+            receipts: super::receipt::Receipts::default(),
             depth,
             dirty: Vec::new(),
             syncing: None,
+            attest,
             tails: super::group::Waiting::default(),
             preparation: super::prepare::Preparation::default(),
             committer_sleeps: false,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::attest::IDLE_MIN;
 use super::depth::DEPTH_MAX;
 use super::frame::FRAME_HEADER;
 use super::record::RECORD_HEADER;
@@ -64,6 +65,11 @@ pub struct WalOptions {
     /// 10 KiB of memory, and as much of the log whenever the catalog is repeated. Default 1024,
     /// minimum 0, maximum 1,048,576.
     pub max_producers: u64,
+    /// After how long without anything to write the log attests its last acknowledged records by a
+    /// frame of their own, a block of 4096 bytes, so that damage to them can be told from a write
+    /// that never finished. At most one frame in so long, none if nothing was acknowledged since
+    /// the last one. Default 50 ms, which is also the minimum; maximum 1 h; `None`: never.
+    pub attest_after: Option<Duration>,
     /// Who carries the file operations. Default [`BackendChoice::Auto`]: what works best; the
     /// environment variable `SAWMILL_BACKEND` then overrides it.
     pub backend: BackendChoice,
@@ -98,6 +104,7 @@ impl Default for WalOptions {
             retain_bytes: None,
             retain_age: None,
             max_producers: 1024,
+            attest_after: Some(IDLE_MIN),
             backend: BackendChoice::Auto,
             background: Background::Threads,
             write_depth: None,
@@ -130,6 +137,11 @@ impl WalOptions {
         }
         if let Some(bytes) = self.retain_bytes {
             within("retain_bytes", bytes, 64 * KIB, u64::MAX)?;
+        }
+        if let Some(idle) = self.attest_after {
+            let least = u64::try_from(IDLE_MIN.as_millis()).unwrap_or(u64::MAX);
+            let idle = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
+            within("attest_after (milliseconds)", idle, least, 3_600_000)?;
         }
         if let Some(age) = self.retain_age {
             within("retain_age (seconds)", age.as_secs(), 1, 100 * 366 * 86_400)?;
@@ -195,6 +207,7 @@ mod tests {
             WalOptions { memory: 1, ..good.clone() },
             WalOptions { max_record: 0, ..good.clone() },
             WalOptions { max_producers: (1 << 20) + 1, ..good.clone() },
+            WalOptions { attest_after: Some(Duration::from_millis(49)), ..good.clone() },
             WalOptions { recycled: 1025, ..good.clone() },
             WalOptions { prepared_ahead: 1, ..good.clone() },
             WalOptions { lock_wait: Duration::from_secs(4000), ..good.clone() },

@@ -147,10 +147,12 @@ impl Core {
     fn take_steps(&self, resolved: &mut Vec<Resolved>) {
         let mut preparer = lock(&self.preparer);
         let Some(preparer) = preparer.as_mut() else { return };
-        while let Some(step) = self.next_step() {
+        while let Some(step) = self.next_step(preparer.recycler.has_kept()) {
             match step {
                 Step::WriteLog => {
                     let before = self.first_lsn();
+                    // Retention does not pass the place of the catalog.
+                    self.cover_catalog_at_rotation();
                     // What cannot be read now is not given up; `apply_retention` says why.
                     let retained = self.retain(preparer, resolved);
                     // A truncation has written all that this would say, and a failed one was the
@@ -171,19 +173,22 @@ impl Core {
         }
     }
 
-    fn next_step(&self) -> Option<Step> {
+    /// `quick`: whether a segment can be made of a file that is at hand.
+    fn next_step(&self, quick: bool) -> Option<Step> {
         let mut open = lock(&self.open);
         let stop = open.stop || open.failed.is_some();
-        if !stop && std::mem::take(&mut open.preparation.log_is_stale) {
-            return Some(Step::WriteLog);
-        }
         let wanted = !stop && open.preparation.asked;
         let missing = if wanted { open.staging.missing_spare() } else { None };
+        // Who waits for a segment waits for nothing else: for `LOG` only where a truncation, which
+        // comes with it, may bring a file.
+        let hurry = open.room_waiters > 0 && open.staging.is_short();
+        let first = quick && hurry && missing.is_some();
+        if !stop && !first && std::mem::take(&mut open.preparation.log_is_stale) {
+            return Some(Step::WriteLog);
+        }
         if missing.is_none() {
             open.preparation.asked = false;
         }
-        // Who waits for a segment waits for nothing else.
-        let hurry = open.room_waiters > 0 && open.staging.is_short();
         let fill = if hurry { Fill::Quickly } else { Fill::Gently };
         missing.map(|number| Step::Prepare(Wanted { log: self.log, number, fill }))
     }

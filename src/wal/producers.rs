@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::extension::ProducerStamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Lsn, ProducerId, to_u64};
-use crate::sync::{Arc, Mutex, RwLock, lock};
+use crate::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard, lock};
 
 /// Of how many of the last sequences the LSN is kept.
 pub(crate) const WINDOW: usize = 1024;
@@ -128,11 +128,11 @@ impl Producers {
         Producers { limit, table: RwLock::default() }
     }
 
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<ProducerId, Arc<Mutex<Known>>>> {
+    fn read(&self) -> RwLockReadGuard<'_, BTreeMap<ProducerId, Arc<Mutex<Known>>>> {
         self.table.read().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn write(&self) -> std::sync::RwLockWriteGuard<'_, BTreeMap<ProducerId, Arc<Mutex<Known>>>> {
+    fn write(&self) -> RwLockWriteGuard<'_, BTreeMap<ProducerId, Arc<Mutex<Known>>>> {
         self.table.write().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 

@@ -36,6 +36,7 @@ use crate::sync::Arc;
 use crate::wal::frame::FrameHeader;
 use crate::wal::home::Home;
 use crate::wal::index::SegmentEntry;
+use crate::wal::lineage::Lineage;
 use crate::wal::log_file::{LogFile, LogState};
 use crate::wal::scan::Expected;
 use crate::wal::segment::{Segment, SegmentHeader, file_name};
@@ -76,6 +77,8 @@ pub(crate) struct Opened {
     pub(crate) log: LogId,
     pub(crate) epoch: Epoch,
     pub(crate) nonce: u64,
+    /// The epochs until this one.
+    pub(crate) lineage: Lineage,
     /// The first LSN of the log.
     pub(crate) start: Lsn,
     pub(crate) tail: Tail,
@@ -153,6 +156,7 @@ pub(crate) fn recover(
         epoch,
         nonce: cut::nonce(storage),
         segment_size: options.segment_size,
+        lineage: Lineage::default(),
     };
     let tail = opening.seal(&mut device, &walked, previous, &mut log_file)?;
     cut::remove(directory, &below)?;
@@ -167,6 +171,7 @@ pub(crate) fn recover(
         log: log_file.state().log,
         epoch: opening.epoch,
         nonce: opening.nonce,
+        lineage: opening.lineage,
         start: log_file.state().start_lsn,
         tail,
         segments: opening.entries,

@@ -62,6 +62,11 @@ impl Recycler {
         &self.home
     }
 
+    /// Whether a file is there to be used again.
+    pub(crate) fn has_kept(&self) -> bool {
+        !self.kept.is_empty()
+    }
+
     /// How many segments were made of kept files.
     #[cfg(test)]
     pub(crate) fn reused(&self) -> u64 {

@@ -9,6 +9,7 @@ use std::io;
 use super::flight::{Arrival, Landed};
 use super::frame::{FRAME_HEADER, FrameHeader, frame_length};
 use super::progress::Progress;
+use super::receipt::Facts;
 use super::recovery::Tail;
 use super::segment::FIRST_FRAME;
 use super::staging::Frame;
@@ -195,7 +196,8 @@ impl Slot {
             self.stats.wrote(ended_ns.saturating_sub(writing.begun), &writing.written());
             let recent = progress.recent.copy(header, &buffer);
             let dirty = (!writing.durable).then(|| Arc::clone(&writing.file));
-            Landed { buffer, arrival: Arrival { recent, dirty, ended_ns, failed: None } }
+            let facts = Some(Facts::of(header, writing.durable));
+            Landed { buffer, arrival: Arrival { recent, dirty, ended_ns, facts, failed: None } }
         });
         Some(Reaped { serial, outcome, number, capacity })
     }

@@ -8,6 +8,7 @@ use super::options::Limits;
 use super::range::LsnRange;
 use super::record::{RECORD_HEADER, RecordKind, encode_header_of};
 use super::staging::Want;
+use super::turns;
 use crate::ids::{Lsn, StreamId, to_u64, to_usize};
 use crate::storage::staging_buffer::{Range, StagingBuffer};
 use crate::storage::staging_word::{Claimed, Room};
@@ -40,6 +41,15 @@ impl Stage {
     /// How many buffers there are.
     pub(crate) fn count(&self) -> usize {
         self.buffers.len()
+    }
+
+    /// Before one record that nobody waits for: whoever submits so one after the other takes turns
+    /// with others that do.
+    #[inline]
+    pub(crate) fn take_turns(&self) {
+        if let Some(buffer) = self.buffers.get(self.open.load(Ordering::Relaxed)) {
+            turns::stand_back(|| buffer.next_number());
+        }
     }
 
     /// Reserves room for `count` records in the frame that takes records, without any lock; `None`

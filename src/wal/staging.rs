@@ -220,6 +220,22 @@ impl Staging {
         Ok(())
     }
 
+    /// Opens an attestation: nothing else is here. It may stand where internal records may, but a
+    /// new segment it takes only if another one is left (LOG.md L5).
+    pub(crate) fn place_attestation(&mut self, stage: &Stage) -> Result<(), NoRoom> {
+        assert!(self.is_empty(), "STAGING-2: an attestation follows what it attests");
+        let need = frame_length(0);
+        if self.offset + need > self.active().size() && self.spares.len() <= 1 {
+            return Err(NoRoom::Segment(need));
+        }
+        let nothing = self.open_frame(stage, RecordKind::Internal, self.next_lsn, 0, 0)?;
+        nothing.fill(Want::INTERNAL, &[]);
+        if let Some(open) = self.open.as_mut() {
+            open.kind = FrameKind::Attestation;
+        }
+        Ok(())
+    }
+
     fn active(&self) -> &Arc<Segment> {
         match &self.segment {
             Some(segment) => segment,

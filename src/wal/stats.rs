@@ -44,6 +44,8 @@ pub(crate) struct Stats {
     durable_writes: Counter,
     /// Syncs of files that hold frames which were written plain.
     pub(crate) syncs: Counter,
+    /// Frames that say how far the log is durable, and nothing else.
+    pub(crate) attestations: Counter,
     /// Appends that found no room in memory.
     pub(crate) memory_waits: Counter,
     /// Appends that found no prepared segment.
@@ -76,6 +78,7 @@ impl Stats {
             written_bytes: Counter::default(),
             durable_writes: Counter::default(),
             syncs: Counter::default(),
+            attestations: Counter::default(),
             memory_waits: Counter::default(),
             segment_waits: Counter::default(),
             segments_prepared: Counter::default(),
@@ -129,6 +132,9 @@ pub struct WalStats {
     pub poison: Option<Error>,
     /// Frames written; recovery's barrier is not counted.
     pub frames: u64,
+    /// Frames without records that were written after an idle time, to attest the ones before; see
+    /// [`WalOptions::attest_after`](crate::WalOptions::attest_after).
+    pub attestations: u64,
     /// Frames whose write made them durable; the others were written plain.
     pub durable_frames: u64,
     /// Records in those frames, the engine's own ones included.
@@ -139,6 +145,9 @@ pub struct WalStats {
     pub written_bytes: u64,
     /// Syncs of files that hold frames which were written plain.
     pub syncs: u64,
+    /// How many durable writes may be in flight at this moment: found by trying, judged in records
+    /// per second (LOG.md L9).
+    pub write_depth: usize,
     /// How often an append waited because the log held as many bytes as
     /// [`WalOptions::memory`](crate::WalOptions::memory) allows: the device is the limit.
     pub memory_waits: u64,
@@ -199,7 +208,7 @@ impl fmt::Display for WalStats {
 impl Wal {
     /// What the log did since it was opened: counters, latencies, and why it was poisoned, if it
     /// was. Nothing of it survives the handle. Works on a poisoned, full or closed log too; in a
-    /// forked child it does not say whether the parent's log was poisoned.
+    /// forked child it says nothing of the parent's poison and depth.
     ///
     /// ```
     /// # let place = tempfile::tempdir()?;
@@ -216,17 +225,24 @@ impl Wal {
     pub fn stats(&self) -> WalStats {
         let core = self.core();
         // The parent's other threads may have held the mutex when it forked.
-        let poison = if core.fork.is_forked() { None } else { lock(&core.open).failed.clone() };
+        let (poison, write_depth) = if core.fork.is_forked() {
+            (None, 1)
+        } else {
+            let open = lock(&core.open);
+            (open.failed.clone(), open.depth.settled())
+        };
         let stats = &core.stats;
         WalStats {
             backend: self.backend(),
             poison,
             frames: stats.frames.get(),
+            attestations: stats.attestations.get(),
             durable_frames: stats.durable_writes.get(),
             records: stats.records.get(),
             payload_bytes: stats.payload_bytes.get(),
             written_bytes: stats.written_bytes.get(),
             syncs: stats.syncs.get(),
+            write_depth,
             memory_waits: stats.memory_waits.get(),
             segment_waits: stats.segment_waits.get(),
             segments_prepared: stats.segments_prepared.get(),

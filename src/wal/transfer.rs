@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::ids::to_u64;
-use crate::storage::{AlignedBuf, Channel, File, IoFailure, Op};
+use crate::storage::{AlignedBuf, BLOCK, Channel, File, IoFailure, Op};
 use crate::sync::Arc;
 
 /// Writes all of `buffer` at `offset` and hands it back; with `durable` it is on stable storage
@@ -28,7 +28,8 @@ pub(crate) fn write_all(
 }
 
 /// Reads `buffer.len()` bytes at `offset`, fewer at the end of the file; the buffer's length says
-/// how many came. Nothing else may be in flight on `channel`.
+/// how many came. A read that moved less than it could is no end of the file: the rest is asked
+/// for until nothing more comes. Nothing else may be in flight on `channel`.
 ///
 /// # Errors
 /// The operating system's.
@@ -38,12 +39,34 @@ pub(crate) fn read(
     offset: u64,
     buffer: AlignedBuf,
 ) -> Result<AlignedBuf, IoFailure> {
+    let wanted = buffer.len();
+    let (mut whole, mut done) = read_once(channel, file, offset, buffer)?;
+    while done < wanted {
+        // From a block boundary, as direct files want.
+        let from = done - done % BLOCK;
+        let rest = AlignedBuf::zeroed(wanted - from);
+        let (rest, got) = read_once(channel, file, offset + to_u64(from), rest)?;
+        if from + got <= done {
+            break;
+        }
+        whole[from..from + got].copy_from_slice(&rest[..got]);
+        done = from + got;
+    }
+    whole.set_len(done);
+    Ok(whole)
+}
+
+/// What one operation reads: the buffer, as long as it was, and how many bytes came.
+fn read_once(
+    channel: &mut dyn Channel,
+    file: &Arc<dyn File>,
+    offset: u64,
+    buffer: AlignedBuf,
+) -> Result<(AlignedBuf, usize), IoFailure> {
+    let wanted = buffer.len();
     let completion = channel.run(Op::Read { file: Arc::clone(file), offset, buffer });
     match (completion.result, completion.buffer) {
-        (Ok(moved), Some(mut buffer)) if moved <= buffer.len() => {
-            buffer.set_len(moved);
-            Ok(buffer)
-        }
+        (Ok(moved), Some(buffer)) if moved <= wanted => Ok((buffer, moved)),
         (Ok(_), _) => Err(short("read", file, offset)),
         (Err(failure), _) => Err(failure.at(offset)),
     }

@@ -12,8 +12,8 @@ use sawmill::clock::ManualClock;
 use sawmill::sim::SimDisk;
 use sawmill::testing::{Harness, Hooks, Step, Stepped};
 use sawmill::{
-    Background, BatchId, Bytes, Engine, EngineOptions, Error, Ingest, Job, Received, Result,
-    RunContext, RunOptions, StateHandle, TextFiles, Trigger, WalOptions, name,
+    Accumulator, Background, BatchId, Bytes, Engine, EngineOptions, Error, Ingest, Job, Received,
+    Result, RunContext, RunOptions, StateHandle, TextFiles, Trigger, WalOptions, name,
 };
 
 pub const TEXT: &[(&str, &str)] =
@@ -83,7 +83,9 @@ impl World {
             let paths = TEXT.iter().map(|(file, _)| Path::new("/in").join(file));
             let lines = job.source(name!("files"), TextFiles::new(paths));
             let received = job.source(name!("received"), Received::from(events));
-            let words = lines.union(&received).flat_map_rows::<Bytes>(|line, out| {
+            let seen = Accumulator::new(name!("lines"));
+            let words = lines.union(&received).flat_map_rows::<Bytes>(move |line, out| {
+                seen.add(1);
                 line.split(|byte| *byte == b' ').filter(|w| !w.is_empty()).for_each(|w| out.push(w))
             });
             let counted = words.pair_with(|_| 1u64).reduce_by_key(|a, b| a + b);
@@ -159,6 +161,8 @@ pub struct Finished {
     pub counts: BTreeMap<String, u64>,
     pub output: String,
     pub truncated: bool,
+    /// What the accumulator of lines says.
+    pub lines: i64,
 }
 
 /// Opens, recovers, and works until all of the input and [`RECORDS`] records are processed. An
@@ -180,6 +184,7 @@ pub fn life(world: &World, hooks: Box<dyn Hooks>) -> Result<Finished> {
         }
     }
     harness.finish()?;
+    let lines = harness.progress().accumulators.get("lines").copied().unwrap_or(0);
     let mut all = BTreeMap::new();
     counts.for_each(|word, count| {
         all.insert(String::from_utf8_lossy(word).into_owned(), *count);
@@ -187,7 +192,7 @@ pub fn life(world: &World, hooks: Box<dyn Hooks>) -> Result<Finished> {
     let truncated = engine.log().first_lsn().get() > 1;
     drop(harness);
     engine.close()?;
-    Ok(Finished { counts: all, output: output(&world.disk), truncated })
+    Ok(Finished { counts: all, output: output(&world.disk), truncated, lines })
 }
 
 /// Appends one record, unlike any other; `false` if there are enough.
@@ -234,6 +239,12 @@ pub fn check(world: &World, finished: &Finished) -> Result<(), String> {
             model.insert(word, 1);
             *model.entry("oak".to_owned()).or_default() += 1;
         }
+    }
+    // E12: every line once, however often its batch was computed.
+    let text: usize = TEXT.iter().map(|(_, text)| text.lines().count()).sum();
+    let received = finished.counts.keys().filter(|word| word.starts_with('r')).count();
+    if finished.lines != i64::try_from(text + received).unwrap() {
+        return Err(format!("{} lines are counted of {text} and {received}", finished.lines));
     }
     if finished.counts != model {
         return Err(format!("state {:?}, model {model:?}", finished.counts));

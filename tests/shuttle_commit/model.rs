@@ -78,10 +78,11 @@ pub(crate) type Answers = Vec<(Vec<u8>, Result<Lsn>)>;
 
 impl Model {
     pub(crate) fn new() -> Model {
-        Model::with(Background::Threads, 64 << 10)
+        Model::of_depth(None)
     }
 
-    pub(crate) fn with(background: Background, segment_size: u64) -> Model {
+    /// With so many durable writes in flight; `None`: as many as the log finds good.
+    pub(crate) fn of_depth(depth: Option<usize>) -> Model {
         let options = SimOptions {
             device: Device::Fua,
             sector: 4096,
@@ -90,7 +91,7 @@ impl Model {
         };
         let disk = SimDisk::with_options(7, options);
         let clock = Arc::new(ManualClock::default());
-        let wal = open(&disk, &clock, background, segment_size).unwrap();
+        let wal = open(&disk, &clock, Background::Threads, depth).unwrap();
         Model { disk, clock, wal }
     }
 
@@ -122,7 +123,7 @@ impl Model {
 /// that was given, and what was refused is not.
 pub(crate) fn verify(disk: &SimDisk, answers: &Answers) {
     let clock = Arc::new(ManualClock::default());
-    let wal = open(disk, &clock, Background::Inline, 64 << 10).unwrap();
+    let wal = open(disk, &clock, Background::Inline, None).unwrap();
     let mut replay = wal.replay_all_from(Lsn::ZERO).unwrap();
     let mut found = Vec::new();
     while let Some(record) = replay.next() {
@@ -155,14 +156,15 @@ fn open(
     disk: &SimDisk,
     clock: &Arc<ManualClock>,
     background: Background,
-    segment_size: u64,
+    write_depth: Option<usize>,
 ) -> Result<Wal> {
     let clock = Arc::clone(clock);
     let options = WalOptions {
-        segment_size,
+        segment_size: 64 << 10,
         memory: 1 << 20,
         lock_wait: Duration::ZERO,
         background,
+        write_depth,
         ..WalOptions::default()
     };
     Wal::open_with(Arc::new(disk.clone()), clock, PLACE, options)

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use sawmill::sim::{CrashOutcome, FaultKind};
+use sawmill::sim::{CrashManner, CrashOutcome, FaultKind};
 use sawmill::{ErrorKind, Lsn, Pending, Result, Wal};
 use shuttle::future::block_on;
 use shuttle::thread::{self, JoinHandle};
@@ -54,6 +54,43 @@ pub(crate) fn appends_share_frames() {
     let mut lsns: Vec<_> = answers.iter().map(|(_, lsn)| lsn.clone().unwrap().get()).collect();
     lsns.sort_unstable();
     assert_eq!(lsns, [1, 2, 3, 4, 5, 6], "dense");
+    model.verify(&answers);
+}
+
+/// Leaders beside one another, whose frames land in any order.
+pub(crate) fn appends_overlap() {
+    let model = Model::of_depth(Some(4));
+    // A slot is made after an append: so that the threads find more than one.
+    let mut answers = vec![append(&model.wal, b"1"), append(&model.wal, b"2")];
+    let threads = [*b"a", *b"b", *b"c"]
+        .map(|name| model.spawn(move |wal| vec![append(&wal, &name), append(&wal, &[name[0]; 2])]));
+    answers.extend(collect(threads));
+    model.verify(&answers);
+}
+
+/// The same, when the power goes: one that landed behind another that did not is not acknowledged.
+pub(crate) fn the_power_goes_among_others() {
+    let model = Model::of_depth(Some(4));
+    let mut answers = vec![append(&model.wal, b"1"), append(&model.wal, b"2")];
+    model.disk.crash_at(model.disk.ops() + 4, CrashManner::Before);
+    let threads = [*b"a", *b"b", *b"c"]
+        .map(|name| model.spawn(move |wal| vec![append(&wal, &name), append(&wal, &[name[0]; 2])]));
+    answers.extend(collect(threads));
+    model.verify(&answers);
+}
+
+/// The same beside futures and submissions, when a write fails.
+pub(crate) fn a_failed_write_among_others() {
+    let model = Model::of_depth(Some(4));
+    let mut answers = vec![append(&model.wal, b"1"), append(&model.wal, b"2")];
+    model.disk.fail_op(model.disk.ops() + 4, 5, FaultKind::NotExecuted);
+    let threads = [
+        model.spawn(|wal| vec![append(&wal, b"a"), append(&wal, b"b")]),
+        model.spawn(|wal| vec![append(&wal, b"c")]),
+        model.spawn(|wal| vec![settle(&wal, b"f", block_on)]),
+        model.spawn(|wal| vec![settle(&wal, &large(b'p', 0), |it| it.wait())]),
+    ];
+    answers.extend(collect(threads));
     model.verify(&answers);
 }
 
@@ -252,5 +289,54 @@ pub(crate) fn a_tail_waits_for_more() {
     let other = model.spawn(|wal| vec![append(&wal, b"3")]);
     let answers = collect([writer, other]);
     assert_eq!(reader.join().unwrap(), [1, 2, 3]);
+    model.verify(&answers);
+}
+
+/// More threads than writes in flight, each with records that do not wait for one another.
+fn crowd(model: &Model) -> Vec<JoinHandle<Answers>> {
+    let writer = |name: u8| {
+        model.spawn(move |wal| (0..2).map(|number| append(&wal, &[name, number])).collect())
+    };
+    vec![writer(b'a'), writer(b'b'), writer(b'c'), writer(b'd')]
+}
+
+pub(crate) fn several_writes_are_in_flight() {
+    let model = Model::of_depth(Some(3));
+    let answers = collect(crowd(&model));
+    let mut lsns: Vec<_> = answers.iter().map(|(_, lsn)| lsn.clone().unwrap().get()).collect();
+    lsns.sort_unstable();
+    assert_eq!(lsns, (1..=8).collect::<Vec<_>>(), "dense");
+    model.verify(&answers);
+}
+
+pub(crate) fn several_writes_beside_plain_ones() {
+    let model = Model::of_depth(Some(2));
+    let plain = model.spawn(|wal| {
+        let pending = [1, 2].map(|number| wal.submit(&large(b's', number)).unwrap());
+        let answers = pending.iter().zip([1, 2]);
+        answers.map(|(pending, number)| (large(b's', number), pending.wait())).collect()
+    });
+    let synced = model.spawn(|wal| {
+        let lsn = wal.submit(b"synced").unwrap().lsn();
+        assert!(wal.sync().unwrap() >= lsn);
+        vec![(b"synced".to_vec(), Ok(lsn))]
+    });
+    let limited = model.spawn(|wal| vec![append_timeout(&wal, b"limited")]);
+    let time = model.time_passes(LIMIT);
+    let mut threads = crowd(&model);
+    threads.truncate(2);
+    threads.extend([plain, synced, limited]);
+    let answers = collect(threads);
+    time.join().unwrap();
+    model.verify(&answers);
+}
+
+pub(crate) fn several_writes_and_one_fails() {
+    let model = Model::of_depth(Some(3));
+    model.disk.fail_op(model.disk.ops() + 7, 5, FaultKind::NotExecuted);
+    let future = model.spawn(|wal| vec![settle(&wal, b"f", block_on)]);
+    let mut threads = crowd(&model);
+    threads.push(future);
+    let answers = collect(threads);
     model.verify(&answers);
 }

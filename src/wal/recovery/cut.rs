@@ -15,6 +15,7 @@ use crate::wal::barrier::Barrier;
 use crate::wal::frame::{FRAME_HEADER, FrameHeader, FrameKind, frame_length};
 use crate::wal::home::Home;
 use crate::wal::index::SegmentEntry;
+use crate::wal::lineage::Lineage;
 use crate::wal::log_file::LogFile;
 use crate::wal::segment::{FIRST_FRAME, Segment, file_name};
 use crate::wal::transfer;
@@ -31,6 +32,8 @@ pub(super) struct Opening<'a> {
     pub(super) epoch: Epoch,
     pub(super) nonce: u64,
     pub(super) segment_size: u64,
+    /// What the barrier says of earlier epochs, and this one.
+    pub(super) lineage: Lineage,
 }
 
 impl Opening<'_> {
@@ -50,10 +53,14 @@ impl Opening<'_> {
         let next_lsn = walked.next_lsn();
         let state = *log_file.state();
         let barrier = describe(walked, previous, state.start_lsn);
+        let mut pairs = barrier.pairs.clone();
+        pairs.push((self.epoch, next_lsn));
+        self.lineage = Lineage { pairs, previous: barrier.previous };
         let length = frame_length(to_u64(barrier.length()));
         let position = self.place(device, walked, length, &state)?;
-        let seal_time_ns =
-            self.clock.wall_ns().max(walked.last.map_or(0, |last| last.seal_time_ns));
+        let before = walked.last.map_or(0, |last| last.seal_time_ns);
+        let before = if planted(Bug::SealTimeFalls) { 0 } else { before };
+        let seal_time_ns = self.clock.wall_ns().max(before);
         let catalog = walked.last.map_or(Lsn::ZERO, |last| last.catalog);
         let mut buffer = AlignedBuf::zeroed(to_usize(length));
         barrier.encode(&mut buffer[FRAME_HEADER..]);

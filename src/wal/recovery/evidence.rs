@@ -52,10 +52,9 @@ impl Evidence {
         if header.epoch > walked.epoch() && header.kind != FrameKind::Barrier {
             self.later.get_or_insert(*header);
         }
-        if header.first_lsn >= walked.next_lsn() && header.position != walked.fault_at {
-            if self.behind.len() < BEHIND_MAX {
-                self.behind.push(*header);
-            }
+        let above = header.first_lsn >= walked.next_lsn() && header.position != walked.fault_at;
+        if above && self.behind.len() < BEHIND_MAX {
+            self.behind.push(*header);
         }
     }
 }

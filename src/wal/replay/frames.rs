@@ -52,6 +52,8 @@ pub(super) struct Found {
     pub(super) map: Option<Arc<SegmentMap>>,
     /// Where the payload is; empty if nobody wants it.
     pub(super) payload: Range<usize>,
+    /// Whether another core has read it, and this one has not.
+    pub(super) far: bool,
 }
 
 /// What comes next.
@@ -317,8 +319,7 @@ impl Frames {
             (self.at, self.expected) = (at, place);
         }
         let Piece { header, crc, payload } = next.piece.clone();
-        warm(next.map.get(payload.clone()).unwrap_or_default());
-        Some(Found { header, crc, map: Some(Arc::clone(next.map)), payload })
+        Some(Found { header, crc, map: Some(Arc::clone(next.map)), payload, far: true })
     }
 
     /// What stands at a place: in the map of a sealed segment, or, of the active one and of one
@@ -374,7 +375,7 @@ impl Frames {
             };
             payload.end += bytes.len();
         }
-        Some(Ok(Found { header, crc, map: Some(map.share()), payload }))
+        Some(Ok(Found { header, crc, map: Some(map.share()), payload, far: false }))
     }
 
     fn look_at_file(
@@ -399,7 +400,7 @@ impl Frames {
         }
         let start = to_usize(offset - self.reader.start()) + FRAME_HEADER;
         let payload = start..start + length;
-        Ok(Ok(Found { header, crc, map: None, payload }))
+        Ok(Ok(Found { header, crc, map: None, payload, far: false }))
     }
 
     fn segment(&self) -> Option<&Segment> {
@@ -433,13 +434,6 @@ impl Frames {
                        by a correct writer";
         self.place(Error::new(ErrorKind::Corrupt, message).for_lsns(lsn, lsn))
     }
-}
-
-/// Brings bytes that another core has read into this one's cache. Records are walked from length
-/// to length, one miss after the other; here the misses overlap.
-fn warm(bytes: &[u8]) {
-    const LINE: usize = 64;
-    std::hint::black_box(bytes.iter().step_by(LINE).fold(0, |sum, byte| sum ^ byte));
 }
 
 /// The start of a segment of which nothing but its first LSN is known.

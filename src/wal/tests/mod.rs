@@ -1,14 +1,17 @@
 //! The write side on the simulated disk: every fault, every crash, disk full, waiting threads.
 
+mod attesting;
 mod backup;
 mod buffered;
 mod crashes;
 mod faults;
 mod lookup;
 mod patience;
+mod positions;
 mod recycling;
 mod reservations;
 mod retention;
+mod seeking;
 mod space;
 mod stats;
 mod tail;

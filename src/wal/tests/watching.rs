@@ -28,7 +28,7 @@ fn an_append_that_stays_unresolved_is_reported_with_the_committers_state() {
     let watched = || watched_for(Duration::from_millis(300), body);
     let panic = catch_unwind(AssertUnwindSafe(watched)).unwrap_err();
     let text = panic.downcast_ref::<String>().unwrap();
-    for word in ["somebody still waits", "log /log", "place: Taken", "leader: Asleep"] {
+    for word in ["somebody still waits", "log /log", "taken: 1", "leader: Asleep"] {
         assert!(text.contains(word), "{word} is missing in:\n{text}");
     }
     drop(go);
