@@ -55,8 +55,9 @@ pub struct Record<'a> {
 /// before the log is opened again, or that fails with [`Locked`](crate::ErrorKind::Locked).
 ///
 /// A segment file that somebody else cuts short meanwhile is an error, not a signal, unless it
-/// is cut under the very piece (256 KiB, or one frame) that is being read: no program should
-/// touch the files of an open log.
+/// is cut under the very piece (256 KiB, or one frame) that is being read, or under a record that
+/// is still being looked at: no program should touch the files of an open log. Where one might,
+/// [`copied`](Replay::copied) closes that gap too.
 ///
 /// ```
 /// use sawmill::{Lsn, StreamId, Wal, WalOptions};
@@ -177,6 +178,31 @@ impl Replay {
     pub fn to(mut self, lsn: Lsn) -> Replay {
         self.to = self.to.min(lsn);
         self.frames.end_with(lsn);
+        self
+    }
+
+    /// Reads sealed segments into memory of its own instead of mapping them, which costs a copy, and
+    /// a [`verify_ahead`](Replay::verify_ahead) does nothing. Then nothing that happens to the
+    /// log's files can raise a signal: a file that is cut while a record of it is looked at is an
+    /// error of the next call. For places where others may touch the files, as on a network.
+    ///
+    /// ```
+    /// # let place = tempfile::tempdir()?;
+    /// # let options = sawmill::WalOptions { segment_size: 64 << 10, ..Default::default() };
+    /// let wal = sawmill::Wal::open(place.path(), options)?;
+    /// for _ in 0..40 {
+    ///     wal.append(&[7; 10_000])?;
+    /// }
+    /// let (mut replay, mut count) = (wal.replay()?.copied(), 0);
+    /// while let Some(record) = replay.next() {
+    ///     count += record?.payload.len();
+    /// }
+    /// assert_eq!(count, 400_000);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn copied(mut self) -> Replay {
+        self.frames.mapped = false;
         self
     }
 
