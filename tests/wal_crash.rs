@@ -347,16 +347,9 @@ const RECYCLING: [&[Step]; 5] = {
 };
 
 /// Lives in whose last step several frames are in flight.
-const IN_FLIGHT: [&[Step]; 6] = {
-    use Step::{Append, Burst, PlainBurst, Reopen, Truncate};
-    [
-        &[Burst],
-        &[PlainBurst],
-        &[Append, Burst],
-        &[Burst, PlainBurst],
-        &[PlainBurst, Truncate, Burst],
-        &[Burst, Reopen, Burst],
-    ]
+const IN_FLIGHT: [&[Step]; 4] = {
+    use Step::{Burst, PlainBurst, Reopen};
+    [&[Burst], &[PlainBurst], &[Burst, PlainBurst], &[PlainBurst, Reopen, Burst]]
 };
 
 fn is_long() -> bool {
@@ -488,8 +481,12 @@ fn every_planted_bug_is_found() {
             [Device::Fua, Device::Flush].into_iter().find_map(|device| {
                 let mut gate = Gate { device, nested_every: 499, states: 0 };
                 let short = sequences(|_| false);
-                let lives = short.iter().map(Vec::as_slice).chain(IN_FLIGHT);
-                lives.into_iter().find_map(|steps| gate.run(steps).err())
+                let mut lives: Vec<_> = short.iter().map(Vec::as_slice).collect();
+                if bug == Bug::DurableOverHole {
+                    // One frame after the other does not show it.
+                    lives = IN_FLIGHT.to_vec();
+                }
+                lives.iter().find_map(|steps| gate.run(steps).err())
             })
         });
         match seen {
