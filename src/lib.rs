@@ -99,9 +99,9 @@ struct Readme;
 pub use engine::Engine;
 pub use error::{Error, ErrorKind, Result};
 pub use exec::{
-    Accumulator, Bytes, Data, Dataset, Drills, Emit, Executor, Key, Kv, Lost, Malformed, Name,
-    OperatorId, PartitionSink, PartitionSource, Row, Rows, RunContext, Str, TaskKind, TaskOutcome,
-    TaskRecord, Value, Wire,
+    Accumulator, Broadcast, Bytes, CancelToken, Data, Dataset, Drills, Emit, Executor, Key, Kv,
+    Lost, Malformed, Name, OperatorId, PartitionSink, PartitionSource, Row, Rows, RunContext,
+    StorageLevel, Str, TaskKind, TaskOutcome, TaskRecord, Value, Wire,
 };
 pub use ids::{
     BatchId, Epoch, Generation, LogId, Lsn, Position, ProducerId, SegmentNumber, StreamId,
@@ -117,8 +117,9 @@ pub use stream::{
     StreamRun, Trigger,
 };
 pub use wal::{
-    AppendOptions, Background, Backup, Damage, Durability, Entry, EpochReport, Hold, Latencies,
-    LogMarks, LogReport, LsnRange, OwnedRecord, Pending, Pin, ProducerStamp, ProducerState,
-    ReaderPosition, Ready, Record, Repair, Replay, SegmentReport, SegmentState, Tail,
-    TruncationPlan, Wal, WalOptions, WalStats, WalStream,
+    AppendOptions, Background, Backup, Compression, Damage, Durability, Entry, EpochReport, Hold,
+    Latencies, LogMarks, LogReport, LsnRange, OwnedRecord, Pending, PendingReceipt, Pin,
+    ProducerStamp, ProducerState, ReaderPosition, ReaderStats, ReaderTail, Ready, Receipt, Record,
+    Repair, Replay, Safeguard, SegmentReport, SegmentState, Tail, TruncationPlan, Wal, WalOptions,
+    WalReader, WalStats, WalStream, WriterState,
 };

@@ -165,7 +165,7 @@ fn apply(rows: &Dataset<Row>, step: &Step) -> Dataset<Row> {
         }
         Step::ReduceByKey => rows.map_to_pair(|row| row).reduce_by_key(join).map(|row| row),
         Step::UnionWithItself => rows.union(rows),
-        Step::Persist => rows.persist(),
+        Step::Persist => rows.persist(sawmill::StorageLevel::Memory),
     }
 }
 
@@ -410,6 +410,7 @@ fn random_pipelines_equal_the_model_for_any_threads_and_losses() {
     let losses = prop::collection::vec(any::<prop::sample::Index>(), 0..6);
     proptest!(ProptestConfig::with_cases(160), |(
         rows in rows, partitions in 1usize..7, steps in steps, losses in losses,
+        memory in prop::option::of(0usize..4000),
     )| {
         let mut expected = cut(&rows, partitions);
         let mut dataset = Dataset::from_vec(rows, u32::try_from(partitions).unwrap());
@@ -422,6 +423,10 @@ fn random_pipelines_equal_the_model_for_any_threads_and_losses() {
         }
         for executor in &executors {
             let run = executor.context();
+            let run = match memory {
+                Some(bytes) => run.with_memory(bytes),
+                None => run,
+            };
             let all = || executor.for_each_partition(&run, &dataset, |rows| {
                 let mut part = Vec::new();
                 rows.for_each(|row| part.push(row))?;

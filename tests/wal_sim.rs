@@ -68,3 +68,25 @@ fn one_seed_is_lived_again() {
     let second = run(seed).unwrap();
     assert_eq!(first, second, "seed {seed} decides everything");
 }
+
+/// The simulation must bite: how many seeds until each planted bug of the log is seen.
+#[test]
+#[cfg(feature = "planted")]
+fn planted_bugs_are_seen_by_random_lives() {
+    use sawmill::planted::{Bug, with_planted};
+    let most = std::env::var("SAWMILL_SIM_PLANTED").map_or(1_000, |most| most.parse().unwrap());
+    let mut missed = Vec::new();
+    for bug in Bug::ALL.iter().copied() {
+        let found = with_planted(bug, || {
+            (0..most).find_map(|seed| run(seed).err().map(|violation| (seed, violation)))
+        });
+        match found {
+            Some((seed, violation)) => {
+                let line = violation.lines().next().unwrap_or_default();
+                println!("{}: {} seeds: {line}", bug.name(), seed + 1);
+            }
+            None => missed.push(bug.name()),
+        }
+    }
+    println!("not seen: {missed:?}");
+}

@@ -18,7 +18,8 @@ use rayon::prelude::*;
 use super::accumulator::{Tally, tallied};
 use super::node::{Held, Node, OperatorId, Role};
 use super::plan::{Plan, Stage, Work};
-use super::run::{RunContext, Slot, TaskKind, TaskOutcome, TaskRecord};
+use super::run::{RunContext, TaskKind, TaskOutcome, TaskRecord};
+use super::store::Slot;
 use super::task::{Attempt, Task};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Arc;
@@ -301,6 +302,10 @@ impl Executor {
         let mut log = Vec::with_capacity(1);
         let mut failure = Error::new(ErrorKind::TaskFailed, "no attempt was made");
         for number in 1..=self.max_attempts {
+            if run.is_cancelled() {
+                let error = Error::new(ErrorKind::Closed, "the run was cancelled");
+                return (Outcome::Failed(error), log);
+            }
             let attempt = Attempt::new(run, plan);
             let task = Task::new(&attempt, partition);
             let (result, tally) = tallied(|| {
@@ -312,6 +317,7 @@ impl Executor {
             });
             if let Ok(Ok(result)) = result {
                 log.push(TaskOutcome::Done);
+                attempt.keep_offers();
                 return (Outcome::Done(result, tally), log);
             }
             if attempt.lost() {

@@ -39,7 +39,8 @@ pub(crate) fn join_by_key<K: Key, V: Value, W: Value, S: Shape<V, W>>(
     _shape: S,
 ) -> Dataset<Kv<K, S::Out>> {
     let (probe, table) = (probe.keyed_input(), table.keyed_input());
-    let meta = Meta::fused(name, probe.fused().max(table.fused()));
+    let (left, right) = (probe.fused(), table.fused());
+    let meta = Meta::fused(name, (left.0.max(right.0), left.1.max(right.1)));
     let keys_before = RoomHint::default();
     Dataset::from_node(Join { meta, probe, table, keys_before, shape: PhantomData::<fn() -> S> })
 }

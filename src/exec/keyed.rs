@@ -48,11 +48,12 @@ impl<K: Key, V: Value> KeyedInput<K, V> {
         }
     }
 
-    /// Number of operators fused with the one that reads this: those of a parent read in place.
-    pub(crate) fn fused(&self) -> u32 {
+    /// Number of operators fused with the one that reads this: those of a parent read in place; and
+    /// the same if nothing that is persisted is kept.
+    pub(crate) fn fused(&self) -> (u32, u32) {
         match &self.0 {
-            Route::Narrow(parent) => parent.meta().fused,
-            Route::Wide(_) => 0,
+            Route::Narrow(parent) => (parent.meta().fused, parent.meta().unkept),
+            Route::Wide(_) => (0, 0),
         }
     }
 
@@ -386,7 +387,12 @@ mod tests {
         let sums = pairs().reduce_by_key(|a, b| a + b);
         for (narrow, dataset) in [
             (true, sums.clone()),
-            (true, sums.filter(|(_, n)| *n > 0).map_values(|n| n).persist()),
+            (
+                true,
+                sums.filter(|(_, n)| *n > 0)
+                    .map_values(|n| n)
+                    .persist(crate::exec::StorageLevel::Memory),
+            ),
             (false, sums.union(&sums)),
             (false, sums.map_to_pair(|(key, n)| (key, n))),
         ] {

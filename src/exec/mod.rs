@@ -3,6 +3,7 @@
 
 mod accumulator;
 mod action;
+mod broadcast;
 mod combine;
 mod dataset;
 mod drill;
@@ -18,6 +19,7 @@ mod plan;
 mod row;
 mod run;
 mod source;
+mod store;
 mod table;
 mod tabled;
 mod task;
@@ -25,12 +27,14 @@ mod wire;
 
 pub use accumulator::Accumulator;
 pub use action::PartitionSink;
+pub use broadcast::{Broadcast, CancelToken};
 pub use dataset::{Dataset, Rows};
 pub use drill::Drills;
 pub use executor::Executor;
 pub use key::Key;
 pub use name::Name;
 pub use node::OperatorId;
+pub use operators::StorageLevel;
 pub use row::{Bytes, Data, Emit, Kv, Row, Str};
 pub use run::{Lost, RunContext, TaskKind, TaskOutcome, TaskRecord};
 pub use source::PartitionSource;

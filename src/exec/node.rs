@@ -39,23 +39,34 @@ pub(crate) struct Meta {
     pub(crate) name: String,
     /// Number of operators fused into one pass that ends here.
     pub(crate) fused: u32,
+    /// The same if nothing before is kept, though it was persisted.
+    pub(crate) unkept: u32,
 }
 
 impl Meta {
     /// A node that starts a chain: a source, or whatever is held.
     pub(crate) fn first(name: impl Into<String>) -> Meta {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        Meta { id: OperatorId(NEXT.fetch_add(1, Ordering::Relaxed)), name: name.into(), fused: 1 }
+        let id = OperatorId(NEXT.fetch_add(1, Ordering::Relaxed));
+        Meta { id, name: name.into(), fused: 1, unkept: 1 }
     }
 
-    /// A node that is fused with `fused` operators before it (none: it starts a chain).
-    pub(crate) fn fused(name: &str, fused: u32) -> Meta {
-        Meta { fused: fused.saturating_add(1), ..Meta::first(name) }
+    /// A node that is fused with `fused` operators before it (none: it starts a chain), or, if
+    /// nothing of them is kept, with `unkept`.
+    pub(crate) fn fused(name: &str, (fused, unkept): (u32, u32)) -> Meta {
+        let (fused, unkept) = (fused.saturating_add(1), unkept.saturating_add(1));
+        Meta { fused, unkept, ..Meta::first(name) }
+    }
+
+    /// A node that is held, and ends the chain before it as long as it is.
+    pub(crate) fn held_after(name: &str, parent: &Meta) -> Meta {
+        Meta { unkept: parent.unkept.saturating_add(1), ..Meta::first(name) }
     }
 
     /// A node that is fused with its parent.
     pub(crate) fn after(name: impl Into<String>, parent: &Meta) -> Meta {
-        Meta { fused: parent.fused.saturating_add(1), ..Meta::first(name) }
+        let (fused, unkept) = (parent.fused.saturating_add(1), parent.unkept.saturating_add(1));
+        Meta { fused, unkept, ..Meta::first(name) }
     }
 }
 
@@ -146,6 +157,12 @@ pub(crate) trait Node: Send + Sync {
     /// Whether the node is held, each partition as a `ByteTable` of its values by the canonical
     /// bytes of their keys: keyed operators then read hashes and keys where they lie.
     fn holds_table(&self) -> bool {
+        false
+    }
+
+    /// Whether the node, which is held, can do without: its consumers can compute a partition in
+    /// one pass with it.
+    fn may_be_cached(&self) -> bool {
         false
     }
 

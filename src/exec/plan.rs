@@ -7,7 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::node::{Dependency, MAX_FUSED, Node, OperatorId, Role};
-use super::run::{RunContext, Slot, Store};
+use super::run::RunContext;
+use super::store::{Slot, Store};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Arc;
 
@@ -34,6 +35,14 @@ pub(crate) struct Planned {
     pub(crate) node: Arc<dyn Node>,
     pub(crate) edges: Vec<Edge>,
     pub(crate) partitions: u32,
+}
+
+impl Planned {
+    /// Whether the node's partitions are kept as far as the run's budget allows, and computed
+    /// within their consumers' tasks otherwise.
+    fn is_cached(&self, store: &Store) -> bool {
+        store.budget().is_some() && self.node.may_be_cached()
+    }
 }
 
 /// The lineage of one node, in topological order.
@@ -192,11 +201,24 @@ impl Plan {
         for index in (0..self.nodes.len()).rev() {
             let demand = std::mem::take(&mut demands[index]);
             let work = self.work(index, &demand, store);
-            let missing = work.as_ref().map(|work| work.iter().map(|work| work.partition));
-            let upwards = missing.map(BTreeSet::from_iter);
-            self.ask_parents(index, upwards.as_ref().unwrap_or(&demand.partitions), &mut demands);
+            let upwards = match &work {
+                Some(work) => work.iter().map(|work| work.partition).collect(),
+                None => self.passed_on(index, &demand, store),
+            };
+            self.ask_parents(index, &upwards, &mut demands);
             visit(index, &demand, work);
         }
+    }
+
+    /// What a node without tasks of its own asks its parents for: all that it is asked, less what
+    /// is kept of it.
+    fn passed_on(&self, index: usize, demand: &Demand, store: &Store) -> BTreeSet<u32> {
+        let planned = &self.nodes[index];
+        let id = planned.node.meta().id;
+        let kept = |partition: u32| {
+            planned.is_cached(store) && store.holds(id, Slot::Partition(partition))
+        };
+        demand.partitions.iter().copied().filter(|&partition| !kept(partition)).collect()
     }
 
     /// What is missing of a node that is held; `None` for one that is not.
@@ -205,6 +227,7 @@ impl Plan {
         let id = planned.node.meta().id;
         match planned.node.role() {
             Role::Fused => None,
+            Role::Held(_) if planned.is_cached(store) => None,
             Role::Held(_) => {
                 let missing = demand.partitions.iter().copied();
                 let missing = missing.filter(|&p| !store.holds(id, Slot::Partition(p)));

@@ -5,53 +5,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::accumulator::{Accumulator, Sums, Tally};
+use super::broadcast::CancelToken;
 use super::drill::Drills;
-use super::node::{Held, OperatorId};
+use super::node::OperatorId;
+use super::store::{Slot, Store};
 use crate::ids::BatchId;
 use crate::sync::{Arc, Mutex, lock};
-
-/// A place in the partition store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Slot {
-    /// A partition of an operator.
-    Partition(u32),
-    /// What one map task holds for one reduce partition.
-    Bucket { map: u32, reduce: u32 },
-}
-
-/// The partitions and buckets held by one run.
-#[derive(Default)]
-pub(crate) struct Store(Mutex<BTreeMap<(OperatorId, Slot), Held>>);
-
-impl Store {
-    pub(crate) fn get(&self, operator: OperatorId, slot: Slot) -> Option<Held> {
-        lock(&self.0).get(&(operator, slot)).map(Arc::clone)
-    }
-
-    pub(crate) fn holds(&self, operator: OperatorId, slot: Slot) -> bool {
-        lock(&self.0).contains_key(&(operator, slot))
-    }
-
-    pub(crate) fn put(&self, operator: OperatorId, slot: Slot, held: Held) {
-        lock(&self.0).insert((operator, slot), held);
-    }
-
-    pub(crate) fn remove(&self, operator: OperatorId, lost: Lost) -> usize {
-        let mut taken = Vec::new();
-        {
-            let mut map = lock(&self.0);
-            let keys: Vec<_> = map
-                .range((operator, Slot::Partition(0))..)
-                .take_while(|((holder, _), _)| *holder == operator)
-                .map(|(key, _)| *key)
-                .filter(|(_, slot)| lost.covers(*slot))
-                .collect();
-            taken.extend(keys.iter().filter_map(|key| map.remove(key)));
-        }
-        // Dropped without the lock: what user types do in `drop` is not ours.
-        taken.len()
-    }
-}
 
 /// What of an operator's held partitions is lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +29,7 @@ pub enum Lost {
 }
 
 impl Lost {
-    fn covers(self, slot: Slot) -> bool {
+    pub(crate) fn covers(self, slot: Slot) -> bool {
         match (self, slot) {
             (Lost::All, _) => true,
             (Lost::Partition(lost), Slot::Partition(partition)) => lost == partition,
@@ -144,6 +103,7 @@ pub struct RunContext {
     store: Store,
     tasks: Mutex<Vec<TaskRecord>>,
     sums: Mutex<Sums>,
+    cancel: CancelToken,
     drills: Drills,
 }
 
@@ -171,6 +131,7 @@ impl RunContext {
             store: Store::default(),
             tasks: Mutex::default(),
             sums: Mutex::default(),
+            cancel: CancelToken::default(),
             drills: Drills::default(),
         }
     }
@@ -181,6 +142,53 @@ impl RunContext {
         self.batch = Some(batch);
         self.batch_time_ns = Some(batch_time_ns);
         self
+    }
+
+    /// Limits what this run keeps of persisted datasets to so many bytes, encoded. What was used
+    /// longest ago goes first and is computed again when it is asked for, as is a partition that
+    /// never fitted. Without a limit everything persisted stays until the run ends. What shuffles
+    /// and keyed operators hold is not counted, nor are persisted datasets that end a chain of
+    /// more than 1,024 operators: without them it could not be run.
+    ///
+    /// ```
+    /// use sawmill::{Dataset, Executor, StorageLevel};
+    /// let squares = Dataset::from_vec((0..1000u64).collect(), 10).map(|n| n * n);
+    /// let squares = squares.persist(StorageLevel::Memory);
+    /// let executor = Executor::new(2, 4)?;
+    /// let run = executor.context().with_memory(1500);
+    /// let sum = |a: u64, b: u64| a + b;
+    /// let first = executor.reduce(&run, &squares, sum)?;
+    /// assert_eq!(executor.reduce(&run, &squares, sum)?, first);
+    /// assert!(run.persisted_bytes() > 0 && run.persisted_bytes() <= 1500);
+    /// # Ok::<(), sawmill::Error>(())
+    /// ```
+    #[must_use]
+    pub fn with_memory(mut self, bytes: usize) -> RunContext {
+        self.store = Store::with_budget(bytes);
+        self
+    }
+
+    /// Bytes of persisted partitions that are kept under the limit of [`RunContext::with_memory`].
+    #[must_use]
+    pub fn persisted_bytes(&self) -> usize {
+        self.store.kept().0
+    }
+
+    /// How many persisted partitions had to go for others.
+    #[must_use]
+    pub fn evictions(&self) -> u64 {
+        self.store.kept().1
+    }
+
+    /// Makes the run end when the token is cancelled.
+    #[must_use]
+    pub fn with_cancel(mut self, token: &CancelToken) -> RunContext {
+        self.cancel = token.clone();
+        self
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancel.is_cancelled()
     }
 
     /// Gives the source of this name its planned input.

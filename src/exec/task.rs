@@ -1,15 +1,19 @@
 //! One attempt at one partition of one operator, as the nodes below it see it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt::Display;
 use std::mem::ManuallyDrop;
 
 use super::accumulator;
-use super::node::{Meta, OperatorId};
+use super::node::{Held, Meta, OperatorId};
 use super::plan::Plan;
-use super::run::{RunContext, Slot};
+use super::run::RunContext;
+use super::store::Slot;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Arc;
+
+/// An operator, its partition, and the encoded rows of that.
+type Offer = (OperatorId, u32, Vec<u8>);
 
 /// What all nodes of one attempt share.
 pub(crate) struct Attempt<'r> {
@@ -19,6 +23,8 @@ pub(crate) struct Attempt<'r> {
     lost: Cell<bool>,
     /// Whether closures may add to accumulators.
     tallies: bool,
+    /// Persisted partitions that were computed on the way.
+    offers: RefCell<Vec<Offer>>,
     /// The operator in whose closure the first failure arose.
     blamed: Cell<Option<OperatorId>>,
 }
@@ -26,7 +32,14 @@ pub(crate) struct Attempt<'r> {
 impl<'r> Attempt<'r> {
     pub(crate) fn new(run: &'r RunContext, plan: &'r Plan) -> Attempt<'r> {
         let tallies = accumulator::in_use();
-        Attempt { run, plan, lost: Cell::new(false), tallies, blamed: Cell::new(None) }
+        Attempt {
+            run,
+            plan,
+            lost: Cell::new(false),
+            tallies,
+            offers: RefCell::default(),
+            blamed: Cell::new(None),
+        }
     }
 
     pub(crate) fn lost(&self) -> bool {
@@ -35,6 +48,14 @@ impl<'r> Attempt<'r> {
 
     pub(crate) fn blamed(&self) -> Option<OperatorId> {
         self.blamed.get()
+    }
+
+    /// EXEC-2: the attempt has succeeded; what it computed on the way is kept.
+    pub(crate) fn keep_offers(&self) {
+        for (operator, partition, bytes) in self.offers.take() {
+            let size = bytes.len();
+            self.run.store().keep(operator, partition, Arc::new(bytes), size);
+        }
     }
 
     fn blame(&self, operator: OperatorId) {
@@ -118,6 +139,29 @@ impl<'r> Task<'r> {
         self.get(operator, Slot::Partition(partition))
     }
 
+    /// As [`Task::held`], of a node that may be cached: `None` if it is not there and is to be
+    /// computed within this task.
+    ///
+    /// # Errors
+    /// As [`Task::held`].
+    pub(crate) fn kept<T: Send + Sync + 'static>(
+        &self,
+        operator: OperatorId,
+        may_be_cached: bool,
+    ) -> Result<Option<Arc<T>>> {
+        let store = self.attempt.run.store();
+        let slot = Slot::Partition(self.partition);
+        if may_be_cached && store.budget().is_some() {
+            return Ok(store.get(operator, slot).map(typed));
+        }
+        self.get(operator, slot).map(Some)
+    }
+
+    /// Offers a partition of a node that may be cached, to be kept if this attempt succeeds.
+    pub(crate) fn offer(&self, operator: OperatorId, bytes: Vec<u8>) {
+        self.attempt.offers.borrow_mut().push((operator, self.partition, bytes));
+    }
+
     /// The bucket that map task `map` of a shuffle holds for reduce partition `reduce`.
     ///
     /// # Errors
@@ -136,8 +180,12 @@ impl<'r> Task<'r> {
             self.attempt.lost.set(true);
             return Err(Error::new(ErrorKind::TaskFailed, "a held partition was lost"));
         };
-        Ok(held.downcast().unwrap_or_else(|_| {
-            unreachable!("an operator holds partitions of one type, and its consumers know it")
-        }))
+        Ok(typed(held))
     }
+}
+
+fn typed<T: Send + Sync + 'static>(held: Held) -> Arc<T> {
+    held.downcast().unwrap_or_else(|_| {
+        unreachable!("an operator holds partitions of one type, and its consumers know it")
+    })
 }

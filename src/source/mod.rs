@@ -13,6 +13,7 @@
 
 mod attach;
 mod cursor;
+mod datasets;
 mod files;
 mod lines;
 mod received;

@@ -55,6 +55,10 @@ impl Ingest {
         self.name
     }
 
+    pub(super) fn wal(&self) -> &Wal {
+        &self.wal
+    }
+
     /// The stream in the log.
     #[must_use]
     pub fn stream(&self) -> StreamId {

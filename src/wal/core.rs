@@ -14,6 +14,7 @@ use super::pins::Pins;
 use super::prepare::{Preparation, Preparer};
 use super::progress::Progress;
 use super::ready::Room;
+use super::receipt::Receipts;
 use super::retention::Retention;
 use super::slot::Slot;
 use super::slots::Slots;
@@ -54,6 +55,7 @@ pub(crate) struct Open {
     pub(crate) staging: Staging,
     pub(super) slots: Slots,
     pub(super) flights: Flights,
+    pub(super) receipts: Receipts,
     pub(super) depth: Depth,
     /// Files that hold frames which were written plain and not synced since.
     pub(super) dirty: Vec<Arc<dyn File>>,

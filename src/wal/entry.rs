@@ -1,5 +1,7 @@
 //! Records with more than a payload: what a caller hands over, and what a reader is shown.
 
+use std::borrow::Cow;
+
 use super::durability::Durability;
 use super::extension::{Extension, ProducerStamp};
 use super::pending::Pending;
@@ -102,6 +104,15 @@ impl<'a> Entry<'a> {
         self.extension.encode(&mut body);
         body.extend_from_slice(self.payload);
         body
+    }
+
+    /// How it is appended, and what.
+    pub(super) fn encoded(&self) -> (Want, Cow<'a, [u8]>) {
+        let want = Want::user(self.stream, self.until());
+        match self.extension.is_empty() {
+            true => (want, Cow::Borrowed(self.payload)),
+            false => (Want { extended: true, ..want }, Cow::Owned(self.body())),
+        }
     }
 
     /// Bytes that count for the limits of a record.
@@ -251,7 +262,7 @@ impl Wal {
     }
 
     /// Refuses what is over a limit before anything is copied (LOG.md L4).
-    fn check_entry(&self, entry: &Entry<'_>) -> Result<()> {
+    pub(super) fn check_entry(&self, entry: &Entry<'_>) -> Result<()> {
         entry.extension.check().map_err(|error| error.at_path(self.path()))?;
         self.core().check_record(entry.size())
     }

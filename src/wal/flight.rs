@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 
 use super::group::Waiting;
 use super::index::SegmentEntry;
+use super::receipt::Facts;
 use super::recent::RecentFrame;
 use crate::ids::Lsn;
 use crate::planted::{Bug, planted};
@@ -44,6 +45,8 @@ pub(super) struct Arrival {
     /// Its file, if that has to be synced.
     pub(super) dirty: Option<Arc<dyn File>>,
     pub(super) ended_ns: u64,
+    /// Where it is and how it was written, for receipts; of a sync, nothing.
+    pub(super) facts: Option<Facts>,
     /// Why it failed, where a planted bug goes on.
     pub(super) failed: Option<crate::error::Error>,
 }

@@ -151,6 +151,8 @@ impl Core {
             match step {
                 Step::WriteLog => {
                     let before = self.first_lsn();
+                    // Retention does not pass the place of the catalog.
+                    self.cover_catalog_at_rotation();
                     // What cannot be read now is not given up; `apply_retention` says why.
                     let retained = self.retain(preparer, resolved);
                     // A truncation has written all that this would say, and a failed one was the

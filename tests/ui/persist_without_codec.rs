@@ -6,7 +6,7 @@ use sawmill::Dataset;
 struct Reading(f64);
 
 fn kept(numbers: &Dataset<f64>) {
-    numbers.map(Reading).persist();
+    numbers.map(Reading).persist(sawmill::StorageLevel::Memory);
 }
 
 fn main() {}

@@ -13,31 +13,31 @@ mod world;
 
 use std::collections::BTreeMap;
 
-pub use plan::Plan;
-pub use world::World;
+pub(crate) use plan::Plan;
+pub(crate) use world::World;
 
 /// What was seen, and how often.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counts(pub BTreeMap<String, u64>);
+pub(crate) struct Counts(pub(crate) BTreeMap<String, u64>);
 
 impl Counts {
-    pub fn add(&mut self, what: &str) {
+    pub(crate) fn add(&mut self, what: &str) {
         self.add_many(what, 1);
     }
 
-    pub fn add_many(&mut self, what: &str, many: u64) {
+    pub(crate) fn add_many(&mut self, what: &str, many: u64) {
         if many > 0 {
             *self.0.entry(what.to_owned()).or_default() += many;
         }
     }
 
-    pub fn merge(&mut self, other: &Counts) {
+    pub(crate) fn merge(&mut self, other: &Counts) {
         for (what, many) in &other.0 {
             self.add_many(what, *many);
         }
     }
 
-    pub fn get(&self, what: &str) -> u64 {
+    pub(crate) fn get(&self, what: &str) -> u64 {
         self.0.get(what).copied().unwrap_or(0)
     }
 }
@@ -46,12 +46,12 @@ impl Counts {
 ///
 /// # Errors
 /// What the log did that it must not, with the command that does it again.
-pub fn run(seed: u64) -> Result<Counts, String> {
+pub(crate) fn run(seed: u64) -> Result<Counts, String> {
     run_plan(Plan::new(seed))
 }
 
 /// As [`run`], after a look at the plan.
-pub fn run_plan(plan: Plan) -> Result<Counts, String> {
+pub(crate) fn run_plan(plan: Plan) -> Result<Counts, String> {
     let seed = plan.seed;
     let mut world = World::new(plan);
     let lived = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.live()));

@@ -26,7 +26,7 @@ struct Attempt {
 
 /// Every record that was ever handed over, by its number, in order.
 #[derive(Debug, Default)]
-pub struct Model {
+pub(crate) struct Model {
     attempts: Vec<Attempt>,
     /// Who holds an LSN that was acknowledged or shown.
     holders: BTreeMap<u64, usize>,
@@ -39,7 +39,7 @@ pub struct Model {
 /// How much a damage of the medium may take without a word: what only the last group or groups
 /// held, which nothing attests (LOG.md L15).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Window {
+pub(crate) enum Window {
     /// Nothing: the disk was honest.
     Closed,
     /// The last so many groups.
@@ -50,12 +50,12 @@ pub enum Window {
 
 /// What a reader saw.
 #[derive(Debug)]
-pub struct Seen {
-    pub records: Vec<(u64, Vec<u8>)>,
-    pub first_lsn: u64,
-    pub durable_lsn: u64,
+pub(crate) struct Seen {
+    pub(crate) records: Vec<(u64, Vec<u8>)>,
+    pub(crate) first_lsn: u64,
+    pub(crate) durable_lsn: u64,
     /// Right after opening: what is not there now never was.
-    pub opened: bool,
+    pub(crate) opened: bool,
 }
 
 fn number_of(bytes: &[u8]) -> Option<usize> {
@@ -65,7 +65,7 @@ fn number_of(bytes: &[u8]) -> Option<usize> {
 
 impl Model {
     /// Makes records of these lengths that nobody can mistake for others.
-    pub fn make(&mut self, lengths: &[usize]) -> (usize, Vec<Vec<u8>>) {
+    pub(crate) fn make(&mut self, lengths: &[usize]) -> (usize, Vec<Vec<u8>>) {
         let first = self.attempts.len();
         let last = first + lengths.len() - 1;
         for (at, length) in lengths.iter().enumerate() {
@@ -78,12 +78,12 @@ impl Model {
         (first, made)
     }
 
-    pub fn refused(&mut self, first: usize) {
+    pub(crate) fn refused(&mut self, first: usize) {
         self.attempts[first..].iter_mut().for_each(|attempt| attempt.state = State::Refused);
     }
 
     /// The log gave these LSNs away.
-    pub fn numbered(&mut self, first: usize, lsn: u64) -> Result<(), String> {
+    pub(crate) fn numbered(&mut self, first: usize, lsn: u64) -> Result<(), String> {
         for (at, attempt) in self.attempts[first..].iter_mut().enumerate() {
             let lsn = lsn + at as u64;
             attempt.lsn = Some(lsn);
@@ -95,7 +95,7 @@ impl Model {
     }
 
     /// Everything up to `lsn` was acknowledged.
-    pub fn acknowledged(&mut self, lsn: u64) {
+    pub(crate) fn acknowledged(&mut self, lsn: u64) {
         let mut end = self.acks.last().copied().unwrap_or(0);
         let before = end;
         for (number, attempt) in self.attempts.iter_mut().enumerate().skip(before) {
@@ -112,21 +112,30 @@ impl Model {
     }
 
     /// Something was written that attests what stands before it.
-    pub fn attested(&mut self) {
+    pub(crate) fn attested(&mut self) {
         self.acks.push(self.acks.last().copied().unwrap_or(0));
     }
 
-    pub fn truncated(&mut self, lsn: u64) {
+    pub(crate) fn truncated(&mut self, lsn: u64) {
         self.floor = self.floor.max(lsn);
     }
 
     /// The LSNs that somebody could ask for.
-    pub fn held(&self) -> impl Iterator<Item = (u64, &[u8])> {
+    pub(crate) fn held(&self) -> impl Iterator<Item = (u64, &[u8])> {
         self.holders.iter().map(|(lsn, number)| (*lsn, self.attempts[*number].bytes.as_slice()))
     }
 
+    /// A reader that may be behind the log's start showed a record.
+    pub(crate) fn shown(&self, lsn: u64, bytes: &[u8]) -> Result<(), String> {
+        let attempt = number_of(bytes).and_then(|number| self.attempts.get(number));
+        match attempt {
+            Some(attempt) if attempt.bytes == bytes && attempt.lsn == Some(lsn) => Ok(()),
+            _ => Err(format!("an open reader showed a record {lsn} that never was")),
+        }
+    }
+
     /// What is wrong with what a reader saw. Takes note of it.
-    pub fn check(&mut self, seen: &Seen, window: Window) -> Result<(), String> {
+    pub(crate) fn check(&mut self, seen: &Seen, window: Window) -> Result<(), String> {
         if seen.first_lsn > self.floor.max(1) {
             return Err(format!("starts at {}, truncated to {}", seen.first_lsn, self.floor));
         }
@@ -222,7 +231,13 @@ impl Model {
             match attempt.state {
                 State::Refused | State::Lost => continue,
                 State::Held if number < safe => {
-                    return Err(format!("record {lsn:?}, number {number}, is lost"));
+                    let Seen { records, first_lsn, durable_lsn, opened } = seen;
+                    let count = records.len();
+                    return Err(format!(
+                        "record {lsn:?}, number {number}, is lost: {count} are there, from \
+                         {first_lsn} to {durable_lsn}, opened {opened}, acks {:?}",
+                        self.acks
+                    ));
                 }
                 State::Open | State::Held => {}
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sawmill::clock::ManualClock;
 use sawmill::sim::{CrashManner, CrashOutcome, FaultKind, SimDisk};
-use sawmill::{Background, Error, ErrorKind, Pending, Pin, Wal, WalOptions};
+use sawmill::{Background, Error, ErrorKind, Pending, Pin, Replay, Wal, WalOptions};
 
 use super::Counts;
 use super::model::{Model, Seen, Window};
@@ -17,7 +17,7 @@ const ERRNOS: [i32; 5] = [5, 28, 122, 4, 11];
 
 /// Why a step ended early.
 #[derive(Debug)]
-pub enum Stop {
+pub(crate) enum Stop {
     /// The log broke a promise.
     Violation(String),
     /// The log said what is damaged: there is nothing more to see.
@@ -30,7 +30,7 @@ impl From<String> for Stop {
     }
 }
 
-pub struct World {
+pub(crate) struct World {
     pub(super) plan: Plan,
     pub(super) rng: Rng,
     pub(super) disk: SimDisk,
@@ -39,15 +39,19 @@ pub struct World {
     /// What each producer has on its way.
     pub(super) pending: Vec<Option<Pending>>,
     pub(super) pin: Option<Pin>,
+    /// A reader that stays open while the log goes on.
+    pub(super) reader: Option<Replay>,
     pub(super) counts: Counts,
     /// Whether the medium has been damaged.
     pub(super) damaged: bool,
     pub(super) poisoned: bool,
+    /// No more trouble is ordered.
+    calm: bool,
     story: Vec<String>,
 }
 
 impl World {
-    pub fn new(plan: Plan) -> World {
+    pub(crate) fn new(plan: Plan) -> World {
         let disk = SimDisk::with_options(plan.seed, plan.disk());
         let mut counts = Counts::default();
         counts.add(&format!("device {:?}", plan.device));
@@ -62,20 +66,22 @@ impl World {
             model: Model::default(),
             pending: (0..plan.producers).map(|_| None).collect(),
             pin: None,
+            reader: None,
             counts,
             damaged: plan.trouble == Trouble::Lies,
             poisoned: false,
+            calm: false,
             story: Vec::new(),
             plan,
         }
     }
 
-    pub fn into_counts(self) -> Counts {
+    pub(crate) fn into_counts(self) -> Counts {
         self.counts
     }
 
     /// What happened, for whoever has to understand it.
-    pub fn story(&self) -> String {
+    pub(crate) fn story(&self) -> String {
         let first = self.story.len().saturating_sub(60);
         let mut story = format!("{:?}\n", self.plan);
         for line in &self.story[first..] {
@@ -92,7 +98,7 @@ impl World {
 
     /// # Errors
     /// The first promise that was broken.
-    pub fn live(&mut self) -> Result<(), String> {
+    pub(crate) fn live(&mut self) -> Result<(), String> {
         match self.steps() {
             Ok(()) => {}
             Err(Stop::Verdict) => {
@@ -127,6 +133,7 @@ impl World {
 
     /// When all trouble is over, everything works, and all that was promised is there.
     fn last_words(&mut self) -> Result<(), Stop> {
+        self.calm = true;
         if self.disk.is_off() {
             self.revive()?;
         }
@@ -164,6 +171,7 @@ impl World {
     fn forget_readers(&mut self) {
         self.pending.iter_mut().for_each(|pending| *pending = None);
         self.pin = None;
+        self.reader = None;
     }
 
     fn forget(&mut self) {
@@ -264,8 +272,9 @@ impl World {
         match self.plan.trouble {
             _ if !self.damaged => Window::Closed,
             Trouble::Lies => Window::All,
-            // It takes what it should have written, and what it lands on.
-            Trouble::Misdirected => Window::Groups(2),
+            // It may land on everything that could attest what it should have written, and on
+            // that as well. What is left has no hole all the same.
+            Trouble::Misdirected => Window::Groups(usize::MAX - 1),
             Trouble::Dropped | Trouble::Rot | Trouble::Sector => Window::Groups(1),
             Trouble::None | Trouble::Errors | Trouble::ReadErrors | Trouble::Full => Window::Closed,
         }
@@ -280,7 +289,7 @@ impl World {
             _ => CrashOutcome::Seeded(self.rng.next()),
         };
         let found = self.disk.power_cycle(outcome);
-        self.tell(|_| format!("power cycle, {outcome:?}"));
+        self.tell(|world| format!("power cycle, {outcome:?}, at {}", world.disk.trace().trim()));
         self.counts.add_many("writes torn", found.torn());
         self.replace(found)
     }
@@ -315,14 +324,14 @@ impl World {
     pub(super) fn kill(&mut self) -> Result<(), Stop> {
         let found = self.disk.kill();
         self.counts.add("kills");
-        self.tell(|_| "killed".to_owned());
+        self.tell(|world| format!("killed, at {}", world.disk.trace().trim()));
         self.replace(found)
     }
 
     fn replace(&mut self, found: SimDisk) -> Result<(), Stop> {
         self.forget();
         self.disk = found;
-        if self.rng.one_in(4) {
+        if !self.calm && self.rng.one_in(4) {
             self.order_crash(60);
         }
         self.open()
@@ -372,6 +381,11 @@ impl World {
         self.counts.add(&format!("openings refused: {:?}", error.kind()));
         let verdict = matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unreadable);
         if self.damaged && verdict {
+            return Err(Stop::Verdict);
+        }
+        // What was never there may read as what another program wrote.
+        let strange = error.kind() == ErrorKind::Unsupported;
+        if strange && self.plan.trouble == Trouble::Lies {
             return Err(Stop::Verdict);
         }
         let may = match self.plan.trouble {

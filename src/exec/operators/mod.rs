@@ -25,8 +25,11 @@ mod reduce_by_key;
 mod repartition;
 mod right_outer_join;
 mod sort_by_key;
+mod try_rows;
 mod union;
 mod values;
+
+pub use persist::StorageLevel;
 
 use super::node::{Meta, Parent};
 use super::row::Row;
