@@ -25,6 +25,10 @@ backends:
 sim-long:
     SAWMILL_SIM=long cargo test --release --all-features --test wal_crash --test wal_damage --test engine_crash -- --nocapture
 
+# Random lives of a log with every trouble, SEEDS of them; and what planted bugs it sees.
+sim-lives SEEDS="100000":
+    SAWMILL_SIM_SEEDS=0..{{SEEDS}} cargo test --release --all-features --test wal_sim -- --nocapture
+
 # Real kills of real processes, as many as a release needs.
 kill-long:
     SAWMILL_KILLS=200 cargo test --release --all-features --test wal_kill --test wal_in_flight -- --nocapture
