@@ -14,6 +14,7 @@ use rustix::io::{Errno, retry_on_intr};
 
 use super::lock::DirectoryLock;
 use super::pace::SharedPace;
+use super::page::{PageView, SharedPage};
 use super::posix::SystemFile;
 use super::probe::{self, Wish};
 use super::{
@@ -240,6 +241,16 @@ impl Directory for SystemDirectory {
     fn free_bytes(&self) -> Result<u64, IoFailure> {
         let stat = rustix::fs::fstatvfs(&self.descriptor).map_err(failed("statvfs", &self.path))?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    fn new_page(&self) -> Option<(SharedPage, String)> {
+        let page = SharedPage::new().ok()?;
+        let address = page.address();
+        Some((page, address))
+    }
+
+    fn open_page(&self, address: &str) -> Option<PageView> {
+        PageView::open(address).ok()
     }
 
     fn overwrites_in_place(&self) -> bool {

@@ -250,6 +250,11 @@ impl File for SystemFile {
             .map_err(|error| IoFailure::new("lock", &self.path, &error))
     }
 
+    fn is_locked(&self, byte: u64) -> Result<bool, IoFailure> {
+        lock::is_locked(self.as_fd(), byte)
+            .map_err(|error| IoFailure::new("look at the lock", &self.path, &error))
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
     }

@@ -15,6 +15,7 @@ use crate::storage::{BLOCK, Directory};
 use crate::sync::Arc;
 use crate::wal::frame::{self, FRAME_HEADER, FrameHeader, FrameKind};
 use crate::wal::index::{SegmentEntry, SegmentIndex};
+use crate::wal::read_only::truncated;
 use crate::wal::scan::{self, Expected, Fault};
 use crate::wal::segment::{Segment, SegmentMap};
 use crate::wal::tombstone::Tombstone;
@@ -35,6 +36,8 @@ pub(super) struct Frames {
     reader: Reader,
     /// Whether, behind the last record, the next segment must continue this one.
     seam: bool,
+    /// Whether sealed segments are mapped; otherwise they are read into memory of our own.
+    pub(super) mapped: bool,
     /// How many threads shall verify ahead, once reading begins.
     pub(super) threads: usize,
     ahead: Option<Ahead>,
@@ -95,6 +98,7 @@ impl Frames {
             map: None,
             reader,
             seam: false,
+            mapped: true,
             threads: 0,
             ahead: None,
             ended: false,
@@ -197,7 +201,8 @@ impl Frames {
             if above && !self.seam && !planted(Bug::ReadAboveDurable) {
                 break;
             }
-            let Some(found) = self.find()? else {
+            let found = self.find().map_err(|error| self.explain(error))?;
+            let Some(found) = found else {
                 if self.seam && above {
                     return Err(self.corrupt());
                 }
@@ -231,6 +236,16 @@ impl Frames {
         }
         self.ended = true;
         Ok(None)
+    }
+
+    /// What an error means where another process writes the log: it may have truncated what was to
+    /// be read.
+    fn explain(&self, error: Error) -> Error {
+        let next = self.expected.next_lsn.unwrap_or(self.from);
+        match self.index.start_elsewhere().filter(|start| *start > next) {
+            Some(start) => truncated(next, start).caused_by(error),
+            None => error,
+        }
     }
 
     /// Goes on behind a tombstone; the error by which the reader is told, if it gives up records
@@ -289,7 +304,7 @@ impl Frames {
 
     /// The next frame that was verified ahead. When there is none any more, it is looked for here.
     fn find_ahead(&mut self) -> Option<Found> {
-        if self.threads > 0 {
+        if self.threads > 0 && self.mapped {
             let threads = std::mem::take(&mut self.threads);
             let sealed = self.entries.len().saturating_sub(1);
             let bounds = (self.from, self.through);
@@ -323,6 +338,7 @@ impl Frames {
         let sealed = at + 1 < self.entries.len();
         if sealed
             && !direct
+            && self.mapped
             && let Some(judged) = self.look_at_map(&segment, expected)
         {
             return Ok(judged);
@@ -410,6 +426,12 @@ impl Frames {
             _ => self.through.max(next),
         };
         self.place(Error::new(ErrorKind::Corrupt, message).for_lsns(next, last))
+    }
+
+    /// A compressed frame, at `lsn`, in a build that cannot unpack it.
+    pub(super) fn packed(&self, lsn: Lsn) -> Error {
+        let message = "a frame is compressed with LZ4: read the log with the feature lz4";
+        self.place(Error::new(ErrorKind::Unsupported, message).for_lsns(lsn, lsn))
     }
 
     /// A frame whose checksum holds and whose records make no sense, at `lsn`.
