@@ -203,6 +203,21 @@ fn try_operators_pass_on_what_is_good() {
         .try_filter(|n| Ok::<_, String>(*n != 4))
         .try_flat_map(|n| Ok::<_, String>(vec![n; usize::from(n % 3)]));
     assert_eq!(good.collect(&executor).unwrap(), [1, 2, 2, 5, 5, 7, 8, 8]);
+    let pairs = numbers
+        .try_key_by(|n| Ok::<_, String>(n % 2))
+        .try_map_values(|n| n.checked_mul(10).ok_or("too large"))
+        .try_flat_map_rows::<(u32, u32), String>(|row, out| {
+            out.push(row);
+            Ok(())
+        })
+        .try_map_to_pair(|(odd, n)| Ok::<_, String>((odd, n)));
+    let expected: Vec<_> = (0..10).map(|n| (n % 2, n * 10)).collect();
+    assert_eq!(pairs.collect(&executor).unwrap(), expected);
+    let bad = pairs.try_pair_with(|(_, n)| if *n == 50 { Err("fifty") } else { Ok(()) });
+    let error = bad.collect(&executor).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TaskFailed);
+    assert!(error.to_string().contains("`try_pair_with`"), "{error}");
+    assert!(error.to_string().contains("fifty"), "{error}");
 }
 
 #[test]

@@ -31,6 +31,7 @@ const UNSAFE: &[&str] = &[
     "src/storage/buffer.rs",
     "src/storage/lock.rs",
     "src/storage/mmap.rs",
+    "src/storage/page.rs",
     "src/storage/staging_buffer.rs",
     "src/storage/uring.rs",
     // Forks, to see that a forked child is told so. No part of the product.

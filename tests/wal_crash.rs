@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use sawmill::clock::ManualClock;
 use sawmill::sim::{CrashManner, CrashOutcome, Device, SimDisk, SimOptions};
-use sawmill::{Background, Error, Lsn, Wal, WalOptions};
+use sawmill::{AppendOptions, Background, Durability, Error, Lsn, Wal, WalOptions};
 
 /// What a caller does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +37,8 @@ enum Step {
     Burst,
     /// Plain frames that are in flight together, across a segment's end, and a durable one.
     PlainBurst,
+    /// A frame that is written plain, and has landed when a durable one follows.
+    Buffered,
 }
 
 const STEPS: [Step; 7] = [
@@ -177,6 +179,13 @@ fn step(
                 drop(open.submit(&payload(name, length))?);
             }
             model.acknowledge(open.sync()?);
+        }
+        Step::Buffered => {
+            model.attempt(&open, &[payload(14, 100)]);
+            let options = AppendOptions { durability: Durability::Buffered, ..Default::default() };
+            open.append_with(&payload(14, 100), options)?;
+            model.attempt(&open, &[payload(15, 3000)]);
+            model.acknowledge(open.append(&payload(15, 3000))?);
         }
         Step::Truncate => {
             model.start = model.start.max(open.durable_lsn().get());
@@ -346,9 +355,9 @@ const RECYCLING: [&[Step]; 5] = {
     ]
 };
 
-/// Lives in whose last step several frames are in flight.
-const IN_FLIGHT: [&[Step]; 6] = {
-    use Step::{Append, Burst, PlainBurst, Reopen, Truncate};
+/// Lives in which several frames are in flight, or a durable one follows a plain one.
+const IN_FLIGHT: [&[Step]; 7] = {
+    use Step::{Append, Buffered, Burst, PlainBurst, Reopen, Truncate};
     [
         &[Burst],
         &[PlainBurst],
@@ -356,6 +365,7 @@ const IN_FLIGHT: [&[Step]; 6] = {
         &[Burst, PlainBurst],
         &[PlainBurst, Truncate, Burst],
         &[Burst, Reopen, Burst],
+        &[Append, Buffered, Append],
     ]
 };
 
@@ -424,9 +434,9 @@ fn the_gate_looks_at_several_writes_in_flight() {
 /// Lives in which a durable frame follows a plain one.
 #[cfg(feature = "planted")]
 const PLAIN_THEN_DURABLE: [&[Step]; 3] = [
-    &[Step::SubmitAndSync],
-    &[Step::Append, Step::SubmitAndSync, Step::Append],
-    &[Step::SubmitAndSync, Step::Truncate, Step::SubmitAndSync],
+    &[Step::Buffered],
+    &[Step::Append, Step::Buffered, Step::Append],
+    &[Step::Buffered, Step::Truncate, Step::Buffered],
 ];
 
 /// Why the two devices count the same states: the log syncs what it wrote plain before anything

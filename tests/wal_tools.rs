@@ -160,3 +160,35 @@ fn verify_says_what_it_cannot_look_at() {
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stdout).contains("LOG is lost"), "{}", text(&output.stdout));
 }
+
+#[test]
+fn doctor_says_what_works_and_leaves_nothing() {
+    let place = tempfile::tempdir().unwrap();
+    let said = ok(&["doctor"], place.path());
+    assert!(said.contains("works here and is taken") && said.contains("none yet"), "{said}");
+    assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0, "something stays");
+    log(place.path(), 5);
+    let before = contents(place.path());
+    let (code, report) = json(&["wal", "doctor", "--json"], place.path());
+    let findings = report["findings"].as_array().unwrap();
+    let has = |topic: &str, part: &str| {
+        findings.iter().any(|one| {
+            one["topic"] == topic && one["text"].as_str().is_some_and(|text| text.contains(part))
+        })
+    };
+    assert_eq!(code, 0);
+    assert!(has("log", "records 1..5") && has("log", "closed cleanly"), "{report}");
+    assert!(has("lock", "nobody writes here") && has("space", "bytes free"), "{report}");
+    assert!(before == contents(place.path()), "doctor changed something");
+    let wal = sawmill::Wal::open(place.path(), sawmill::WalOptions::default()).unwrap();
+    let said = ok(&["doctor"], place.path());
+    let holder = format!("held by process {}", std::process::id());
+    assert!(said.contains(&holder) && said.contains("how far the log is durable"), "{said}");
+    drop(wal);
+    let output = sawmill(&["doctor"], &place.path().join("nowhere"));
+    assert_eq!(output.status.code(), Some(2));
+    if let Ok(memory) = tempfile::tempdir_in("/dev/shm") {
+        let said = ok(&["doctor"], memory.path());
+        assert!(said.contains("warning  file system  tmpfs"), "{said}");
+    }
+}

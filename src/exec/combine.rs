@@ -45,7 +45,10 @@ pub(crate) struct User<'p> {
     meta: &'p Meta,
 }
 
-impl User<'_> {
+impl<'p> User<'p> {
+    pub(crate) fn new(task: &'p Task<'p>, meta: &'p Meta) -> User<'p> {
+        User { task, meta }
+    }
     #[inline]
     pub(crate) fn call<T>(&self, user: impl FnOnce() -> T) -> T {
         self.task.call(self.meta, user)

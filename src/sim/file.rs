@@ -164,6 +164,16 @@ impl File for SimFile {
         })
     }
 
+    fn is_locked(&self, byte: u64) -> Result<bool, IoFailure> {
+        self.disk.state().look("look at the lock", &self.path, |state| {
+            let inode = state.inode(self.number)?;
+            let whole = inode.locked_by.is_some();
+            let others = inode.byte_locks.iter().filter(|lock| lock.handle != self.handle);
+            let mut others = others.filter(|lock| lock.byte == byte);
+            Ok(whole || others.any(|lock| lock.kind == LockKind::Exclusive))
+        })
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
     }

@@ -7,13 +7,14 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{Advice, AtFlags, CWD, Dir, FileType, Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::lock::DirectoryLock;
+use super::pace::SharedPace;
+use super::page::{PageView, SharedPage};
 use super::posix::SystemFile;
 use super::probe::{self, Wish};
 use super::{
@@ -30,7 +31,8 @@ pub(super) struct SystemDirectory {
     /// What was found when something was first to be written here.
     for_writing: OnceLock<Backend>,
     for_reading: OnceLock<BackendKind>,
-    bypassed: Arc<AtomicU64>,
+    /// Of all channels together.
+    pace: Arc<SharedPace>,
 }
 
 impl SystemDirectory {
@@ -69,7 +71,7 @@ impl SystemDirectory {
             wish,
             for_writing: OnceLock::new(),
             for_reading: OnceLock::new(),
-            bypassed: Arc::default(),
+            pace: Arc::new(SharedPace::new()),
         })
     }
 
@@ -229,16 +231,26 @@ impl Directory for SystemDirectory {
 
     fn channel(&self) -> Result<Box<dyn Channel>, IoFailure> {
         let may = self.wish.choice == BackendChoice::Auto;
-        probe::channel(&self.path, self.kind_for_reading()?, may.then_some(&self.bypassed))
+        probe::channel(&self.path, self.kind_for_reading()?, may.then_some(&self.pace))
     }
 
     fn ring_bypassed(&self) -> u64 {
-        self.bypassed.load(Ordering::Relaxed)
+        self.pace.bypassed()
     }
 
     fn free_bytes(&self) -> Result<u64, IoFailure> {
         let stat = rustix::fs::fstatvfs(&self.descriptor).map_err(failed("statvfs", &self.path))?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    fn new_page(&self) -> Option<(SharedPage, String)> {
+        let page = SharedPage::new().ok()?;
+        let address = page.address();
+        Some((page, address))
+    }
+
+    fn open_page(&self, address: &str) -> Option<PageView> {
+        PageView::open(address).ok()
     }
 
     fn overwrites_in_place(&self) -> bool {

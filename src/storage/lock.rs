@@ -29,17 +29,7 @@ pub(super) fn try_lock(
     length: u64,
     kind: LockKind,
 ) -> io::Result<bool> {
-    let lock_type = match kind {
-        LockKind::Shared => libc::F_RDLCK,
-        LockKind::Exclusive => libc::F_WRLCK,
-    };
-    let beyond = |_| io::Error::from_raw_os_error(libc::EINVAL);
-    // SAFETY: all-zero bytes are a valid `flock`, which is made of integers.
-    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
-    lock.l_type = i16::try_from(lock_type).map_err(beyond)?;
-    lock.l_whence = i16::try_from(libc::SEEK_SET).map_err(beyond)?;
-    lock.l_start = i64::try_from(start).map_err(beyond)?;
-    lock.l_len = i64::try_from(length).map_err(beyond)?;
+    let lock = range(start, length, kind)?;
     loop {
         // SAFETY: the descriptor is open while borrowed, and `lock` lives through the call.
         let answer = unsafe { libc::fcntl(descriptor.as_raw_fd(), libc::F_OFD_SETLK, &lock) };
@@ -53,6 +43,41 @@ pub(super) fn try_lock(
             _ => return Err(error),
         }
     }
+}
+
+/// Whether another description than the one behind `descriptor` holds this byte exclusively.
+pub(super) fn is_locked(descriptor: BorrowedFd<'_>, byte: u64) -> io::Result<bool> {
+    // What would be in the way of sharing it.
+    let mut lock = range(byte, 1, LockKind::Shared)?;
+    loop {
+        // SAFETY: the descriptor is open while borrowed, and `lock` lives through the call, which
+        // writes into it.
+        let answer =
+            unsafe { libc::fcntl(descriptor.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) };
+        if answer == 0 {
+            return Ok(i32::from(lock.l_type) != libc::F_UNLCK);
+        }
+        let error = io::Error::last_os_error();
+        if error.raw_os_error() != Some(libc::EINTR) {
+            return Err(error);
+        }
+    }
+}
+
+/// A range of bytes and how to lock it, for the kernel.
+fn range(start: u64, length: u64, kind: LockKind) -> io::Result<libc::flock> {
+    let lock_type = match kind {
+        LockKind::Shared => libc::F_RDLCK,
+        LockKind::Exclusive => libc::F_WRLCK,
+    };
+    let beyond = |_| io::Error::from_raw_os_error(libc::EINVAL);
+    // SAFETY: all-zero bytes are a valid `flock`, which is made of integers.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = i16::try_from(lock_type).map_err(beyond)?;
+    lock.l_whence = i16::try_from(libc::SEEK_SET).map_err(beyond)?;
+    lock.l_start = i64::try_from(start).map_err(beyond)?;
+    lock.l_len = i64::try_from(length).map_err(beyond)?;
+    Ok(lock)
 }
 
 /// The exclusive lock of a directory.

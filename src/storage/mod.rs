@@ -16,6 +16,7 @@ pub mod files;
 mod lock;
 mod mmap;
 mod pace;
+mod page;
 mod posix;
 mod probe;
 mod pwrite;
@@ -31,6 +32,7 @@ use std::sync::Arc;
 pub use buffer::AlignedBuf;
 pub use failure::IoFailure;
 pub use lock::ForkWord;
+pub use page::{PageView, SharedPage};
 pub use posix::{BackendChoice, SystemStorage};
 
 /// Bytes in a block: the alignment of frames, staging buffers and direct writes.
@@ -161,6 +163,28 @@ pub trait Directory: fmt::Debug + Send + Sync {
     fn ring_bypassed(&self) -> u64 {
         0
     }
+    /// Whether somebody holds the lock of this name. Writes nothing and takes nothing. `false` if
+    /// there is no such file.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn is_locked(&self, name: &str) -> Result<bool, IoFailure> {
+        match self.open(name, OpenMode::Read) {
+            Ok(file) => file.is_locked(0),
+            Err(failure) if failure.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(failure) => Err(failure),
+        }
+    }
+    /// A page of memory by which readers in other processes are told how far a writer has come, and
+    /// the address under which they find it; by default none.
+    fn new_page(&self) -> Option<(SharedPage, String)> {
+        None
+    }
+    /// The page with this address, if it is there; by default none.
+    fn open_page(&self, address: &str) -> Option<PageView> {
+        let _ = address;
+        None
+    }
     /// Whether a write over written bytes goes to the same place of the medium, so that a file
     /// that was written once is worth keeping. `false` on copy-on-write file systems and in memory.
     /// By default `true`.
@@ -247,6 +271,14 @@ pub trait File: fmt::Debug + Send + Sync {
     /// # Errors
     /// The operating system's.
     fn try_lock(&self, byte: u64, kind: LockKind) -> Result<bool, IoFailure>;
+    /// Whether another description holds this byte exclusively. Takes nothing. By default: nobody.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn is_locked(&self, byte: u64) -> Result<bool, IoFailure> {
+        let _ = byte;
+        Ok(false)
+    }
     /// The backend's own type, for the backend's channels.
     fn as_any(&self) -> &dyn Any;
 }

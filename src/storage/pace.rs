@@ -9,6 +9,9 @@
 //! So the ring it is, until it is slow and the call is not; and back, when the ring is quick
 //! again. Only what was measured decides; nothing depends on it but time.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 /// A way for a durable write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
@@ -45,14 +48,56 @@ impl Recent {
     }
 }
 
-/// What one channel has seen of both ways.
+/// What the channels of a directory have seen together, and what came of it.
+#[derive(Debug)]
+pub(super) struct SharedPace {
+    pace: Mutex<Pace>,
+    bypassed: AtomicU64,
+}
+
+impl SharedPace {
+    /// Begins with the ring.
+    pub(super) fn new() -> SharedPace {
+        SharedPace { pace: Mutex::new(Pace::new()), bypassed: AtomicU64::new(0) }
+    }
+
+    fn pace(&self) -> MutexGuard<'_, Pace> {
+        // Plain numbers: whole after any panic.
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As [`Pace::next`].
+    pub(super) fn next(&self) -> Way {
+        self.pace().next()
+    }
+
+    /// A write that `next` sent this way is done: how long it took, if that says something.
+    pub(super) fn done(&self, way: Way, ns: Option<u64>) {
+        if way == Way::Call {
+            self.bypassed.fetch_add(1, Ordering::Relaxed);
+        }
+        match ns {
+            Some(ns) => self.pace().took(way, ns),
+            None => self.pace().lost(way),
+        }
+    }
+
+    /// How many writes went by call.
+    pub(super) fn bypassed(&self) -> u64 {
+        self.bypassed.load(Ordering::Relaxed)
+    }
+}
+
+/// What was seen of both ways.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Pace {
+struct Pace {
     usual: Way,
     ring: Recent,
     call: Recent,
     /// The other way is being tried.
     trying: bool,
+    /// A write is out that tries it: one at a time, for it may be slow.
+    out: bool,
     /// Writes until it may be tried again.
     rest: u32,
     patience: u32,
@@ -61,15 +106,15 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// Begins with the ring.
-    pub(super) fn new() -> Pace {
+    fn new() -> Pace {
         let (ring, call) = (Recent::default(), Recent::default());
         let patience = PATIENCE_MIN;
-        Pace { usual: Way::Ring, ring, call, trying: false, rest: 0, patience, stayed: 0 }
+        let (trying, out) = (false, false);
+        Pace { usual: Way::Ring, ring, call, trying, out, rest: 0, patience, stayed: 0 }
     }
 
     /// The way of the next lone durable write.
-    pub(super) fn next(&mut self) -> Way {
+    fn next(&mut self) -> Way {
         if !self.trying {
             self.rest = self.rest.saturating_sub(1);
             let worth_it = match self.usual {
@@ -81,12 +126,22 @@ impl Pace {
                 *self.seen(self.other()) = Recent::default();
             }
         }
-        if self.trying { self.other() } else { self.usual }
+        if !self.trying || self.out {
+            return self.usual;
+        }
+        self.out = true;
+        self.other()
+    }
+
+    /// A write that went this way says nothing.
+    fn lost(&mut self, way: Way) {
+        self.out &= way == self.usual;
     }
 
     /// A lone durable write has taken so long.
-    pub(super) fn took(&mut self, way: Way, ns: u64) {
+    fn took(&mut self, way: Way, ns: u64) {
         self.seen(way).add(ns);
+        self.lost(way);
         if way == self.usual || !self.trying {
             self.stayed = self.stayed.saturating_add(1);
             return;
@@ -193,6 +248,24 @@ mod tests {
         assert_eq!(pace.usual, Way::Ring);
         let calls = run(&mut pace, 100, 4000 * US, 30 * US);
         assert!(calls >= 95, "{calls}");
+    }
+
+    #[test]
+    fn one_write_at_a_time_tries_the_other_way() {
+        let mut pace = Pace::new();
+        for _ in 0..3 {
+            assert_eq!(pace.next(), Way::Ring);
+            pace.took(Way::Ring, 4000 * US);
+        }
+        assert_eq!((pace.next(), pace.next()), (Way::Call, Way::Ring));
+        pace.lost(Way::Call);
+        assert_eq!((pace.next(), pace.next()), (Way::Call, Way::Ring));
+        pace.took(Way::Ring, 4000 * US);
+        assert_eq!(pace.next(), Way::Ring, "one is out still");
+        for _ in 0..3 {
+            pace.took(Way::Call, 30 * US);
+        }
+        assert_eq!(pace.next(), Way::Call);
     }
 
     #[test]

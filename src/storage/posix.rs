@@ -30,8 +30,8 @@ pub enum BackendChoice {
     ///
     /// With io_uring, a durable write that has the ring for itself is carried by a system call
     /// instead while that is more than twice as quick as a ring that needs over a millisecond:
-    /// so it is on a machine whose processors are busy, if the device has no FUA. Each channel
-    /// finds out by itself, and goes back to the ring when that is quick again;
+    /// so it is on a machine whose processors are busy, if the device has no FUA. Whoever writes
+    /// in the directory finds out as it writes, and goes back when the ring is quick again;
     /// [`WalStats::ring_bypassed`](crate::WalStats::ring_bypassed) counts these writes.
     #[default]
     Auto,
@@ -248,6 +248,11 @@ impl File for SystemFile {
     fn try_lock(&self, byte: u64, kind: LockKind) -> Result<bool, IoFailure> {
         lock::try_lock(self.as_fd(), byte, 1, kind)
             .map_err(|error| IoFailure::new("lock", &self.path, &error))
+    }
+
+    fn is_locked(&self, byte: u64) -> Result<bool, IoFailure> {
+        lock::is_locked(self.as_fd(), byte)
+            .map_err(|error| IoFailure::new("look at the lock", &self.path, &error))
     }
 
     fn as_any(&self) -> &dyn Any {

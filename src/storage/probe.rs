@@ -8,11 +8,11 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 
+use super::pace::SharedPace;
 use super::posix::{BackendChoice, SystemFile, random};
 use super::pwrite::PwriteChannel;
 use super::uring::UringChannel;
@@ -72,15 +72,14 @@ fn kinds(wish: Wish) -> &'static [BackendKind] {
 }
 
 /// A channel of this kind. A ring is tried with an operation that does nothing: some sandboxes
-/// allow its setup and forbid its use. With a counter, lone durable writes may bypass the ring, and
-/// are counted there.
+/// allow its setup and forbid its use. With a pace, lone durable writes may bypass the ring.
 pub(super) fn channel(
     path: &Path,
     kind: BackendKind,
-    bypassed: Option<&Arc<AtomicU64>>,
+    pace: Option<&Arc<SharedPace>>,
 ) -> Result<Box<dyn Channel>, IoFailure> {
     match kind {
-        BackendKind::Uring => match UringChannel::new(bypassed.cloned()) {
+        BackendKind::Uring => match UringChannel::new(pace.cloned()) {
             Ok(channel) => Ok(Box::new(channel)),
             Err(error) => Err(IoFailure::new("setup of io_uring for files", path, &error)),
         },

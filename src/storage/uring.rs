@@ -14,14 +14,13 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use io_uring::squeue::Entry;
 use io_uring::types::{self, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode};
 
 use super::lock::ForkWord;
-use super::pace::{Pace, Way};
+use super::pace::{SharedPace, Way};
 use super::posix::system_file;
 use super::pwrite::execute;
 use super::{AlignedBuf, Channel, Completion, File, IoFailure, Op};
@@ -58,9 +57,8 @@ pub(super) struct UringChannel {
     /// The errno with which the ring stopped working.
     broken: Option<i32>,
     forked: ForkWord,
-    /// Where lone durable writes may bypass the ring: which way is the quicker one, and how many
-    /// took it.
-    pace: Option<(Pace, Arc<AtomicU64>)>,
+    /// Where lone durable writes may bypass the ring: which way is the quicker one.
+    pace: Option<Arc<SharedPace>>,
     /// A durable write that has the ring for itself, and when it was submitted.
     lone: Option<(u64, u64)>,
     /// How long `enter` waits, where not for ever.
@@ -69,9 +67,9 @@ pub(super) struct UringChannel {
 }
 
 impl UringChannel {
-    /// Sets a ring up, and sees one operation through it. With a counter, lone durable writes may
+    /// Sets a ring up, and sees one operation through it. With a pace, lone durable writes may
     /// bypass it.
-    pub(super) fn new(bypassed: Option<Arc<AtomicU64>>) -> io::Result<UringChannel> {
+    pub(super) fn new(pace: Option<Arc<SharedPace>>) -> io::Result<UringChannel> {
         let forked = ForkWord::new()?;
         // Channels change hands, so not SINGLE_ISSUER (LOG.md L7).
         let ring = IoUring::builder().build(64)?;
@@ -84,7 +82,7 @@ impl UringChannel {
             next_token: 0,
             broken: None,
             forked,
-            pace: bypassed.map(|bypassed| (Pace::new(), bypassed)),
+            pace,
             lone: None,
             patience: None,
             drop_wait: Timespec::new().sec(DROP_WAIT_SECONDS),
@@ -192,11 +190,10 @@ impl UringChannel {
             .map_err(|_| slot.failure(entry.result().saturating_neg()));
         let buffer = ManuallyDrop::into_inner(slot.buffer);
         if let Some((token, begun)) = self.lone.take()
-            && let Some((pace, _)) = &mut self.pace
-            && token == slot.token
-            && result.is_ok()
+            && let Some(pace) = &self.pace
         {
-            pace.took(Way::Ring, SystemClock.monotonic_ns() - begun);
+            let says = token == slot.token && result.is_ok();
+            pace.done(Way::Ring, says.then(|| SystemClock.monotonic_ns() - begun));
         }
         Some(Completion { token: slot.token, buffer, result })
     }
@@ -204,9 +201,11 @@ impl UringChannel {
     /// Carries a durable write that has the channel for itself, the quicker way: by a system call
     /// (URING-4), or, by returning it, through the ring.
     fn bypass(&mut self, token: u64, op: Op) -> Option<Op> {
-        self.lone = None;
         let alone = self.in_flight() == 0 && self.done.is_empty();
-        let Some((pace, bypassed)) = &mut self.pace else { return Some(op) };
+        let Some(pace) = &self.pace else { return Some(op) };
+        if self.lone.take().is_some() {
+            pace.done(Way::Ring, None);
+        }
         if !alone || !matches!(op, Op::Write { durable: true, .. }) {
             return Some(op);
         }
@@ -216,10 +215,8 @@ impl UringChannel {
             return Some(op);
         }
         let completion = execute(token, op);
-        if completion.result.is_ok() {
-            pace.took(way, SystemClock.monotonic_ns() - begun);
-        }
-        bypassed.fetch_add(1, Ordering::Relaxed);
+        let took = SystemClock.monotonic_ns() - begun;
+        pace.done(way, completion.result.is_ok().then_some(took));
         self.done.push_back(completion);
         None
     }
@@ -227,6 +224,9 @@ impl UringChannel {
     /// The ring will tell nothing more: fails everything, and leaks what the kernel may still use.
     fn break_down(&mut self, errno: i32) {
         self.broken = Some(errno);
+        if let (Some(_), Some(pace)) = (self.lone.take(), &self.pace) {
+            pace.done(Way::Ring, None);
+        }
         for slot in &mut self.slots {
             if let Some(slot) = slot.take() {
                 let result = Err(slot.failure(errno));
@@ -484,17 +484,16 @@ mod tests {
     fn a_lone_durable_write_bypasses_a_slow_ring_and_only_that() {
         let place = tempfile::tempdir().unwrap();
         let Some((_, file)) = channel_and_file(&place) else { return };
-        let bypassed = Arc::new(AtomicU64::new(0));
-        let mut channel = UringChannel::new(Some(Arc::clone(&bypassed))).unwrap();
-        let count = || bypassed.load(Ordering::Relaxed);
+        let pace = Arc::new(SharedPace::new());
+        let mut channel = UringChannel::new(Some(Arc::clone(&pace))).unwrap();
         // As if the ring had needed 4 ms three times, and the call next to nothing.
-        let Some((pace, _)) = &mut channel.pace else { panic!("it may bypass") };
         for (way, ns) in [(Way::Ring, 4_000_000), (Way::Call, 1)] {
             for _ in 0..3 {
-                pace.next();
-                pace.took(way, ns);
+                assert_eq!(pace.next(), way);
+                pace.done(way, Some(ns));
             }
         }
+        let count = || pace.bypassed() - 3;
         for block in 0..10 {
             assert_eq!(channel.run(write(&file, block)).result.unwrap(), BLOCK);
         }

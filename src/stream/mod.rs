@@ -7,6 +7,7 @@ mod boundary;
 mod checkpointing;
 mod cut;
 mod driver;
+mod fallible;
 mod handle;
 #[cfg_attr(
     not(feature = "testing"),

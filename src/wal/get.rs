@@ -1,7 +1,7 @@
 //! Looking at single records, and at how far the log has come.
 
 use super::extension::ProducerStamp;
-use super::replay::Replay;
+use super::replay::{Record, Replay};
 use super::wal::Wal;
 use crate::error::Result;
 use crate::ids::{Lsn, StreamId};
@@ -38,6 +38,15 @@ pub struct LogMarks {
     pub written: Lsn,
     /// The last record that has its place in the log.
     pub appended: Lsn,
+}
+
+impl Record<'_> {
+    pub(super) fn to_owned_record(self) -> OwnedRecord {
+        let key = self.key().map(<[u8]>::to_vec);
+        let (timestamp, producer) = (self.timestamp(), self.producer());
+        let (lsn, stream, payload) = (self.lsn, self.stream, self.payload.to_vec());
+        OwnedRecord { lsn, stream, payload, key, timestamp, producer }
+    }
 }
 
 impl Wal {
@@ -77,13 +86,7 @@ impl Wal {
         let mut replay = Replay::new(index, directory, core.log, lsn, lsn, false);
         let Some(record) = replay.next().transpose()? else { return Ok(None) };
         // A frame holds records behind it too, and the one asked for may be internal.
-        let found = (record.lsn == lsn).then(|| {
-            let key = record.key().map(<[u8]>::to_vec);
-            let (timestamp, producer) = (record.timestamp(), record.producer());
-            let (stream, payload) = (record.stream, record.payload.to_vec());
-            OwnedRecord { lsn, stream, payload, key, timestamp, producer }
-        });
-        Ok(found)
+        Ok((record.lsn == lsn).then(|| record.to_owned_record()))
     }
 
     /// The last record that a reader of this log can see: the durable LSN. One below

@@ -41,6 +41,16 @@ pub(crate) struct SegmentIndex {
     /// Where readers ended: a poll goes on there instead of walking a segment from its start.
     places: Mutex<VecDeque<Expected>>,
     channels: Mutex<Vec<Box<dyn Channel>>>,
+    start: Option<Start>,
+}
+
+/// Says where the log starts at this moment, where that is decided in another process.
+struct Start(Box<dyn Fn() -> Option<Lsn> + Send + Sync>);
+
+impl std::fmt::Debug for Start {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Start")
+    }
 }
 
 impl SegmentIndex {
@@ -49,7 +59,26 @@ impl SegmentIndex {
         let sealed = entries.len().saturating_sub(1);
         entries.iter_mut().take(sealed).for_each(SegmentEntry::seal);
         let (places, channels) = (Mutex::default(), Mutex::default());
-        SegmentIndex { entries: Mutex::new(entries), places, channels }
+        SegmentIndex { entries: Mutex::new(entries), places, channels, start: None }
+    }
+
+    /// The same, of a log that another process may truncate meanwhile.
+    pub(crate) fn with_start(
+        mut self,
+        start: Box<dyn Fn() -> Option<Lsn> + Send + Sync>,
+    ) -> SegmentIndex {
+        self.start = Some(Start(start));
+        self
+    }
+
+    /// Where the log starts by now, if another process may have moved that.
+    pub(crate) fn start_elsewhere(&self) -> Option<Lsn> {
+        self.start.as_ref().and_then(|start| start.0())
+    }
+
+    /// The last entry.
+    pub(crate) fn last(&self) -> Option<SegmentEntry> {
+        lock(&self.entries).last().cloned()
     }
 
     /// Adds the segment that becomes the active one. Before its first frame can become durable.
@@ -82,7 +111,7 @@ impl SegmentIndex {
     /// The active segment's entry.
     #[cfg(test)]
     pub(crate) fn active(&self) -> Option<SegmentEntry> {
-        lock(&self.entries).last().cloned()
+        self.last()
     }
 
     /// Removes what lies before segment `number`, and returns it, oldest first.

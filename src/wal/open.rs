@@ -10,6 +10,7 @@ use super::depth::Depth;
 use super::flight::Flights;
 use super::group::Resolved;
 use super::index::SegmentIndex;
+use super::marks::Marks;
 use super::options::{Background, WalOptions};
 use super::prepare::Preparer;
 use super::progress::Progress;
@@ -93,10 +94,14 @@ fn assemble(
     let limits = WalOptions { segment_size, ..options.clone() }.limits();
     let stats = Arc::new(Stats::new(Arc::clone(&clock)));
     let slot = Slot::new(commits, Arc::clone(&stats));
-    let slots = Slots::new(slot, Box::new(Sealer::new(identity, &opened.tail)));
+    let slots =
+        Slots::new(slot, Box::new(Sealer::new(identity, &opened.tail, options.compression)));
     let home = Arc::clone(active.home());
     let stage = Arc::new(Stage::new(&limits));
     let staging = Staging::new(limits, Arc::clone(&stage), &opened.tail, active, opened.spares);
+    let durable = opened.tail.next_lsn.previous();
+    let published = Marks::publish(&*directory, identity, durable);
+    let progress = Progress::starting_at(durable).telling(published);
     let preparer = Preparer {
         channel: prepares,
         log_file: opened.log_file,
@@ -113,7 +118,7 @@ fn assemble(
         lineage: opened.lineage,
         limits,
         background: options.background,
-        progress: Arc::new(Progress::starting_at(durable)),
+        progress: Arc::new(progress),
         stage,
         stats,
         pins: Mutex::default(),
@@ -308,6 +313,7 @@ impl Core {
         drop(slots);
         lock(&self.preparer).take();
         drop(self.index.remove_before(SegmentNumber::new(u64::MAX)));
+        self.progress.fall_silent();
         lock(&self.lock).take();
         let tails = {
             let mut open = lock(&self.open);

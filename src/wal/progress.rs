@@ -2,6 +2,7 @@
 //!
 //! WAL-1: durable <= written <= appended. WAL-2: no mark ever falls.
 
+use super::marks::Marks;
 use super::recent::Recent;
 use crate::ids::Lsn;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -16,6 +17,8 @@ pub(crate) struct Progress {
     catalog: AtomicU64,
     /// What was written last, for tails.
     pub(crate) recent: Recent,
+    /// Where readers in other processes are told.
+    published: Option<Marks>,
 }
 
 impl Progress {
@@ -23,8 +26,21 @@ impl Progress {
     pub(crate) fn starting_at(durable: Lsn) -> Progress {
         let mark = || AtomicU64::new(durable.get());
         let recent = Recent::default();
-        let catalog = AtomicU64::new(0);
-        Progress { appended: mark(), written: mark(), durable: mark(), catalog, recent }
+        let (catalog, published) = (AtomicU64::new(0), None);
+        Progress { appended: mark(), written: mark(), durable: mark(), catalog, recent, published }
+    }
+
+    /// Tells readers in other processes as well from now on.
+    pub(crate) fn telling(mut self, marks: Option<Marks>) -> Progress {
+        self.published = marks;
+        self
+    }
+
+    /// Tells readers in other processes nothing more: the log is closed.
+    pub(crate) fn fall_silent(&self) {
+        if let Some(marks) = &self.published {
+            marks.let_go();
+        }
     }
 
     /// From which record on the log says what its catalog holds; zero if it never held anything.
@@ -77,6 +93,9 @@ impl Progress {
         assert!(lsn >= self.durable(), "WAL-2: durable falls to {lsn}");
         assert!(lsn <= self.written(), "WAL-1: durable {lsn} above written");
         self.durable.store(lsn.get(), Ordering::Release);
+        if let Some(marks) = &self.published {
+            marks.set_durable(lsn);
+        }
     }
 }
 

@@ -17,6 +17,7 @@ pub(crate) mod repair;
 pub(crate) mod survey;
 #[cfg(test)]
 mod tests;
+pub(crate) mod view;
 mod walk;
 
 use std::collections::VecDeque;
@@ -32,10 +33,11 @@ use crate::ids::{Epoch, LogId, Lsn, Position, SegmentNumber};
 use crate::planted::{Bug, planted};
 use crate::storage::{Channel, Directory, Lock, OpenMode, Storage};
 use crate::sync::Arc;
+use crate::wal::frame::FrameHeader;
 use crate::wal::home::Home;
 use crate::wal::index::SegmentEntry;
 use crate::wal::lineage::Lineage;
-use crate::wal::log_file::LogFile;
+use crate::wal::log_file::{LogFile, LogState};
 use crate::wal::scan::Expected;
 use crate::wal::segment::{Segment, SegmentHeader, file_name};
 use crate::wal::window::{WINDOW, Window};
@@ -125,16 +127,18 @@ pub(crate) fn recover(
     let mut device = Device { channel, window: Window::new(WINDOW), home: Arc::clone(&home) };
     let found = Inventory::take(storage, directory, clock, options, &mut device)?;
     let Inventory { mut log_file, created, mut segments, below, unfinished } = found;
-    let start = walk_start(&mut device, &segments, &log_file)?;
-    let mut entries = sealed_entries(&mut device, &segments, &log_file, start)?;
+    let start = walk_start(&mut device, &segments, log_file.state())?;
+    let mut entries = sealed_entries(&mut device, &segments, log_file.state(), start)?;
     reopen_for_writing(&home, clock, options, &mut segments, start)?;
     device.window.forget();
 
-    let walked = walk::walk(&mut device, &segments, expected_at(&segments, &log_file, start))?;
+    let walked =
+        walk::walk(&mut device, &segments, expected_at(&segments, log_file.state(), start))?;
     let found = evidence::search(&mut device, &segments, &walked)?;
     let decision = decide::decide(&walked, &found, log_file.state());
     if let Decision::Corrupt { last, witness } = decision {
-        return Err(corrupt(directory, &walked, &found, last, witness));
+        let behind = whole_behind(&mut device, &segments, walked.end.log, &found);
+        return Err(corrupt(directory, &walked, behind, last, witness));
     }
     let previous = previous_barrier(&mut device, &segments, &log_file, &walked)?;
     let epoch = next_epoch(directory, &walked, &found, &log_file)?;
@@ -179,8 +183,7 @@ pub(crate) fn recover(
 }
 
 /// What the first frame of segment `number` must be: all that is known without the one before.
-fn expected_at(segments: &Segments, log_file: &LogFile, number: SegmentNumber) -> Expected {
-    let state = log_file.state();
+fn expected_at(segments: &Segments, state: &LogState, number: SegmentNumber) -> Expected {
     let size = segments.get(&number).map_or(0, |segment| segment.size());
     let mut expected = Expected::start_of(state.log, number, size);
     if number == state.start_segment {
@@ -197,12 +200,11 @@ fn expected_at(segments: &Segments, log_file: &LogFile, number: SegmentNumber) -
 fn walk_start(
     device: &mut Device<'_>,
     segments: &Segments,
-    log_file: &LogFile,
+    state: &LogState,
 ) -> Result<SegmentNumber> {
-    let state = log_file.state();
     let mut number = state.durable_segment;
     while number > state.start_segment {
-        let expected = expected_at(segments, log_file, number);
+        let expected = expected_at(segments, state, number);
         let first = walk::frame_at(device, segments, &expected)?;
         if first.is_some_and(|(header, _)| header.first_lsn <= state.durable_lsn) {
             break;
@@ -216,26 +218,27 @@ fn walk_start(
 fn sealed_entries(
     device: &mut Device<'_>,
     segments: &Segments,
-    log_file: &LogFile,
+    state: &LogState,
     end: SegmentNumber,
 ) -> Result<Vec<SegmentEntry>> {
     let mut entries: Vec<SegmentEntry> = Vec::new();
     for (number, segment) in segments.range(..end) {
-        let expected = expected_at(segments, log_file, *number);
+        let expected = expected_at(segments, state, *number);
         let first = walk::header_at(device, segment, &expected)?;
-        let before = entries.last().map_or(log_file.state().start_lsn, |entry| entry.first_lsn);
+        let before = entries.last().map_or(state.start_lsn, |entry| entry.first_lsn);
         match first.filter(|header| header.first_lsn >= before) {
             Some(header) => {
                 let segment = Arc::clone(segment);
                 entries.push(SegmentEntry { segment, first_lsn: header.first_lsn });
             }
             None => {
-                let message = "the first frame of a sealed segment is damaged: restore the \
-                               segment from a copy; nothing was changed";
+                let message = "the first frame of a sealed segment is damaged; nothing was \
+                               changed: restore the segment from a copy, or let `sawmill wal \
+                               verify` name all that is lost and `sawmill wal repair` give it up";
                 return Err(Error::new(ErrorKind::Corrupt, message)
                     .at_path(segment.path())
                     .at_position(expected.position)
-                    .for_lsns(before, log_file.state().durable_lsn));
+                    .for_lsns(before, state.durable_lsn));
             }
         }
     }
@@ -295,7 +298,7 @@ fn previous_barrier(
     let found = walk::frame_at(device, segments, &Expected { position, ..place })?;
     let Some((header, Content::Barrier(barrier))) = found else {
         // It may have been given up by a repair: then the chain passes over its place.
-        let again = expected_at(segments, log_file, position.segment);
+        let again = expected_at(segments, state, position.segment);
         let passed = walk::walk(device, segments, again)?;
         if passed.end.position > position {
             return Ok(passed.barrier);
@@ -328,30 +331,47 @@ fn next_epoch(
     Ok(highest.next())
 }
 
+/// The first frame behind the end that is whole.
+fn whole_behind(
+    device: &mut Device<'_>,
+    segments: &Segments,
+    log: LogId,
+    found: &Evidence,
+) -> Option<FrameHeader> {
+    found.behind.iter().copied().find(|header| {
+        let position = header.position;
+        let size = segments.get(&position.segment).map_or(0, |segment| segment.size());
+        let place = Expected::start_of(log, position.segment, size);
+        let frame = walk::frame_at(device, segments, &Expected { position, ..place });
+        frame.is_ok_and(|frame| frame.is_some())
+    })
+}
+
 /// The error for acknowledged records that do not stand.
 fn corrupt(
     directory: &dyn Directory,
     walked: &Walked,
-    found: &Evidence,
+    behind: Option<FrameHeader>,
     last: Lsn,
     witness: decide::Witness,
 ) -> Error {
     let next = walked.next_lsn();
     let before = next.previous();
-    let behind = match found.behind {
+    let after = match behind {
         Some(header) if header.first_lsn > next => {
             format!("whole frames follow from record {} at {}", header.first_lsn, header.position)
         }
         Some(header) => format!("whole frames follow at {}", header.position),
         None => "nothing whole follows".to_owned(),
     };
-    let lost = match found.behind {
+    let lost = match behind {
         Some(header) if header.first_lsn > next => header.first_lsn.previous(),
         _ => last,
     };
     let message = format!(
         "acknowledged records are damaged ({}); everything up to record {before} is intact, \
-         {behind}; nothing was changed: restore the directory from a copy, or salvage it",
+         {after}; nothing was changed: restore the directory from a copy, or let `sawmill wal \
+         verify` name all that is lost and `sawmill wal repair` give it up",
         witness.describe()
     );
     Error::new(ErrorKind::Corrupt, message)

@@ -14,15 +14,20 @@ mod reader;
 use std::fmt;
 use std::ops::Range;
 
+use crate::checksum::bring_in;
 use crate::error::{Error, Result};
 use crate::ids::{LogId, Lsn, Position, StreamId};
 use crate::storage::Directory;
 use crate::sync::Arc;
+use crate::wal::compress::{Packed, unpack};
 use crate::wal::index::SegmentIndex;
 use crate::wal::record::{self, RecordKind};
 use crate::wal::segment::SegmentMap;
 use frames::{Frames, Step};
 
+/// How much is brought into the cache at once, of what another core has verified: well within the
+/// smallest cache.
+const WARM: usize = 16 * 1024;
 /// How many threads verify ahead at most.
 const MAX_THREADS: usize = 64;
 
@@ -50,8 +55,9 @@ pub struct Record<'a> {
 /// before the log is opened again, or that fails with [`Locked`](crate::ErrorKind::Locked).
 ///
 /// A segment file that somebody else cuts short meanwhile is an error, not a signal, unless it
-/// is cut under the very piece (256 KiB, or one frame) that is being read: no program should
-/// touch the files of an open log.
+/// is cut under the very piece (256 KiB, or one frame) that is being read, or under a record that
+/// is still being looked at: no program should touch the files of an open log. Where one might,
+/// [`copied`](Replay::copied) closes that gap too.
 ///
 /// ```
 /// use sawmill::{Lsn, StreamId, Wal, WalOptions};
@@ -73,10 +79,15 @@ pub struct Replay {
     frames: Frames,
     /// What holds the current frame; if nothing, the frames' own window.
     map: Option<Arc<SegmentMap>>,
+    /// The current frame's records, if it is compressed; and the memory for the next one.
+    plain: Vec<u8>,
+    unpacked: bool,
     /// The current frame's records that were not shown yet, in those bytes.
     rest: Range<usize>,
     records: u32,
     next_lsn: Lsn,
+    /// Up to where the bytes are in this core's cache, as far as that matters.
+    warm: usize,
     /// Whether no frame was looked at yet.
     fresh: bool,
     internal: bool,
@@ -88,7 +99,7 @@ pub struct Replay {
 pub(super) struct Shown {
     pub(super) lsn: Lsn,
     pub(super) stream: StreamId,
-    internal: bool,
+    pub(super) internal: bool,
     /// Bytes of the extension's fields, right before the payload.
     extension: u16,
     pub(super) payload: Range<usize>,
@@ -118,9 +129,23 @@ impl Replay {
 
     fn of(frames: Frames, internal: bool) -> Replay {
         let next_lsn = frames.from;
-        let (map, rest, records, fresh) = (None, 0..0, 0, true);
+        let (map, rest, records, warm, fresh) = (None, 0..0, 0, usize::MAX, true);
         let (stream, to) = (None, Lsn::new(u64::MAX));
-        Replay { frames, map, rest, records, next_lsn, fresh, internal, stream, to }
+        let (plain, unpacked) = (Vec::new(), false);
+        Replay {
+            frames,
+            map,
+            plain,
+            unpacked,
+            rest,
+            records,
+            next_lsn,
+            warm,
+            fresh,
+            internal,
+            stream,
+            to,
+        }
     }
 
     /// Behind the last frame that was read.
@@ -153,6 +178,31 @@ impl Replay {
     pub fn to(mut self, lsn: Lsn) -> Replay {
         self.to = self.to.min(lsn);
         self.frames.end_with(lsn);
+        self
+    }
+
+    /// Reads sealed segments into memory of its own instead of mapping them, which costs a copy, and
+    /// a [`verify_ahead`](Replay::verify_ahead) does nothing. Then nothing that happens to the
+    /// log's files can raise a signal: a file that is cut while a record of it is looked at is an
+    /// error of the next call. For places where others may touch the files, as on a network.
+    ///
+    /// ```
+    /// # let place = tempfile::tempdir()?;
+    /// # let options = sawmill::WalOptions { segment_size: 64 << 10, ..Default::default() };
+    /// let wal = sawmill::Wal::open(place.path(), options)?;
+    /// for _ in 0..40 {
+    ///     wal.append(&[7; 10_000])?;
+    /// }
+    /// let (mut replay, mut count) = (wal.replay()?.copied(), 0);
+    /// while let Some(record) = replay.next() {
+    ///     count += record?.payload.len();
+    /// }
+    /// assert_eq!(count, 400_000);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn copied(mut self) -> Replay {
+        self.frames.mapped = false;
         self
     }
 
@@ -207,6 +257,7 @@ impl Replay {
     pub(super) fn bytes(&self) -> &[u8] {
         match &self.map {
             Some(map) => map,
+            None if self.unpacked => &self.plain,
             None => self.frames.window(),
         }
     }
@@ -226,6 +277,9 @@ impl Replay {
                     Ok(Turn::Lost(error)) => return Some(Err(error)),
                     Err(error) => return Some(Err(self.end(error))),
                 }
+            }
+            if self.rest.start >= self.warm {
+                self.warm_up();
             }
             let mut rest = self.bytes().get(self.rest.clone()).unwrap_or_default();
             let Some(record) = record::decode(&mut rest) else {
@@ -256,6 +310,16 @@ impl Replay {
         }
     }
 
+    /// Brings the next bytes into this core's cache. Records are walked from length to length, one
+    /// miss after the other; here the misses overlap.
+    #[inline(never)]
+    fn warm_up(&mut self) {
+        let end = self.rest.end.min(self.rest.start.saturating_add(WARM));
+        let bytes = self.bytes().get(self.rest.start..end).unwrap_or_default();
+        bring_in(bytes);
+        self.warm = end;
+    }
+
     fn end(&mut self, error: Error) -> Error {
         self.frames.ended = true;
         (self.records, self.rest) = (0, 0..0);
@@ -277,11 +341,34 @@ impl Replay {
             }
             None => return Ok(Turn::End),
         };
+        self.warm = if found.far { found.payload.start } else { usize::MAX };
         self.rest = found.payload;
         self.map = found.map;
         self.records = found.header.records;
         self.next_lsn = found.header.first_lsn;
+        self.unpacked = false;
+        if let Some(plain) = found.header.plain {
+            self.unpack(plain)?;
+        }
         Ok(Turn::Frame)
+    }
+}
+
+impl Replay {
+    /// Unpacks the current frame, whose checksum holds, into `plain` bytes (PACK-2).
+    #[cold]
+    fn unpack(&mut self, plain: u32) -> Result<()> {
+        let mut out = std::mem::take(&mut self.plain);
+        let packed = self.bytes().get(self.rest.clone()).unwrap_or_default();
+        let unpacked = unpack(packed, plain, &mut out);
+        (self.plain, self.map, self.unpacked) = (out, None, true);
+        self.rest = 0..self.plain.len();
+        // This core has just written them.
+        self.warm = usize::MAX;
+        unpacked.map_err(|reason| match reason {
+            Packed::Senseless => self.frames.senseless(self.next_lsn),
+            Packed::Unknown => self.frames.packed(self.next_lsn),
+        })
     }
 }
 

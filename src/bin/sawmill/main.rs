@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints")]
 
 mod bench;
+mod doctor;
 mod wal_append;
 mod wal_bench;
 mod wal_cat;
@@ -34,15 +35,17 @@ enum Area {
     /// Work with a log directory.
     #[command(subcommand)]
     Wal(Wal),
+    /// Find out what disk, file system and limits really give a log here, with advice.
+    Doctor(doctor::Arguments),
 }
 
 #[derive(Debug, Subcommand)]
 enum Wal {
     /// Append each line of stdin as a record.
     Append(wal_append::Arguments),
-    /// Print every record as `<lsn><TAB><payload>`.
+    /// Print records, each as `<lsn><TAB><payload>`.
     ///
-    /// Opens the log as its writer: while another process writes it, this fails after 5 s.
+    /// Writes nothing, and works beside the log's writer: what is printed is durable.
     Cat(wal_cat::Arguments),
     /// Read every frame and compare every checksum, writing nothing.
     ///
@@ -52,6 +55,8 @@ enum Wal {
     Inspect(wal_inspect::Arguments),
     /// Give up damaged records, exactly those that are named. Their bytes are kept aside.
     Repair(wal_repair::Arguments),
+    /// Find out what disk, file system and limits really give a log here: as `sawmill doctor`.
+    Doctor(doctor::Arguments),
     /// Measure the log on your disk, beside the raw limit of the same minute.
     Bench(wal_bench::Arguments),
 }
@@ -60,14 +65,9 @@ fn main() -> ExitCode {
     if cfg!(feature = "planted") {
         eprintln!("sawmill: PLANTED BUGS ARE COMPILED IN: NOT FOR DATA YOU NEED");
     }
-    let Command { area: Area::Wal(command) } = Command::parse();
-    let outcome = match command {
-        Wal::Append(arguments) => wal_append::run(&arguments).map(|()| 0),
-        Wal::Cat(arguments) => wal_cat::run(&arguments).map(|()| 0),
-        Wal::Verify(arguments) => wal_verify::run(&arguments),
-        Wal::Inspect(arguments) => wal_inspect::run(&arguments),
-        Wal::Repair(arguments) => wal_repair::run(&arguments),
-        Wal::Bench(arguments) => wal_bench::run(&arguments).map(|()| 0),
+    let outcome = match Command::parse().area {
+        Area::Wal(command) => run(command),
+        Area::Doctor(arguments) => doctor::run(&arguments),
     };
     match outcome {
         Ok(code) => ExitCode::from(code),
@@ -75,5 +75,17 @@ fn main() -> ExitCode {
             eprintln!("sawmill: {error}");
             ExitCode::from(2)
         }
+    }
+}
+
+fn run(command: Wal) -> Outcome {
+    match command {
+        Wal::Append(arguments) => wal_append::run(&arguments).map(|()| 0),
+        Wal::Cat(arguments) => wal_cat::run(&arguments).map(|()| 0),
+        Wal::Verify(arguments) => wal_verify::run(&arguments),
+        Wal::Inspect(arguments) => wal_inspect::run(&arguments),
+        Wal::Repair(arguments) => wal_repair::run(&arguments),
+        Wal::Bench(arguments) => wal_bench::run(&arguments).map(|()| 0),
+        Wal::Doctor(arguments) => doctor::run(&arguments),
     }
 }

@@ -1,7 +1,9 @@
 //! `key_by`: each row as a value, with a key beside it.
 
+use std::fmt::Display;
 use std::marker::PhantomData;
 
+use super::try_rows::try_rows;
 use super::{Narrow, narrow_node};
 use crate::error::Result;
 use crate::exec::dataset::Dataset;
@@ -26,6 +28,20 @@ impl<R: Row> Dataset<R> {
     ) -> Dataset<Kv<K, R>> {
         let base = Narrow::new("key_by", self.parent());
         Dataset::from_node(KeyBy { base, f, key: PhantomData })
+    }
+
+    /// As [`Dataset::key_by`], with a closure that can fail: an `Err` is the failure of that
+    /// record.
+    #[must_use]
+    pub fn try_key_by<K: Data, E: Display + 'static>(
+        &self,
+        f: impl for<'a> Fn(&R::View<'a>) -> Result<K, E> + Send + Sync + 'static,
+    ) -> Dataset<Kv<K, R>> {
+        try_rows::<_, Kv<K, R>, E>("try_key_by", self, false, move |view, user, out| {
+            let key = user.call(|| f(&view))?;
+            out((key, view));
+            Ok(())
+        })
     }
 }
 

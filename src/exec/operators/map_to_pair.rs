@@ -1,7 +1,9 @@
 //! `map_to_pair`: an owned key and value for each row.
 
+use std::fmt::Display;
 use std::marker::PhantomData;
 
+use super::try_rows::try_rows;
 use super::{Narrow, narrow_node};
 use crate::error::Result;
 use crate::exec::dataset::Dataset;
@@ -28,6 +30,19 @@ impl<R: Row> Dataset<R> {
     ) -> Dataset<Kv<K, V>> {
         let base = Narrow::new("map_to_pair", self.parent());
         Dataset::from_node(MapToPair { base, f, pair: PhantomData })
+    }
+
+    /// As [`Dataset::map_to_pair`], with a closure that can fail: an `Err` is the failure of that
+    /// record.
+    #[must_use]
+    pub fn try_map_to_pair<K: Data, V: Data, E: Display + 'static>(
+        &self,
+        f: impl for<'a> Fn(R::View<'a>) -> Result<(K, V), E> + Send + Sync + 'static,
+    ) -> Dataset<Kv<K, V>> {
+        try_rows::<_, Kv<K, V>, E>("try_map_to_pair", self, false, move |view, user, out| {
+            out(user.call(|| f(view))?);
+            Ok(())
+        })
     }
 }
 

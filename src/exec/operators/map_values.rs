@@ -1,7 +1,9 @@
 //! `map_values`: other values for the same keys.
 
+use std::fmt::Display;
 use std::marker::PhantomData;
 
+use super::try_rows::try_rows;
 use super::{Narrow, narrow_node};
 use crate::error::Result;
 use crate::exec::dataset::Dataset;
@@ -25,6 +27,20 @@ impl<K: Row, V: Data> Dataset<Kv<K, V>> {
     ) -> Dataset<Kv<K, W>> {
         let base = Narrow::new("map_values", self.parent());
         Dataset::from_node(MapValues { base, f, value: PhantomData })
+    }
+
+    /// As [`Dataset::map_values`], with a closure that can fail: an `Err` is the failure of that
+    /// record.
+    #[must_use]
+    pub fn try_map_values<W: Data, E: Display + 'static>(
+        &self,
+        f: impl Fn(V) -> Result<W, E> + Send + Sync + 'static,
+    ) -> Dataset<Kv<K, W>> {
+        try_rows::<_, Kv<K, W>, E>("try_map_values", self, true, move |(key, value), user, out| {
+            let value = user.call(|| f(value))?;
+            out((key, value));
+            Ok(())
+        })
     }
 }
 

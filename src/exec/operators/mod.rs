@@ -25,6 +25,7 @@ mod reduce_by_key;
 mod repartition;
 mod right_outer_join;
 mod sort_by_key;
+mod try_rows;
 mod union;
 mod values;
 

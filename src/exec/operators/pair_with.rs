@@ -1,7 +1,9 @@
 //! `pair_with`: each row as a key, with a value beside it.
 
+use std::fmt::Display;
 use std::marker::PhantomData;
 
+use super::try_rows::try_rows;
 use super::{Narrow, narrow_node};
 use crate::error::Result;
 use crate::exec::dataset::Dataset;
@@ -26,6 +28,20 @@ impl<R: Row> Dataset<R> {
     ) -> Dataset<Kv<R, V>> {
         let base = Narrow::new("pair_with", self.parent());
         Dataset::from_node(PairWith { base, f, value: PhantomData })
+    }
+
+    /// As [`Dataset::pair_with`], with a closure that can fail: an `Err` is the failure of that
+    /// record.
+    #[must_use]
+    pub fn try_pair_with<V: Data, E: Display + 'static>(
+        &self,
+        f: impl for<'a> Fn(&R::View<'a>) -> Result<V, E> + Send + Sync + 'static,
+    ) -> Dataset<Kv<R, V>> {
+        try_rows::<_, Kv<R, V>, E>("try_pair_with", self, false, move |view, user, out| {
+            let value = user.call(|| f(&view))?;
+            out((view, value));
+            Ok(())
+        })
     }
 }
 

@@ -3,16 +3,14 @@
 use std::cmp::Ordering;
 
 use super::survey::{Hole, Survey, Tally};
-use super::walk::Device;
+use super::view::View;
 use crate::error::Result;
 use crate::ids::{Lsn, SegmentNumber};
 use crate::storage::Directory;
 use crate::sync::Arc;
-use crate::wal::home::Home;
 use crate::wal::log_file::LogState;
 use crate::wal::range::LsnRange;
 use crate::wal::report::{Damage, SegmentReport, SegmentState};
-use crate::wal::window::Window;
 
 impl Survey {
     /// Where the log in `directory` starts at this moment.
@@ -20,11 +18,7 @@ impl Survey {
     /// # Errors
     /// As [`Survey::take`].
     pub(crate) fn start_of(directory: &Arc<dyn Directory>) -> Result<SegmentNumber> {
-        let mut channel = directory.channel()?;
-        let home = Home::new(Arc::clone(directory));
-        let mut device = Device { channel: &mut *channel, window: Window::new(0), home };
-        let state = super::files::state_of(&**directory, &mut device)?;
-        Ok(state.start_segment)
+        Ok(View::state_of(directory)?.start_segment)
     }
 
     /// What the valid slot of `LOG` says.

@@ -7,9 +7,10 @@
 //! AHEAD-3: no thread outlives the value.
 //!
 //! One thread at a time walks the headers of sealed segments and cuts batches, under the mutex;
-//! payloads are verified outside it. Waits: a worker without room sleeps on `room`, woken by the
-//! reader that takes a batch or by the drop; the reader sleeps on `ready`, woken by the worker
-//! that finishes the batch it waits for, and by each worker that ends.
+//! payloads are verified outside it. Waits: a worker without room sleeps on `room`, woken with the
+//! others by the reader that has taken half of the batches, or by the drop; the reader sleeps on
+//! `ready`, woken by the worker that finishes the batch it waits for, and by each worker that ends.
+//! Maps that the reader has done with are given up by the workers: that takes longer than reading.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -71,6 +72,10 @@ struct State {
     /// How many batches were taken away before the first of these.
     taken: usize,
     running: usize,
+    /// How many workers sleep for want of room.
+    sleeping: usize,
+    /// Maps that the reader has done with.
+    spent: Vec<Arc<SegmentMap>>,
     stop: bool,
 }
 
@@ -88,6 +93,8 @@ pub(super) struct Ahead {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
     current: Option<Batch>,
+    /// The map of the batch before: whoever called may look at it until the next call.
+    before: Option<Arc<SegmentMap>>,
     shown: usize,
 }
 
@@ -113,8 +120,15 @@ impl Ahead {
             return None;
         }
         let scout = Scout { sealed: sealed.to_vec(), at, expected, from, through, map: None };
-        let (batches, taken, running, stop) = (VecDeque::new(), 0, 0, false);
-        let state = Mutex::new(State { scout: Some(scout), batches, taken, running, stop });
+        let state = Mutex::new(State {
+            scout: Some(scout),
+            batches: VecDeque::new(),
+            taken: 0,
+            running: 0,
+            sleeping: 0,
+            spent: Vec::new(),
+            stop: false,
+        });
         let (ready, room) = (Condvar::new(), Condvar::new());
         let shared = Arc::new(Shared { state, limit: 8 * threads, ready, room });
         let mut started = Vec::new();
@@ -126,8 +140,8 @@ impl Ahead {
                 started.push(thread);
             }
         }
-        let (current, shown) = (None, 0);
-        (!started.is_empty()).then_some(Ahead { shared, threads: started, current, shown })
+        let (current, before, shown) = (None, None, 0);
+        (!started.is_empty()).then_some(Ahead { shared, threads: started, current, before, shown })
     }
 
     #[cfg(test)]
@@ -141,7 +155,9 @@ impl Ahead {
             if self.current.as_ref().is_some_and(|batch| !batch.whole) {
                 return None;
             }
-            self.current = self.shared.take();
+            let last = self.current.take().map(|batch| batch.map);
+            let spent = std::mem::replace(&mut self.before, last);
+            self.current = self.shared.take(spent);
             self.shown = 0;
         }
         let batch = self.current.as_ref()?;
@@ -155,14 +171,19 @@ impl Ahead {
 impl Shared {
     /// The next batch, when it is verified; `None` if none comes any more. Meanwhile the reader
     /// verifies too: it never waits for a thread that has not begun.
-    fn take(&self) -> Option<Batch> {
+    fn take(&self, spent: Option<Arc<SegmentMap>>) -> Option<Batch> {
         let mut state = lock(&self.state);
+        state.spent.extend(spent);
         loop {
             if let Some(Some(_)) = state.batches.front() {
                 let batch = state.batches.pop_front().flatten();
                 state.taken += 1;
+                // Not for each batch: waking somebody costs as much as walking over half of one.
+                let wake = state.sleeping > 0 && state.batches.len() <= self.limit / 2;
                 drop(state);
-                self.room.notify_one();
+                if wake {
+                    self.room.notify_all();
+                }
                 return batch;
             }
             let finished = state.scout.is_none() && state.batches.is_empty();
@@ -200,18 +221,25 @@ impl Shared {
             if !may_wait {
                 return None;
             }
+            state.sleeping += 1;
             state = wait(&self.room, state);
+            state.sleeping -= 1;
         }
+        // The reader leaves them to the workers.
+        let spent = if may_wait { std::mem::take(&mut state.spent) } else { Vec::new() };
         let batch = state.scout.as_mut().and_then(Scout::cut);
         match batch {
             Some(batch) => {
                 let number = state.taken + state.batches.len();
                 state.batches.push_back(None);
+                drop(state);
+                drop(spent);
                 Some((number, batch))
             }
             None => {
                 state.scout = None;
                 drop(state);
+                drop(spent);
                 self.room.notify_all();
                 None
             }

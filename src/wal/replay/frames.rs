@@ -15,6 +15,7 @@ use crate::storage::{BLOCK, Directory};
 use crate::sync::Arc;
 use crate::wal::frame::{self, FRAME_HEADER, FrameHeader, FrameKind};
 use crate::wal::index::{SegmentEntry, SegmentIndex};
+use crate::wal::read_only::truncated;
 use crate::wal::scan::{self, Expected, Fault};
 use crate::wal::segment::{Segment, SegmentMap};
 use crate::wal::tombstone::Tombstone;
@@ -35,6 +36,8 @@ pub(super) struct Frames {
     reader: Reader,
     /// Whether, behind the last record, the next segment must continue this one.
     seam: bool,
+    /// Whether sealed segments are mapped; otherwise they are read into memory of our own.
+    pub(super) mapped: bool,
     /// How many threads shall verify ahead, once reading begins.
     pub(super) threads: usize,
     ahead: Option<Ahead>,
@@ -49,6 +52,8 @@ pub(super) struct Found {
     pub(super) map: Option<Arc<SegmentMap>>,
     /// Where the payload is; empty if nobody wants it.
     pub(super) payload: Range<usize>,
+    /// Whether another core has read it, and this one has not.
+    pub(super) far: bool,
 }
 
 /// What comes next.
@@ -93,6 +98,7 @@ impl Frames {
             map: None,
             reader,
             seam: false,
+            mapped: true,
             threads: 0,
             ahead: None,
             ended: false,
@@ -195,7 +201,8 @@ impl Frames {
             if above && !self.seam && !planted(Bug::ReadAboveDurable) {
                 break;
             }
-            let Some(found) = self.find()? else {
+            let found = self.find().map_err(|error| self.explain(error))?;
+            let Some(found) = found else {
                 if self.seam && above {
                     return Err(self.corrupt());
                 }
@@ -229,6 +236,16 @@ impl Frames {
         }
         self.ended = true;
         Ok(None)
+    }
+
+    /// What an error means where another process writes the log: it may have truncated what was to
+    /// be read.
+    fn explain(&self, error: Error) -> Error {
+        let next = self.expected.next_lsn.unwrap_or(self.from);
+        match self.index.start_elsewhere().filter(|start| *start > next) {
+            Some(start) => truncated(next, start).caused_by(error),
+            None => error,
+        }
     }
 
     /// Goes on behind a tombstone; the error by which the reader is told, if it gives up records
@@ -287,7 +304,7 @@ impl Frames {
 
     /// The next frame that was verified ahead. When there is none any more, it is looked for here.
     fn find_ahead(&mut self) -> Option<Found> {
-        if self.threads > 0 {
+        if self.threads > 0 && self.mapped {
             let threads = std::mem::take(&mut self.threads);
             let sealed = self.entries.len().saturating_sub(1);
             let bounds = (self.from, self.through);
@@ -302,8 +319,7 @@ impl Frames {
             (self.at, self.expected) = (at, place);
         }
         let Piece { header, crc, payload } = next.piece.clone();
-        warm(next.map.get(payload.clone()).unwrap_or_default());
-        Some(Found { header, crc, map: Some(Arc::clone(next.map)), payload })
+        Some(Found { header, crc, map: Some(Arc::clone(next.map)), payload, far: true })
     }
 
     /// What stands at a place: in the map of a sealed segment, or, of the active one and of one
@@ -322,6 +338,7 @@ impl Frames {
         let sealed = at + 1 < self.entries.len();
         if sealed
             && !direct
+            && self.mapped
             && let Some(judged) = self.look_at_map(&segment, expected)
         {
             return Ok(judged);
@@ -358,7 +375,7 @@ impl Frames {
             };
             payload.end += bytes.len();
         }
-        Some(Ok(Found { header, crc, map: Some(map.share()), payload }))
+        Some(Ok(Found { header, crc, map: Some(map.share()), payload, far: false }))
     }
 
     fn look_at_file(
@@ -383,7 +400,7 @@ impl Frames {
         }
         let start = to_usize(offset - self.reader.start()) + FRAME_HEADER;
         let payload = start..start + length;
-        Ok(Ok(Found { header, crc, map: None, payload }))
+        Ok(Ok(Found { header, crc, map: None, payload, far: false }))
     }
 
     fn segment(&self) -> Option<&Segment> {
@@ -411,19 +428,18 @@ impl Frames {
         self.place(Error::new(ErrorKind::Corrupt, message).for_lsns(next, last))
     }
 
+    /// A compressed frame, at `lsn`, in a build that cannot unpack it.
+    pub(super) fn packed(&self, lsn: Lsn) -> Error {
+        let message = "a frame is compressed with LZ4: read the log with the feature lz4";
+        self.place(Error::new(ErrorKind::Unsupported, message).for_lsns(lsn, lsn))
+    }
+
     /// A frame whose checksum holds and whose records make no sense, at `lsn`.
     pub(super) fn senseless(&self, lsn: Lsn) -> Error {
         let message = "a frame's checksum holds and its records make no sense: it was not written \
                        by a correct writer";
         self.place(Error::new(ErrorKind::Corrupt, message).for_lsns(lsn, lsn))
     }
-}
-
-/// Brings bytes that another core has read into this one's cache. Records are walked from length
-/// to length, one miss after the other; here the misses overlap.
-fn warm(bytes: &[u8]) {
-    const LINE: usize = 64;
-    std::hint::black_box(bytes.iter().step_by(LINE).fold(0, |sum, byte| sum ^ byte));
 }
 
 /// The start of a segment of which nothing but its first LSN is known.

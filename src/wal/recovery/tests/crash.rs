@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::sim::{CrashManner, CrashOutcome, Device, SimOptions};
+use crate::wal::Wal;
 
 const MANNERS: [CrashManner; 3] = [CrashManner::Before, CrashManner::Torn, CrashManner::After];
 
@@ -152,11 +153,49 @@ fn nested_crashes(
     Ok(states)
 }
 
+type Records = Vec<(u64, Vec<u8>)>;
+
+/// What a reader shows who writes nothing; `None` if there is no log yet.
+fn read_only(disk: &SimDisk, context: &str) -> Result<Option<Records>, String> {
+    let before = disk.files();
+    let read = || -> crate::error::Result<_> {
+        let reader = Wal::open_read_only_with(disk, PLACE)?;
+        let mut replay = reader.replay()?;
+        let mut records = Vec::new();
+        while let Some(record) = replay.next() {
+            let record = record?;
+            records.push((record.lsn.get(), record.payload.to_vec()));
+        }
+        Ok(records)
+    };
+    let outcome = match read() {
+        Ok(records) => Ok(Some(records)),
+        Err(error) if [ErrorKind::Invalid, ErrorKind::Io].contains(&error.kind()) => Ok(None),
+        // No slot of `LOG` stands: its creation did not finish.
+        Err(error) if error.to_string().contains("LOG is lost") => Ok(None),
+        Err(error) => Err(format!("{context}, read only: {error}")),
+    };
+    assert_eq!(before, disk.files(), "{context}: a reader made or removed a file");
+    outcome
+}
+
 /// Opens, checks, cuts the power (nothing may get lost that was shown), appends, checks again.
 fn reopen_thrice(disk: &SimDisk, mut model: Model, context: &str) -> Result<(), String> {
     let open = |disk: &SimDisk| Writer::open(disk).map_err(|error| format!("{context}: {error}"));
+    // Every other time a reader comes first: what it has shown is there after a power cut too, and
+    // no more than that.
+    let reads = context.len().is_multiple_of(2);
+    let shown = if reads { read_only(disk, context)? } else { None };
+    let cut = reads.then(|| disk.power_cycle(CrashOutcome::LoseAll));
+    let disk = cut.as_ref().unwrap_or(disk);
     let writer = open(disk)?;
     model.check(&writer, context)?;
+    let kept = writer.read(0).map_err(|error| format!("{context}: {error}"))?;
+    if let Some(shown) = shown.filter(|shown| *shown != kept) {
+        let ends = |all: &[(u64, Vec<u8>)]| (all.first().map(|r| r.0), all.last().map(|r| r.0));
+        let ends = (ends(&shown), ends(&kept));
+        return Err(format!("{context}: a reader showed something else: {ends:?}"));
+    }
     let found = disk.power_cycle(CrashOutcome::LoseAll);
     drop(writer);
     let mut writer = open(&found)?;
