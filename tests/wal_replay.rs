@@ -53,6 +53,24 @@ fn a_sealed_segment_that_is_cut_under_a_replay_is_an_error_and_no_signal() {
     }
 }
 
+/// The gap that a map cannot close: the bytes that are being looked at.
+#[test]
+fn a_sealed_segment_that_is_cut_under_the_record_in_hand_is_no_signal_where_it_is_copied() {
+    let place = tempfile::tempdir().unwrap();
+    let wal = large_frames(place.path());
+    let mut replay = wal.replay().unwrap().verify_ahead(2).copied();
+    let record = replay.next().unwrap().unwrap();
+    cut(&segments(place.path())[0], 0);
+    assert_eq!(record.payload, payload(1, 300 << 10), "after the file was cut");
+    let error = loop {
+        if let Err(error) = replay.next().unwrap() {
+            break error;
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::Unreadable, "{error}");
+    assert!(error.position().is_some() && replay.next().is_none(), "{error}");
+}
+
 #[test]
 fn a_sealed_segment_that_was_cut_before_it_is_reached_is_an_error_too() {
     let place = tempfile::tempdir().unwrap();

@@ -2,7 +2,9 @@
 //!
 //! BACKUP-1: the copy ends with the record that was durable when it began; what the writer adds
 //! meanwhile is not in it. BACKUP-2: `LOG` is written last, when every copied frame was read back
-//! and verified: before, the copy does not open as a log with records.
+//! and verified. BACKUP-3: before anything else a file says that this is an unfinished copy, durably;
+//! it goes when `LOG` is there. Whoever opens a directory with that file and without `LOG` is
+//! refused: an unfinished copy is not taken for a new log.
 
 use std::path::{Path, PathBuf};
 
@@ -18,10 +20,12 @@ use super::transfer;
 use super::wal::Wal;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Lsn, Position, to_u64, to_usize};
-use crate::storage::{AlignedBuf, BLOCK, Channel, Directory, OpenMode};
+use crate::storage::{AlignedBuf, BLOCK, Channel, Directory, IoFailure, OpenMode};
 use crate::sync::{Arc, lock};
 
 const LOCK_NAME: &str = "LOCK";
+/// What an unfinished copy has.
+pub(super) const BACKUP_UNFINISHED: &str = "BACKUP";
 /// Bytes of one read and one write.
 const PIECE: u64 = 1 << 20;
 
@@ -61,7 +65,8 @@ impl Wal {
     /// The destination must not exist or be empty. What is copied is held by a pin named `backup`
     /// meanwhile, so the disk may need more space than otherwise. Appends do not wait for it.
     ///
-    /// After a crash or an error the destination holds no usable copy: remove it. The log itself is
+    /// After a crash or an error the destination holds no usable copy and does not open: remove it.
+    /// (Where the crash came before anything was made, it is an empty directory.) The log itself is
     /// not affected, also not when the destination's disk is full. A poisoned log is not copied:
     /// open it again first.
     ///
@@ -98,9 +103,9 @@ impl Wal {
             Error::new(ErrorKind::Locked, message).at_path(directory.path())
         })?;
         let pin = self.pin_start()?;
-        let outcome = core.copy_to(&directory);
+        let outcome = begin(&*directory).and_then(|()| core.copy_to(&directory));
         if outcome.is_err() {
-            clear(&*directory);
+            clear(&*directory).ok();
         }
         drop((locked, pin));
         outcome
@@ -133,6 +138,8 @@ impl Core {
         directory.sync()?;
         self.verify(&extent, directory)?;
         LogFile::create(&**directory, self.copied_state(&extent), &mut *writing)?;
+        directory.unlink(BACKUP_UNFINISHED)?;
+        directory.sync()?;
         Ok(Backup {
             path: directory.path().to_owned(),
             first_lsn: extent.state.start_lsn,
@@ -251,12 +258,21 @@ fn lost(position: Position) -> Error {
     Error::new(ErrorKind::Corrupt, message).at_position(position)
 }
 
-/// Removes what a backup that failed has made, to give the space back. What cannot be removed is
-/// in the way of nothing: without `LOG` it is no log.
-fn clear(directory: &dyn Directory) {
-    for name in directory.list().unwrap_or_default() {
+/// Says that what is here is not a whole copy yet (BACKUP-3).
+fn begin(directory: &dyn Directory) -> Result<()> {
+    directory.open(BACKUP_UNFINISHED, OpenMode::Create)?;
+    directory.sync()?;
+    Ok(())
+}
+
+/// Removes what a backup that failed has made, to give the space back, and last of all what says
+/// that it is unfinished.
+fn clear(directory: &dyn Directory) -> Result<(), IoFailure> {
+    for name in directory.list()? {
         if parse_name(&name).is_some() || [LOG_NAME, LOG_UNFINISHED].contains(&name.as_str()) {
-            directory.unlink(&name).ok();
+            directory.unlink(&name)?;
         }
     }
+    directory.sync()?;
+    directory.unlink(BACKUP_UNFINISHED)
 }

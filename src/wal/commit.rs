@@ -138,6 +138,14 @@ impl Open {
         Some(Work { serial, sealer, sync, frame, durable, starts, is_shared })
     }
 
+    /// Takes the sealer back, if it is here, and what its last frame has left of its place.
+    fn restore(&mut self, sealer: &mut Option<Box<Sealer>>) {
+        if let Some((segment, saved)) = sealer.as_mut().and_then(|sealer| sealer.take_saved()) {
+            self.staging.draw_up(segment, saved);
+        }
+        self.slots.restore(sealer);
+    }
+
     /// Whether what a leader is there for was taken out, or has its outcome.
     fn is_served(&mut self, until: Until<'_>) -> bool {
         match until {
@@ -244,7 +252,7 @@ impl Core {
                 let begun = self.begin(&mut slot, work, &mut sealer);
                 if !matches!((&begun, done), (Begun::Submitted, true)) {
                     open = lock(&self.open);
-                    open.slots.restore(&mut sealer);
+                    open.restore(&mut sealer);
                     self.note(&mut open, serial, begun, &mut resolved);
                     continue;
                 }
@@ -256,7 +264,7 @@ impl Core {
             }
             let reaped = slot.reap(&self.progress);
             open = lock(&self.open);
-            open.slots.restore(&mut sealer);
+            open.restore(&mut sealer);
             if let Some(reaped) = reaped {
                 self.publish(&mut open, reaped, &mut resolved);
             }
@@ -327,7 +335,7 @@ impl Core {
         if is_shared {
             let next = {
                 let mut open = lock(&self.open);
-                open.slots.restore(kept);
+                open.restore(kept);
                 self.appoint_next(&mut open)
             };
             if let Some(next) = next {

@@ -33,6 +33,7 @@ use crate::ids::{Epoch, LogId, Lsn, Position, SegmentNumber};
 use crate::planted::{Bug, planted};
 use crate::storage::{Channel, Directory, Lock, OpenMode, Storage};
 use crate::sync::Arc;
+use crate::wal::frame::FrameHeader;
 use crate::wal::home::Home;
 use crate::wal::index::SegmentEntry;
 use crate::wal::lineage::Lineage;
@@ -136,7 +137,8 @@ pub(crate) fn recover(
     let found = evidence::search(&mut device, &segments, &walked)?;
     let decision = decide::decide(&walked, &found, log_file.state());
     if let Decision::Corrupt { last, witness } = decision {
-        return Err(corrupt(directory, &walked, &found, last, witness));
+        let behind = whole_behind(&mut device, &segments, walked.end.log, &found);
+        return Err(corrupt(directory, &walked, behind, last, witness));
     }
     let previous = previous_barrier(&mut device, &segments, &log_file, &walked)?;
     let epoch = next_epoch(directory, &walked, &found, &log_file)?;
@@ -230,8 +232,9 @@ fn sealed_entries(
                 entries.push(SegmentEntry { segment, first_lsn: header.first_lsn });
             }
             None => {
-                let message = "the first frame of a sealed segment is damaged: restore the \
-                               segment from a copy; nothing was changed";
+                let message = "the first frame of a sealed segment is damaged; nothing was \
+                               changed: restore the segment from a copy, or let `sawmill wal \
+                               verify` name all that is lost and `sawmill wal repair` give it up";
                 return Err(Error::new(ErrorKind::Corrupt, message)
                     .at_path(segment.path())
                     .at_position(expected.position)
@@ -328,30 +331,47 @@ fn next_epoch(
     Ok(highest.next())
 }
 
+/// The first frame behind the end that is whole.
+fn whole_behind(
+    device: &mut Device<'_>,
+    segments: &Segments,
+    log: LogId,
+    found: &Evidence,
+) -> Option<FrameHeader> {
+    found.behind.iter().copied().find(|header| {
+        let position = header.position;
+        let size = segments.get(&position.segment).map_or(0, |segment| segment.size());
+        let place = Expected::start_of(log, position.segment, size);
+        let frame = walk::frame_at(device, segments, &Expected { position, ..place });
+        frame.is_ok_and(|frame| frame.is_some())
+    })
+}
+
 /// The error for acknowledged records that do not stand.
 fn corrupt(
     directory: &dyn Directory,
     walked: &Walked,
-    found: &Evidence,
+    behind: Option<FrameHeader>,
     last: Lsn,
     witness: decide::Witness,
 ) -> Error {
     let next = walked.next_lsn();
     let before = next.previous();
-    let behind = match found.behind {
+    let after = match behind {
         Some(header) if header.first_lsn > next => {
             format!("whole frames follow from record {} at {}", header.first_lsn, header.position)
         }
         Some(header) => format!("whole frames follow at {}", header.position),
         None => "nothing whole follows".to_owned(),
     };
-    let lost = match found.behind {
+    let lost = match behind {
         Some(header) if header.first_lsn > next => header.first_lsn.previous(),
         _ => last,
     };
     let message = format!(
         "acknowledged records are damaged ({}); everything up to record {before} is intact, \
-         {behind}; nothing was changed: restore the directory from a copy, or salvage it",
+         {after}; nothing was changed: restore the directory from a copy, or let `sawmill wal \
+         verify` name all that is lost and `sawmill wal repair` give it up",
         witness.describe()
     );
     Error::new(ErrorKind::Corrupt, message)

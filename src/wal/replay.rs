@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::ids::{LogId, Lsn, Position, StreamId};
 use crate::storage::Directory;
 use crate::sync::Arc;
+use crate::wal::compress::{Packed, unpack};
 use crate::wal::index::SegmentIndex;
 use crate::wal::record::{self, RecordKind};
 use crate::wal::segment::SegmentMap;
@@ -54,8 +55,9 @@ pub struct Record<'a> {
 /// before the log is opened again, or that fails with [`Locked`](crate::ErrorKind::Locked).
 ///
 /// A segment file that somebody else cuts short meanwhile is an error, not a signal, unless it
-/// is cut under the very piece (256 KiB, or one frame) that is being read: no program should
-/// touch the files of an open log.
+/// is cut under the very piece (256 KiB, or one frame) that is being read, or under a record that
+/// is still being looked at: no program should touch the files of an open log. Where one might,
+/// [`copied`](Replay::copied) closes that gap too.
 ///
 /// ```
 /// use sawmill::{Lsn, StreamId, Wal, WalOptions};
@@ -77,6 +79,9 @@ pub struct Replay {
     frames: Frames,
     /// What holds the current frame; if nothing, the frames' own window.
     map: Option<Arc<SegmentMap>>,
+    /// The current frame's records, if it is compressed; and the memory for the next one.
+    plain: Vec<u8>,
+    unpacked: bool,
     /// The current frame's records that were not shown yet, in those bytes.
     rest: Range<usize>,
     records: u32,
@@ -126,7 +131,21 @@ impl Replay {
         let next_lsn = frames.from;
         let (map, rest, records, warm, fresh) = (None, 0..0, 0, usize::MAX, true);
         let (stream, to) = (None, Lsn::new(u64::MAX));
-        Replay { frames, map, rest, records, next_lsn, warm, fresh, internal, stream, to }
+        let (plain, unpacked) = (Vec::new(), false);
+        Replay {
+            frames,
+            map,
+            plain,
+            unpacked,
+            rest,
+            records,
+            next_lsn,
+            warm,
+            fresh,
+            internal,
+            stream,
+            to,
+        }
     }
 
     /// Behind the last frame that was read.
@@ -159,6 +178,31 @@ impl Replay {
     pub fn to(mut self, lsn: Lsn) -> Replay {
         self.to = self.to.min(lsn);
         self.frames.end_with(lsn);
+        self
+    }
+
+    /// Reads sealed segments into memory of its own instead of mapping them, which costs a copy, and
+    /// a [`verify_ahead`](Replay::verify_ahead) does nothing. Then nothing that happens to the
+    /// log's files can raise a signal: a file that is cut while a record of it is looked at is an
+    /// error of the next call. For places where others may touch the files, as on a network.
+    ///
+    /// ```
+    /// # let place = tempfile::tempdir()?;
+    /// # let options = sawmill::WalOptions { segment_size: 64 << 10, ..Default::default() };
+    /// let wal = sawmill::Wal::open(place.path(), options)?;
+    /// for _ in 0..40 {
+    ///     wal.append(&[7; 10_000])?;
+    /// }
+    /// let (mut replay, mut count) = (wal.replay()?.copied(), 0);
+    /// while let Some(record) = replay.next() {
+    ///     count += record?.payload.len();
+    /// }
+    /// assert_eq!(count, 400_000);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn copied(mut self) -> Replay {
+        self.frames.mapped = false;
         self
     }
 
@@ -213,6 +257,7 @@ impl Replay {
     pub(super) fn bytes(&self) -> &[u8] {
         match &self.map {
             Some(map) => map,
+            None if self.unpacked => &self.plain,
             None => self.frames.window(),
         }
     }
@@ -301,7 +346,29 @@ impl Replay {
         self.map = found.map;
         self.records = found.header.records;
         self.next_lsn = found.header.first_lsn;
+        self.unpacked = false;
+        if let Some(plain) = found.header.plain {
+            self.unpack(plain)?;
+        }
         Ok(Turn::Frame)
+    }
+}
+
+impl Replay {
+    /// Unpacks the current frame, whose checksum holds, into `plain` bytes (PACK-2).
+    #[cold]
+    fn unpack(&mut self, plain: u32) -> Result<()> {
+        let mut out = std::mem::take(&mut self.plain);
+        let packed = self.bytes().get(self.rest.clone()).unwrap_or_default();
+        let unpacked = unpack(packed, plain, &mut out);
+        (self.plain, self.map, self.unpacked) = (out, None, true);
+        self.rest = 0..self.plain.len();
+        // This core has just written them.
+        self.warm = usize::MAX;
+        unpacked.map_err(|reason| match reason {
+            Packed::Senseless => self.frames.senseless(self.next_lsn),
+            Packed::Unknown => self.frames.packed(self.next_lsn),
+        })
     }
 }
 

@@ -15,8 +15,11 @@ use crate::wal::recovery::walk::{Device, Segments, Walked};
 use crate::wal::scan;
 use crate::wal::segment::{FIRST_FRAME, Segment};
 
+/// How many headers behind the end are kept, to say where the log is intact again.
+const BEHIND_MAX: usize = 1024;
+
 /// What was found behind the end.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Evidence {
     /// The highest epoch of any decodable header: the next one's must be above it (L16).
     pub(super) highest_epoch: Epoch,
@@ -25,9 +28,9 @@ pub(super) struct Evidence {
     /// The first header of a later incarnation, other than its barrier: the barrier was durable
     /// before it was written, and it is not in the chain (L16).
     pub(super) later: Option<FrameHeader>,
-    /// The first header that counts and starts above the end of the chain: from there on frames
-    /// may be intact.
-    pub(super) behind: Option<FrameHeader>,
+    /// The first headers that count and start above the end of the chain, at most [`BEHIND_MAX`]:
+    /// where frames may be intact again.
+    pub(super) behind: Vec<FrameHeader>,
     /// How many decodable headers there are that do not come from an earlier incarnation.
     pub(super) frames: u64,
 }
@@ -49,8 +52,9 @@ impl Evidence {
         if header.epoch > walked.epoch() && header.kind != FrameKind::Barrier {
             self.later.get_or_insert(*header);
         }
-        if header.first_lsn >= walked.next_lsn() && header.position != walked.fault_at {
-            self.behind.get_or_insert(*header);
+        let above = header.first_lsn >= walked.next_lsn() && header.position != walked.fault_at;
+        if above && self.behind.len() < BEHIND_MAX {
+            self.behind.push(*header);
         }
     }
 }

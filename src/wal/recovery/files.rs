@@ -11,6 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogId, Lsn, SegmentNumber, to_u64};
 use crate::storage::{AlignedBuf, BLOCK, Directory, File, OpenMode};
 use crate::sync::Arc;
+use crate::wal::backup::BACKUP_UNFINISHED;
 use crate::wal::log_file::{self, LOG_LENGTH, LOG_NAME, LogState, LogVerdict};
 use crate::wal::scan::Expected;
 use crate::wal::segment::{
@@ -230,6 +231,9 @@ fn read_log(
         Ok(file) => file,
         Err(failure) if failure.kind() == std::io::ErrorKind::NotFound => {
             let names = directory.list()?;
+            if names.iter().any(|name| name == BACKUP_UNFINISHED) {
+                return Err(inventory::unfinished_backup(directory));
+            }
             let any = names.iter().any(|name| parse_name(name).is_some());
             return Err(match any {
                 true => lost(&directory.path().join(LOG_NAME)),

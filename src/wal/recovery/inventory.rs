@@ -11,6 +11,7 @@ use crate::planted::{Bug, planted};
 use crate::storage::{AlignedBuf, BLOCK, Channel, Directory, File, Lock, LockKind, OpenMode};
 use crate::storage::{IoFailure, Storage};
 use crate::sync::Arc;
+use crate::wal::backup::BACKUP_UNFINISHED;
 use crate::wal::log_file::{
     self, LOG_LENGTH, LOG_NAME, LOG_UNFINISHED, LogFile, LogState, LogVerdict,
 };
@@ -109,8 +110,10 @@ impl Inventory {
         };
         let start = log_file.state().start_segment;
         let below = numbers.iter().filter(|number| **number < start).map(|n| file_name(*n));
+        // With `LOG` it is a whole copy.
+        let finished = names.iter().filter(|name| *name == BACKUP_UNFINISHED).cloned();
         let mut inventory = Inventory {
-            below: below.collect(),
+            below: below.chain(finished).collect(),
             log_file,
             created: false,
             segments: Segments::new(),
@@ -140,6 +143,9 @@ impl Inventory {
                                the whole directory from a copy; nothing was changed";
                 return Err(Error::new(ErrorKind::Corrupt, message).at_path(file.path()));
             }
+        }
+        if names.iter().any(|name| name == BACKUP_UNFINISHED) {
+            return Err(unfinished_backup(directory));
         }
         for (name, _) in segments {
             directory.unlink(name)?;
@@ -282,6 +288,12 @@ pub(super) fn unreadable(file: &dyn File, failure: IoFailure) -> Error {
     let message = "the medium does not return bytes of the log; nothing was changed: check the \
                    device, copy what can be read, restore the rest from a copy";
     Error::new(ErrorKind::Unreadable, message).at_path(file.path()).caused_by(failure)
+}
+
+pub(super) fn unfinished_backup(directory: &dyn Directory) -> Error {
+    let message = "a backup to this directory did not come to its end, and what is here is not a \
+                   whole copy: remove the directory and back up again";
+    Error::new(ErrorKind::Corrupt, message).at_path(directory.path())
 }
 
 pub(super) fn foreign(path: &std::path::Path) -> Error {

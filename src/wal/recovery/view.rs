@@ -9,7 +9,7 @@ use super::evidence;
 use super::files::Files;
 use super::inventory;
 use super::walk::{self, Device, Segments};
-use super::{corrupt, expected_at, sealed_entries, walk_start, walked_entries};
+use super::{corrupt, expected_at, sealed_entries, walk_start, walked_entries, whole_behind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogId, Lsn, SegmentNumber, to_u64};
 use crate::storage::{BLOCK, Directory, OpenMode};
@@ -77,7 +77,8 @@ impl View {
             let found = evidence::search(&mut device, &segments, &walked)?;
             let decision = decide::decide(&walked, &found, &state);
             if let Decision::Corrupt { last, witness } = decision {
-                return Err(corrupt(&**directory, &walked, &found, last, witness));
+                let behind = whole_behind(&mut device, &segments, state.log, &found);
+                return Err(corrupt(&**directory, &walked, behind, last, witness));
             }
         }
         entries.extend(walked_entries(&segments, &walked));

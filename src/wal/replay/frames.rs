@@ -36,6 +36,8 @@ pub(super) struct Frames {
     reader: Reader,
     /// Whether, behind the last record, the next segment must continue this one.
     seam: bool,
+    /// Whether sealed segments are mapped; otherwise they are read into memory of our own.
+    pub(super) mapped: bool,
     /// How many threads shall verify ahead, once reading begins.
     pub(super) threads: usize,
     ahead: Option<Ahead>,
@@ -96,6 +98,7 @@ impl Frames {
             map: None,
             reader,
             seam: false,
+            mapped: true,
             threads: 0,
             ahead: None,
             ended: false,
@@ -305,7 +308,7 @@ impl Frames {
 
     /// The next frame that was verified ahead. When there is none any more, it is looked for here.
     fn find_ahead(&mut self) -> Option<Found> {
-        if self.threads > 0 {
+        if self.threads > 0 && self.mapped {
             let threads = std::mem::take(&mut self.threads);
             let sealed = self.entries.len().saturating_sub(1);
             let bounds = (self.from, self.through);
@@ -339,6 +342,7 @@ impl Frames {
         let sealed = at + 1 < self.entries.len();
         if sealed
             && !direct
+            && self.mapped
             && let Some(judged) = self.look_at_map(&segment, expected)
         {
             return Ok(judged);
@@ -426,6 +430,12 @@ impl Frames {
             _ => self.through.max(next),
         };
         self.place(Error::new(ErrorKind::Corrupt, message).for_lsns(next, last))
+    }
+
+    /// A compressed frame, at `lsn`, in a build that cannot unpack it.
+    pub(super) fn packed(&self, lsn: Lsn) -> Error {
+        let message = "a frame is compressed with LZ4: read the log with the feature lz4";
+        self.place(Error::new(ErrorKind::Unsupported, message).for_lsns(lsn, lsn))
     }
 
     /// A frame whose checksum holds and whose records make no sense, at `lsn`.

@@ -178,3 +178,95 @@ fn rot_in_a_sealed_segment_is_named_when_it_is_opened_or_read() {
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     assert_eq!(error.position().map(|at| (at.segment.get(), at.offset)), Some((2, 8192)));
 }
+
+#[test]
+fn an_extra_segment_behind_a_gap_is_corruption_and_next_to_the_last_a_spare() {
+    let disk = disk(41);
+    four_segments(&disk, true);
+    let copy = disk.read_file(path(2)).unwrap();
+    let relabelled = |number: u64| {
+        let mut bytes = copy.clone();
+        let header = SegmentHeader::decode(&bytes).unwrap();
+        let number = SegmentNumber::new(number);
+        SegmentHeader { number, ..header }.encode(&mut bytes);
+        bytes
+    };
+    // Its frames are those of segment 2, and count for nothing under another number.
+    disk.write_file(path(5), &relabelled(5));
+    assert_eq!(lsns(&Writer::open(&disk).unwrap()).len(), 50);
+    disk.write_file(path(9), &relabelled(9));
+    let error = refused(&disk, ErrorKind::Corrupt);
+    assert!(error.to_string().contains("segment 6 is missing"), "{error}");
+}
+
+#[test]
+fn an_empty_or_doubled_segment_is_corruption() {
+    for number in 1..=4 {
+        let disk = disk(42);
+        four_segments(&disk, true);
+        disk.write_file(path(number), b"");
+        let error = refused(&disk, ErrorKind::Corrupt);
+        assert!(error.path().is_some_and(|at| at == path(number)), "{number}: {error}");
+        let disk = super::disk(42);
+        four_segments(&disk, true);
+        let copy = disk.read_file(path(number % 4 + 1)).unwrap();
+        disk.write_file(path(number), &copy);
+        let error = refused(&disk, ErrorKind::Corrupt);
+        assert!(error.to_string().contains("is another segment's file"), "{number}: {error}");
+    }
+}
+
+#[test]
+fn garbage_behind_the_last_frame_is_cut() {
+    let disk = disk(43);
+    let mut writer = Writer::open(&disk).unwrap();
+    writer.append(b"one").unwrap();
+    let end = usize::try_from(writer.tail().position.offset).unwrap();
+    drop(writer);
+    edit(&disk, &path(1), |bytes| {
+        for (at, byte) in bytes.iter_mut().enumerate().skip(end) {
+            *byte = u8::try_from(at * 31 % 251).unwrap();
+        }
+    });
+    for lsn in 2..=4 {
+        let mut writer = Writer::open(&disk).unwrap();
+        assert!(lsn > 2 || writer.report().cut.is_some());
+        writer.append(b"more").unwrap();
+        assert_eq!(lsns(&writer), (1..=lsn).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_bad_block_names_exactly_what_it_held() {
+    // Records of one block each, from block 2 on; the last one is attested by `LOG`.
+    for (bad, lost, behind) in [
+        (&[2][..], (1, 1), Some(2)),
+        (&[5], (4, 4), Some(5)),
+        (&[5, 6, 7], (4, 6), Some(7)),
+        (&[11], (10, 10), None),
+        (&[9, 10, 11], (8, 10), None),
+    ] {
+        let disk = disk(44);
+        let mut writer = Writer::open(&disk).unwrap();
+        for number in 1..=10 {
+            writer.append(&[number; 100]).unwrap();
+        }
+        writer.write_log(false).unwrap();
+        drop(writer);
+        for block in bad {
+            // The header stands, the payload does not: a header alone is nothing whole.
+            let segment = SegmentNumber::new(1);
+            rot(&disk, Position { segment, offset: (block * BLOCK) as u64 });
+        }
+        let error = refused(&disk, ErrorKind::Corrupt);
+        let range = error.lsns().map(|(first, last)| (first.get(), last.get()));
+        assert_eq!(range, Some(lost), "{error}");
+        let text = error.to_string();
+        assert!(text.contains(&format!("up to record {} is intact", lost.0 - 1)), "{text}");
+        let after = match behind {
+            Some(lsn) => format!("whole frames follow from record {lsn} "),
+            None => "nothing whole follows".to_owned(),
+        };
+        assert!(text.contains(&after) && text.contains("sawmill wal repair"), "{text}");
+    }
+}
