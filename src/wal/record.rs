@@ -31,7 +31,7 @@ pub(crate) struct RawRecord<'a> {
     pub(crate) payload: &'a [u8],
 }
 
-/// Writes a record's header for a payload of `length` bytes.
+/// As [`encode_header_of`], without an extension.
 ///
 /// # Panics
 /// If `out` is shorter than a record header.
@@ -40,7 +40,8 @@ pub(crate) fn encode_header(out: &mut [u8], length: u32, stream: StreamId, kind:
     encode_header_of(out, length, stream, kind, false);
 }
 
-/// As [`encode_header`], for a body that begins with an extension if it is `extended`.
+/// Writes a record's header for a body of `length` bytes, which begins with an extension if it is
+/// `extended`.
 ///
 /// # Panics
 /// If `out` is shorter than a record header.
