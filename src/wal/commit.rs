@@ -86,9 +86,10 @@ impl Open {
         let may = if alone {
             true
         } else if oldest.waiting.is_awaited() {
-            let overtakes = self.flights.has_plain() || !self.dirty.is_empty();
+            let unsynced = !self.dirty.is_empty() && !planted(Bug::PlainBeforeDurable);
+            let overtakes = self.flights.has_plain() || unsynced;
             let (count, records) = (self.flights.len(), self.flights.records());
-            (!oldest.waiting.wants_durable() || !overtakes || planted(Bug::PlainBeforeDurable))
+            (!oldest.waiting.wants_durable() || !overtakes)
                 && self.depth.may_add(count, records, oldest.records)
         } else {
             oldest.is_sealed && self.flights.len() < PLAIN_MAX
@@ -256,7 +257,8 @@ impl Core {
                     self.note(&mut open, serial, begun, &mut resolved);
                     continue;
                 }
-            } else if slot.is_empty() {
+            } else if slot.is_empty() || open.failed.is_some() {
+                // Of a poisoned log everybody is told first; then the rest is waited for.
                 break;
             } else {
                 drop(open);
@@ -297,7 +299,7 @@ impl Core {
             next.appoint();
         }
         Resolved::wake(resolved);
-        // Of a poisoned log: waits for what is in flight.
+        // Of a poisoned log: waits for what is in flight, not for ever.
         drop(gone);
         if more {
             self.add_slot();
