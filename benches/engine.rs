@@ -1,11 +1,12 @@
 //! How close does the whole engine come to a loop written by hand?
 //!
-//! A running word count (S1), in three works:
+//! A running word count (S1):
 //!
 //! - `files`: over text files, in batches of 4 MiB, each with a plan and a completion in the log.
 //! - `logged`: words that come through the log: appended in blocks of lines, one sync for each
 //!   batch, in batches of 4 MiB, while the job counts what is durable.
 //! - `small`: the same in batches of 12 k words (100 KB).
+//! - `large`: the same in batches of 3 M words (25 MiB); only when it is asked for by name.
 //!
 //! Each with a checkpoint every second; `files` also with the one at the end. Beside them two loops
 //! on rayon that count the same batches: one that keeps nothing, and one that writes each batch to
@@ -54,6 +55,8 @@ use xxhash_rust::xxh3::xxh3_64;
 const BATCH: usize = 4 << 20;
 /// About 12 k words.
 const SMALL: usize = 100 << 10;
+/// About 3 M words.
+const LARGE: usize = 25 << 20;
 /// What is appended as one record, at most: a client's block of lines.
 const BLOCK_OF_LINES: usize = 16 << 10;
 const DISTINCT: usize = 1_000_000;
@@ -118,11 +121,12 @@ fn by_engine_logged(place: &Path, texts: &[Vec<u8>], batch: usize) -> Outcome<(f
     for text in texts {
         for range in cut(text, text.len().div_ceil(batch), 0) {
             let lines = &text[range];
-            let blocks: Vec<&[u8]> = cut(lines, lines.len().div_ceil(BLOCK_OF_LINES), 0)
-                .into_iter()
-                .map(|block| &lines[block])
-                .collect();
-            words.append_batch(&blocks)?;
+            let mut last = None;
+            for block in cut(lines, lines.len().div_ceil(BLOCK_OF_LINES), 0) {
+                last = Some(words.submit(&lines[block])?);
+            }
+            // One sync for the batch.
+            last.map(|last| last.wait()).transpose()?;
         }
     }
     all_done.recv()?;
@@ -155,7 +159,7 @@ impl Log {
     fn append(&mut self, bytes: &[u8]) -> Outcome {
         // Whole blocks: what is behind the last one would be padding.
         let bytes = &bytes[..bytes.len() / BLOCK * BLOCK];
-        std::hint::black_box(crc32c::crc32c(bytes));
+        std::hint::black_box(crc_fast::crc32_iscsi(bytes));
         if self.offset + bytes.len() as u64 > LOG {
             self.offset = 0;
         }
@@ -255,7 +259,11 @@ struct Inputs<'i> {
 impl Inputs<'_> {
     /// One round of a work: by hand, by hand with a log, by the engine.
     fn round(&mut self, work: &str) -> Outcome<[(f64, Checksum); 3]> {
-        let batch = if work == "small" { SMALL } else { BATCH };
+        let batch = match work {
+            "small" => SMALL,
+            "large" => LARGE,
+            _ => BATCH,
+        };
         let (pool, log) = (&self.pool, &mut self.log);
         if work == "files" {
             return Ok([
@@ -289,8 +297,9 @@ fn main() -> Outcome {
     let (mib, rounds, threads) = (bytes >> 20, protocol.rounds, pool.current_num_threads());
     let mut inputs = Inputs { pool, place: place.path(), paths, texts, log };
     let names = asked::names();
-    for work in ["files", "logged", "small"] {
-        if !names.is_empty() && !names.iter().any(|name| name == work) {
+    for work in ["files", "logged", "small", "large"] {
+        let is_asked = names.iter().any(|name| name == work);
+        if !(is_asked || (names.is_empty() && work != "large")) {
             continue;
         }
         let (mut hand, mut logged, mut engine) = (vec![], vec![], vec![]);

@@ -3,9 +3,10 @@
 //! Each work is done both ways, on all cores, in rounds that alternate, and both must arrive at the
 //! same checksum. Short by default; `SAWMILL_BENCH=full cargo bench --bench exec_ops` takes the
 //! sizes of docs/benchmarking.md (10 M rows). A word as argument picks one of `join`, `sort`,
-//! `grep`.
+//! `grep`, and `lost`: what it costs to compute lost partitions again.
 
 #![allow(clippy::disallowed_methods, reason = "a bench measures real time")]
+#![allow(clippy::disallowed_types, reason = "and reads what the kernel counts")]
 #![allow(clippy::print_stdout, reason = "the ratio is what this prints")]
 #![allow(
     clippy::cast_possible_truncation,
@@ -21,7 +22,9 @@ use std::time::{Duration, Instant};
 
 use common::{Random, Text, line};
 use rayon::prelude::*;
-use sawmill::{Bytes, Dataset, Executor, Kv, PartitionSource, RunContext};
+use sawmill::{
+    Bytes, Dataset, Executor, Kv, Lost, PartitionSource, RunContext, StorageLevel, TaskKind,
+};
 
 const PARTITIONS: usize = 16;
 
@@ -60,7 +63,7 @@ fn compare<T: PartialEq + std::fmt::Debug>(
     let (hand, datasets) = (median(hand), median(datasets));
     let rate = |time: Duration| rows as f64 / time.as_secs_f64() / 1e6;
     println!(
-        "{name}: {rows} rows, {rounds} rounds: by hand {hand:?} ({:.1} M/s), datasets \
+        "exec/{name}: {rows} rows, {rounds} rounds: by hand {hand:?} ({:.1} M/s), datasets \
          {datasets:?} ({:.1} M/s), ratio {:.2}",
         rate(hand),
         rate(datasets),
@@ -272,6 +275,57 @@ fn grep(executor: &Executor, pool: &rayon::ThreadPool, rows: usize, rounds: usiz
     );
 }
 
+/// CPU time that k of 64 lost partitions of a narrow lineage cost, as a share of what the whole job
+/// cost: k/64 would be nothing but the lost ones.
+fn lost(executor: &Executor, _pool: &rayon::ThreadPool, rows: usize, rounds: usize) {
+    const PARTITIONS: u32 = 64;
+    let rows = 8 * rows as u64;
+    let squares = Dataset::from_fn(PARTITIONS, move |partition| {
+        let cut = |partition: u32| u64::from(partition) * rows / u64::from(PARTITIONS);
+        cut(partition)..cut(partition + 1)
+    });
+    let squares = squares.map(|n| Random(n).next()).filter(|n| n % 3 > 0).map(|n| n ^ (n >> 7));
+    let squares = squares.persist(StorageLevel::Memory);
+    // The task counts what is computed; the action takes no rows, so that it costs nothing.
+    let compute = |run: &RunContext| {
+        let (cpu, seen) = (cpu_seconds(), run.tasks().len());
+        executor.for_each_partition(run, &squares, |_| Ok(())).expect("partitions");
+        let tasks = run.tasks().into_iter().skip(seen);
+        let held = tasks.filter(|task| task.kind == TaskKind::Hold).count();
+        (cpu_seconds() - cpu, held as u32)
+    };
+    for k in [1, 8, 32] {
+        let mut shares = Vec::new();
+        for round in 0..=rounds {
+            let run = executor.context();
+            let (whole, held) = compute(&run);
+            assert_eq!(held, PARTITIONS, "all are computed at first");
+            let lost = (0..k).map(|number| number * PARTITIONS / k);
+            lost.for_each(|lost| {
+                run.drop_partition(squares.operator(), Lost::Partition(lost));
+            });
+            let (again, held) = compute(&run);
+            assert_eq!(held, k, "exactly the lost ones");
+            if round > 0 {
+                shares.push(again / whole * f64::from(PARTITIONS) / f64::from(k));
+            }
+        }
+        shares.sort_by(f64::total_cmp);
+        println!(
+            "recompute/lost_partition: {k} of {PARTITIONS}, {rows} rows, {rounds} rounds: \
+             {:.2}x of {k}/{PARTITIONS} of the CPU time of all",
+            shares[shares.len() / 2]
+        );
+    }
+}
+
+/// Seconds of CPU time of all threads so far.
+fn cpu_seconds() -> f64 {
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let stats = threads.filter_map(|t| std::fs::read_to_string(t.path().join("schedstat")).ok());
+    stats.filter_map(|stat| stat.split(' ').next()?.parse::<f64>().ok()).sum::<f64>() / 1e9
+}
+
 fn main() {
     let only = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
     let full = std::env::var("SAWMILL_BENCH").is_ok_and(|size| size == "full");
@@ -279,7 +333,7 @@ fn main() {
     let executor = Executor::new(0, PARTITIONS as u32).expect("threads");
     let pool = rayon::ThreadPoolBuilder::new().build().expect("threads");
     type Work = fn(&Executor, &rayon::ThreadPool, usize, usize);
-    let works: [(&str, Work); 3] = [("join", join), ("sort", sort), ("grep", grep)];
+    let works: [(&str, Work); 4] = [("join", join), ("sort", sort), ("grep", grep), ("lost", lost)];
     for (name, work) in works {
         if only.as_deref().is_none_or(|only| only == name) {
             work(&executor, &pool, rows, rounds);

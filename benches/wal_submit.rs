@@ -190,7 +190,7 @@ impl Bare {
             buffer[used + 8..used + 8 + SIZE].copy_from_slice(&payload);
             used += 8 + SIZE;
             if used + 8 + SIZE > BUFFER || number + 1 == count {
-                std::hint::black_box(crc32c::crc32c(&buffer[..used]));
+                std::hint::black_box(crc_fast::crc32_iscsi(&buffer[..used]));
                 let (file, offset) = (Arc::clone(&self.file), self.offset);
                 let op = Op::Write { file, offset, buffer, durable: false };
                 let written = self.channel.run(op);

@@ -24,6 +24,10 @@ pub trait Clock: fmt::Debug + Send + Sync {
     fn monotonic_ns(&self) -> u64;
     /// Waits.
     fn sleep(&self, duration: Duration);
+    /// Whether time passes by itself. If not, who waits for a moment waits until it is told.
+    fn passes(&self) -> bool {
+        true
+    }
     /// From now on, `sleeper` is told whenever time was moved by hand. Where time passes by itself
     /// there is nothing to tell.
     fn watch(&self, sleeper: Weak<dyn Sleeper>) {
@@ -93,6 +97,10 @@ impl Clock for ManualClock {
 
     fn sleep(&self, duration: Duration) {
         self.advance(duration);
+    }
+
+    fn passes(&self) -> bool {
+        false
     }
 
     fn watch(&self, sleeper: Weak<dyn Sleeper>) {

@@ -117,9 +117,9 @@ pub use stream::{
     StreamRun, Trigger,
 };
 pub use wal::{
-    AppendOptions, Background, Backup, Damage, Durability, Entry, EpochReport, Hold, Latencies,
-    LogMarks, LogReport, LsnRange, OwnedRecord, Pending, PendingReceipt, Pin, ProducerStamp,
-    ProducerState, ReaderPosition, ReaderStats, ReaderTail, Ready, Receipt, Record, Repair, Replay,
-    Safeguard, SegmentReport, SegmentState, Tail, TruncationPlan, Wal, WalOptions, WalReader,
-    WalStats, WalStream, WriterState,
+    AppendOptions, Background, Backup, Compression, Damage, Durability, Entry, EpochReport, Hold,
+    Latencies, LogMarks, LogReport, LsnRange, OwnedRecord, Pending, PendingReceipt, Pin,
+    ProducerStamp, ProducerState, ReaderPosition, ReaderStats, ReaderTail, Ready, Receipt, Record,
+    Repair, Replay, Safeguard, SegmentReport, SegmentState, Tail, TruncationPlan, Wal, WalOptions,
+    WalReader, WalStats, WalStream, WriterState,
 };

@@ -60,6 +60,8 @@ bugs! {
     RetrySync => "retry-sync",
     /// L12: the log goes on after a failed write.
     ContinueAfterError => "continue-after-error",
+    /// L10: the committer is not told that there is something to attest.
+    RiseUnnoticed => "rise-unnoticed",
     /// L10: a poisoned log attests once more.
     AttestAfterPoison => "attest-after-poison",
     /// L14: recovered records are shown before the barrier is durable.

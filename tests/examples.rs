@@ -51,3 +51,31 @@ fn ingest_without_a_directory_says_so() {
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("which directory"));
 }
+
+#[test]
+fn log_analytics_names_the_worst_and_counts_what_is_no_line() {
+    let place = tempfile::tempdir().unwrap();
+    let line = |address: &str, status: u16| {
+        format!("{address} - - [21/Nov/2026:04:45:14 +0000] \"GET /a HTTP/1.1\" {status} 512\n")
+    };
+    let mut paths = Vec::new();
+    for file in 0..3 {
+        let mut text = String::from("not a line\n");
+        for number in 0..30 {
+            text += &line(&format!("203.0.113.{number}"), if number < 12 { 503 } else { 200 });
+            text += &line("198.51.100.7", 500);
+            text += &line("192.0.2.1", if number % 3 == 0 { 502 } else { 404 });
+        }
+        paths.push(place.path().join(format!("{file}.log")));
+        std::fs::write(&paths[file], text).unwrap();
+    }
+    let output = Command::new(example("log_analytics")).args(&paths).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines.len(), 10, "{said}");
+    assert_eq!(lines[0], "      90 198.51.100.7 (Oak & Ash)");
+    assert_eq!(lines[1], "      30 192.0.2.1 (unknown)");
+    assert_eq!(lines[2], "       3 203.0.113.0 (Harbour Mills)");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("3 lines are no lines"));
+}

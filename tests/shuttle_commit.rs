@@ -46,6 +46,11 @@ scenarios! {
     several_writes_are_in_flight: ["acknowledged"],
     several_writes_beside_plain_ones: ["acknowledged"],
     several_writes_and_one_fails: ["poisoned", "acknowledged"],
+    an_idle_log_attests: [],
+    an_idle_log_attests_beside_appends: ["acknowledged", "attested"],
+    an_idle_log_is_poisoned_or_closed: ["poisoned", "acknowledged"],
+    what_is_sent_twice_is_stored_once: ["acknowledged", "again"],
+    a_name_is_asked_for_twice: ["acknowledged"],
     a_tail_waits_for_more: ["acknowledged"],
 }
 
@@ -79,6 +84,11 @@ mod planted {
     #[test]
     fn acknowledged_over_a_hole() {
         finds(Bug::DurableOverHole, scenarios::several_writes_and_one_fails);
+    }
+
+    #[test]
+    fn an_idle_time_that_nobody_is_woken_for() {
+        finds(Bug::RiseUnnoticed, scenarios::an_idle_log_attests);
     }
 
     #[test]

@@ -356,15 +356,13 @@ const RECYCLING: [&[Step]; 5] = {
 };
 
 /// Lives in which several frames are in flight, or a durable one follows a plain one.
-const IN_FLIGHT: [&[Step]; 7] = {
-    use Step::{Append, Buffered, Burst, PlainBurst, Reopen, Truncate};
+const IN_FLIGHT: [&[Step]; 5] = {
+    use Step::{Append, Buffered, Burst, PlainBurst, Reopen};
     [
         &[Burst],
         &[PlainBurst],
-        &[Append, Burst],
         &[Burst, PlainBurst],
-        &[PlainBurst, Truncate, Burst],
-        &[Burst, Reopen, Burst],
+        &[PlainBurst, Reopen, Burst],
         &[Append, Buffered, Append],
     ]
 };
@@ -498,8 +496,12 @@ fn every_planted_bug_is_found() {
             [Device::Fua, Device::Flush].into_iter().find_map(|device| {
                 let mut gate = Gate { device, nested_every: 499, states: 0 };
                 let short = sequences(|_| false);
-                let lives = short.iter().map(Vec::as_slice).chain(IN_FLIGHT);
-                lives.into_iter().find_map(|steps| gate.run(steps).err())
+                let mut lives: Vec<_> = short.iter().map(Vec::as_slice).collect();
+                if bug == Bug::DurableOverHole {
+                    // One frame after the other does not show it.
+                    lives = IN_FLIGHT.to_vec();
+                }
+                lives.iter().find_map(|steps| gate.run(steps).err())
             })
         });
         match seen {

@@ -4,12 +4,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sawmill::clock::ManualClock;
 use sawmill::sim::{CrashManner, CrashOutcome, Device, FaultKind, SimDisk, SimOptions};
 use sawmill::{
-    Background, Entry, Error, ErrorKind, Lsn, ProducerId, ProducerStamp, Wal, WalOptions,
+    Background, Engine, EngineOptions, Entry, Error, ErrorKind, Job, Lsn, ProducerId,
+    ProducerStamp, Received, RunOptions, Trigger, Wal, WalOptions, name,
 };
 
 const MANNERS: [CrashManner; 3] = [CrashManner::Before, CrashManner::Torn, CrashManner::After];
@@ -260,6 +262,114 @@ fn threads_that_send_the_same_store_it_once_in_order() {
     for id in 0..PRODUCERS {
         let lsns: Vec<_> = (0..200).map(|sequence| stored[&(id, sequence)]).collect();
         assert!(lsns.is_sorted(), "the order of LSNs is that of sequences");
+    }
+}
+
+/// The table is repeated, truncated and recycled over while everybody sends.
+#[test]
+fn answers_stay_the_same_while_the_log_is_truncated_under_the_senders() {
+    const PRODUCERS: u64 = 4;
+    let place = tempfile::tempdir().unwrap();
+    let wal = Wal::open(place.path(), options()).unwrap();
+    let done = AtomicBool::new(false);
+    let told: Vec<BTreeMap<(u64, u64), Lsn>> = std::thread::scope(|scope| {
+        let everything = || {
+            let mut told = BTreeMap::new();
+            for sequence in 0..300 {
+                for id in 0..PRODUCERS {
+                    let payload = [7; 1000];
+                    let entry = Entry::new(&payload).producer(stamp(id, 0, sequence));
+                    told.insert((id, sequence), wal.append_record(&entry).unwrap());
+                }
+            }
+            told
+        };
+        let senders: Vec<_> = (0..3).map(|_| scope.spawn(everything)).collect();
+        scope.spawn(|| {
+            let mut number = 0;
+            while !done.load(Ordering::Acquire) {
+                wal.truncate_before(wal.durable_lsn()).unwrap();
+                wal.stream(&format!("{}", number % 50)).unwrap();
+                number += 1;
+            }
+        });
+        let told = senders.into_iter().map(|sender| sender.join().unwrap()).collect();
+        done.store(true, Ordering::Release);
+        told
+    });
+    assert!(told.iter().all(|answers| *answers == told[0]));
+    wal.truncate_before(wal.durable_lsn()).unwrap();
+    assert!(wal.first_lsn() > Lsn::new(1000), "{}", wal.first_lsn());
+    let names: Vec<_> = wal.streams().iter().map(|s| (s.name().to_owned(), s.id())).collect();
+    drop(wal);
+    let wal = Wal::open(place.path(), options()).unwrap();
+    for (key, lsn) in &told[0] {
+        assert_eq!(send(&wal, stamp(key.0, 0, key.1)).unwrap(), *lsn);
+    }
+    let found: Vec<_> = wal.streams().iter().map(|s| (s.name().to_owned(), s.id())).collect();
+    assert_eq!(found, names);
+}
+
+#[test]
+fn a_full_disk_gives_space_back_though_the_table_is_repeated_first() {
+    let disk = SimDisk::new(10);
+    let wal = simulated(&disk).unwrap();
+    for id in 0..20 {
+        send(&wal, stamp(id, 0, 0)).unwrap();
+    }
+    disk.capacity(Some(8 * (64 << 10)));
+    let mut sequence = 1;
+    let send_large = |wal: &Wal, sequence| {
+        wal.append_record(&Entry::new(&[0; 30_000]).producer(stamp(0, 0, sequence)))
+    };
+    for round in 0..3 {
+        let full = loop {
+            match send_large(&wal, sequence) {
+                Ok(_) => sequence += 1,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(full.kind(), ErrorKind::DiskFull, "{round}");
+        // What was not appended was not stored: it is the next one still.
+        let state = wal.producer(ProducerId::new(0)).unwrap();
+        assert_eq!(state.next_sequence, sequence, "{round}");
+        let before = wal.first_lsn();
+        assert!(wal.truncate_before(wal.durable_lsn()).unwrap() > before, "{round}");
+    }
+    send_large(&wal, sequence).unwrap();
+    let found = disk.power_cycle(CrashOutcome::LoseAll);
+    drop(wal);
+    let wal = simulated(&found).unwrap();
+    assert_eq!(wal.producers().len(), 20);
+    assert_eq!(wal.producer(ProducerId::new(0)).unwrap().next_sequence, sequence + 1);
+}
+
+/// From the sender to the state: each record counts once, though each is sent several times.
+#[test]
+fn a_job_counts_what_was_sent_again_once() {
+    let place = tempfile::tempdir().unwrap();
+    for life in 1..=3_u64 {
+        let engine = Engine::open(place.path(), EngineOptions::default()).unwrap();
+        let events = engine.ingest(name!("events")).unwrap();
+        let (job, counts) = Job::build(name!("count"), |job| {
+            let words = job.source(name!("in"), Received::from(&events));
+            let counted = words.pair_with(|_| 1u64).reduce_by_key(|a, b| a + b);
+            let counts = counted.map_with_state::<u64, ()>(name!("n"), |_word, values, state| {
+                *state = Some(state.unwrap_or(0) + values.sum::<u64>());
+                None
+            });
+            counts.state
+        })
+        .unwrap();
+        // Each life sends again all that was ever sent, and ten more.
+        for sequence in (0..life * 10).chain(0..life * 10) {
+            let entry = Entry::new(b"oak").producer(stamp(1, 0, sequence));
+            engine.log().append_record(&entry.stream(events.stream())).unwrap();
+        }
+        let trigger = Trigger::AvailableNow { bytes: 1 << 20 };
+        let run = engine.start(job, RunOptions { trigger, ..RunOptions::default() }).unwrap();
+        run.await_termination().unwrap();
+        assert_eq!(counts.get(b"oak"), Some(life * 10));
     }
 }
 

@@ -146,7 +146,7 @@ impl Soak<'_> {
     }
 }
 
-/// A process that holds the oldest segment as a reader does, and looks at it twice.
+/// A process that follows the log, and holds the oldest segment as a reader does.
 struct Reader(Child);
 
 impl Reader {
@@ -160,14 +160,13 @@ impl Reader {
         Reader(child.unwrap())
     }
 
-    /// Ends it; returns how many segments it held.
-    fn end(mut self) -> u64 {
+    /// Ends it; returns what it did.
+    fn end(mut self) -> String {
         drop(self.0.stdin.take());
         let output = self.0.wait_with_output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success(), "the reader in another process: {text}");
-        let line = text.lines().find_map(|line| line.split("held ").nth(1)).unwrap();
-        line.trim().parse().unwrap()
+        text.lines().find(|line| line.contains("followed ")).unwrap().to_owned()
     }
 }
 
@@ -175,37 +174,66 @@ impl Reader {
 #[test]
 fn reads_in_another_process() {
     let Some(log) = std::env::var_os(READER) else { return };
-    let over = thread::scope(|scope| {
-        let over = AtomicBool::new(false);
-        let over = &*Box::leak(Box::new(over));
-        scope.spawn(|| {
-            std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).unwrap();
-            over.store(true, Ordering::Relaxed);
-        });
-        let directory = SystemStorage::new(BackendChoice::Pwrite).unwrap();
-        let directory = directory.directory(Path::new(&log), false).unwrap();
-        let mut held = 0;
-        while !over.load(Ordering::Relaxed) {
-            let names = directory.list().unwrap();
-            let Some(name) = names.iter().find(|name| name.ends_with(".seg")) else { continue };
-            let number: u64 = name.trim_end_matches(".seg").parse().unwrap();
-            let Ok(file) = directory.open(name, OpenMode::Read) else { continue };
-            if !file.try_lock(1, LockKind::Shared).unwrap() {
-                continue;
-            }
-            let read = || file.map(file.stamp().unwrap().length).unwrap().to_vec();
-            let before = read();
-            if before[32..40] != number.to_le_bytes() || (names.len() as u64) < RETAINED {
-                // It was used again before it was locked, or it is still being written.
-                continue;
-            }
-            thread::sleep(Duration::from_millis(100));
-            assert!(read() == before, "segment {number} changed in a reader's hands");
-            held += 1;
-        }
-        held
+    let log = Path::new(&log);
+    let over = AtomicBool::new(false);
+    let (held, tailed) = thread::scope(|scope| {
+        let holding = scope.spawn(|| hold(log, &over));
+        let tailing = scope.spawn(|| follow(log, &over));
+        std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).unwrap();
+        over.store(true, Ordering::Relaxed);
+        (holding.join().unwrap(), tailing.join().unwrap())
     });
-    println!("held {over}");
+    println!("held {held} segments, followed {tailed} records");
+}
+
+/// Holds one segment after the other as a reader does, and looks at it twice.
+fn hold(log: &Path, over: &AtomicBool) -> u64 {
+    let directory = SystemStorage::new(BackendChoice::Pwrite).unwrap();
+    let directory = directory.directory(log, false).unwrap();
+    let mut held = 0;
+    while !over.load(Ordering::Relaxed) {
+        let names = directory.list().unwrap();
+        let Some(name) = names.iter().find(|name| name.ends_with(".seg")) else { continue };
+        let number: u64 = name.trim_end_matches(".seg").parse().unwrap();
+        let Ok(file) = directory.open(name, OpenMode::Read) else { continue };
+        if !file.try_lock(1, LockKind::Shared).unwrap() {
+            continue;
+        }
+        let read = || file.map(file.stamp().unwrap().length).unwrap().to_vec();
+        let before = read();
+        if before[32..40] != number.to_le_bytes() || (names.len() as u64) < RETAINED {
+            // It was used again before it was locked, or it is still being written.
+            continue;
+        }
+        thread::sleep(Duration::from_millis(100));
+        assert!(read() == before, "segment {number} changed in a reader's hands");
+        held += 1;
+    }
+    held
+}
+
+/// Follows the log as far as it can, from its start again where it was left behind.
+fn follow(log: &Path, over: &AtomicBool) -> u64 {
+    let reader = Wal::open_read_only(log).unwrap();
+    let (mut tail, mut next, mut followed) = (reader.tail(Lsn::FIRST), None, 0);
+    while !over.load(Ordering::Relaxed) {
+        match tail.try_next() {
+            Some(Ok(record)) => {
+                assert!(next.is_none_or(|next| next == record.lsn), "{next:?}: {}", record.lsn);
+                let word = |at: usize| *record.payload[at..].first_chunk().unwrap();
+                let [writer, number] = [0, 8].map(|at| u64::from_le_bytes(word(at)));
+                assert!(record.payload == payload(writer, number), "record {}", record.lsn);
+                next = Some(record.lsn.next());
+                followed += 1;
+            }
+            Some(Err(error)) => {
+                assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+                (tail, next) = (reader.tail(Lsn::FIRST), None);
+            }
+            None => thread::sleep(Duration::from_millis(1)),
+        }
+    }
+    followed
 }
 
 fn soak(writers: u64, until: Until) {
@@ -249,7 +277,7 @@ fn soak(writers: u64, until: Until) {
     let (stalls, overtaken) = (soak.stalls.into_inner(), soak.overtaken.into_inner());
     println!(
         "{} records; {} segments used again, {new_files} new files; {stalls} stalls, {overtaken} \
-         overtaken; {held} held by another process",
+         overtaken; another process: {held}",
         wrote.iter().sum::<u64>(),
         stats.segments_recycled
     );

@@ -225,7 +225,9 @@ impl Directory for SimDirectory {
                 state.collect(&self.path);
             },
             |state| {
-                if let Some(names) = state.directories.get_mut(&self.path) {
+                if state.options.names_forget
+                    && let Some(names) = state.directories.get_mut(&self.path)
+                {
                     names.spoil();
                 }
             },

@@ -48,6 +48,10 @@ pub struct SimOptions {
     /// Whether the device lies: durable writes and syncs, of directories too, succeed and make
     /// nothing durable. Default `false`.
     pub lies: bool,
+    /// Whether a failed sync of a directory forgets the names that it should have made durable, so
+    /// that a later one succeeds without them. Default `true`; journaling file systems stop
+    /// instead.
+    pub names_forget: bool,
     /// How long operations take on [`SimDisk::clock`]. Default `None`: no time at all, and they
     /// complete in an order that the seed decides.
     pub latency: Option<Latency>,
@@ -65,6 +69,7 @@ impl Default for SimOptions {
             capacity: None,
             quota: false,
             lies: false,
+            names_forget: true,
             latency: None,
             trace_lines: 256,
         }

@@ -86,8 +86,9 @@ impl Gate {
                 tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
                 tv_nsec: i64::from(left.subsec_nanos()),
             };
+            let limit = clock.passes().then_some(&limit);
             // Returns at once if the word has changed; any error just reads it again.
-            futex::wait(&self.0, futex::Flags::PRIVATE, word, Some(&limit)).ok();
+            futex::wait(&self.0, futex::Flags::PRIVATE, word, limit).ok();
         }
     }
 
@@ -132,6 +133,7 @@ pub(crate) fn wait_until<'a, T>(
 ) -> MutexGuard<'a, T> {
     match deadline_ns.saturating_sub(clock.monotonic_ns()) {
         0 => guard,
+        _ if !clock.passes() => super::wait(condition, guard),
         left => wait_for(condition, guard, Duration::from_nanos(left)),
     }
 }

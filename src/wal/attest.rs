@@ -60,10 +60,10 @@ impl Attest {
         Some(self.rose_ns.saturating_add(idle))
     }
 
-    /// How often the committer came to rest.
+    /// How often the committer came to rest, and whether it then waited for the clock.
     #[cfg(test)]
-    pub(crate) fn rests(&self) -> u64 {
-        self.rests
+    pub(crate) fn rests(&self) -> (u64, bool) {
+        (self.rests, self.is_watched)
     }
 }
 
@@ -83,7 +83,7 @@ impl Core {
             return;
         }
         open.attest.rose_ns = self.clock.monotonic_ns();
-        if open.committer_sleeps && !open.attest.is_watched {
+        if open.committer_sleeps && !open.attest.is_watched && !planted(Bug::RiseUnnoticed) {
             open.committer_sleeps = false;
             self.committer.notify_one();
         }
@@ -149,10 +149,11 @@ impl Core {
 }
 
 impl Sleeper for Core {
-    /// The committer looks at the clock again.
+    /// The committer looks at the clock again, if it sleeps until a moment.
     fn time_moved(&self) {
-        drop(lock(&self.open));
-        self.committer.notify_all();
+        if lock(&self.open).attest.is_watched {
+            self.committer.notify_all();
+        }
     }
 }
 

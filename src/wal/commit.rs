@@ -86,9 +86,10 @@ impl Open {
         let may = if alone {
             true
         } else if oldest.waiting.is_awaited() {
-            let overtakes = self.flights.has_plain() || !self.dirty.is_empty();
+            let unsynced = !self.dirty.is_empty() && !planted(Bug::PlainBeforeDurable);
+            let overtakes = self.flights.has_plain() || unsynced;
             let (count, records) = (self.flights.len(), self.flights.records());
-            (!oldest.waiting.wants_durable() || !overtakes || planted(Bug::PlainBeforeDurable))
+            (!oldest.waiting.wants_durable() || !overtakes)
                 && self.depth.may_add(count, records, oldest.records)
         } else {
             oldest.is_sealed && self.flights.len() < PLAIN_MAX
@@ -136,6 +137,14 @@ impl Open {
         let is_shared = self.depth.get() > 1 && core.background == Background::Threads;
         let frame = Some(Box::new(frame));
         Some(Work { serial, sealer, sync, frame, durable, starts, is_shared })
+    }
+
+    /// Takes the sealer back, if it is here, and what its last frame has left of its place.
+    fn restore(&mut self, sealer: &mut Option<Box<Sealer>>) {
+        if let Some((segment, saved)) = sealer.as_mut().and_then(|sealer| sealer.take_saved()) {
+            self.staging.draw_up(segment, saved);
+        }
+        self.slots.restore(sealer);
     }
 
     /// Whether what a leader is there for was taken out, or has its outcome.
@@ -244,11 +253,12 @@ impl Core {
                 let begun = self.begin(&mut slot, work, &mut sealer);
                 if !matches!((&begun, done), (Begun::Submitted, true)) {
                     open = lock(&self.open);
-                    open.slots.restore(&mut sealer);
+                    open.restore(&mut sealer);
                     self.note(&mut open, serial, begun, &mut resolved);
                     continue;
                 }
-            } else if slot.is_empty() {
+            } else if slot.is_empty() || open.failed.is_some() {
+                // Of a poisoned log everybody is told first; then the rest is waited for.
                 break;
             } else {
                 drop(open);
@@ -256,7 +266,7 @@ impl Core {
             }
             let reaped = slot.reap(&self.progress);
             open = lock(&self.open);
-            open.slots.restore(&mut sealer);
+            open.restore(&mut sealer);
             if let Some(reaped) = reaped {
                 self.publish(&mut open, reaped, &mut resolved);
             }
@@ -289,7 +299,7 @@ impl Core {
             next.appoint();
         }
         Resolved::wake(resolved);
-        // Of a poisoned log: waits for what is in flight.
+        // Of a poisoned log: waits for what is in flight, not for ever.
         drop(gone);
         if more {
             self.add_slot();
@@ -327,7 +337,7 @@ impl Core {
         if is_shared {
             let next = {
                 let mut open = lock(&self.open);
-                open.slots.restore(kept);
+                open.restore(kept);
                 self.appoint_next(&mut open)
             };
             if let Some(next) = next {

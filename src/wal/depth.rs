@@ -242,7 +242,7 @@ impl Depth {
     fn settle(&mut self, depth: usize) {
         if depth == self.settled {
             self.turn += 1;
-            self.rest = (self.rest * 3 / 2).min(REST_MAX);
+            self.rest = (self.rest * 2).min(REST_MAX);
         } else {
             // The same once more, soon.
             self.rest = REST_MIN;

@@ -11,6 +11,8 @@ use crate::storage::BLOCK;
 /// Bytes of a frame's header.
 pub(crate) const FRAME_HEADER: usize = 128;
 const MAGIC: [u8; 4] = *b"FRAM";
+/// How a payload is compressed that is.
+const LZ4: u8 = 1;
 const _: () = assert!(FRAME_HEADER < BLOCK);
 
 /// What a frame is for.
@@ -68,6 +70,8 @@ pub(crate) struct FrameHeader {
     /// Header CRC of the frame before.
     pub(crate) chain: u32,
     pub(crate) kind: FrameKind,
+    /// Bytes of the payload before it was compressed, if it was.
+    pub(crate) plain: Option<u32>,
     /// From which record on the log says what its catalog holds; zero if it never held anything.
     pub(crate) catalog: Lsn,
 }
@@ -116,7 +120,9 @@ impl FrameHeader {
             slot.copy_from_slice(&half.to_le_bytes());
         }
         out[96] = self.kind.to_byte();
-        out[100..104].copy_from_slice(&self.payload_length.to_le_bytes());
+        out[97] = u8::from(self.plain.is_some());
+        let plain = self.plain.unwrap_or(self.payload_length);
+        out[100..104].copy_from_slice(&plain.to_le_bytes());
         out[104..112].copy_from_slice(&self.catalog.get().to_le_bytes());
         let crc = crc32c(&out[8..]);
         out[4..8].copy_from_slice(&crc.to_le_bytes());
@@ -134,9 +140,15 @@ impl FrameHeader {
         if crc32c(&bytes[8..]) != crc {
             return None;
         }
-        let reserved = is_zero(&bytes[97..100]) && is_zero(&bytes[112..]);
+        let reserved = is_zero(&bytes[98..100]) && is_zero(&bytes[112..]);
         let payload_length = half(bytes, 84);
-        if !reserved || half(bytes, 100) != payload_length {
+        let kind = FrameKind::from_byte(bytes[96])?;
+        let plain = match (bytes[97], half(bytes, 100)) {
+            (0, plain) if plain == payload_length => None,
+            (LZ4, plain) if plain > payload_length && kind == FrameKind::Records => Some(plain),
+            _ => return None,
+        };
+        if !reserved {
             return None;
         }
         let header = FrameHeader {
@@ -154,7 +166,8 @@ impl FrameHeader {
             payload_length,
             payload_crc: half(bytes, 88),
             chain: half(bytes, 92),
-            kind: FrameKind::from_byte(bytes[96])?,
+            kind,
+            plain,
             catalog: Lsn::new(word(bytes, 104)),
         };
         // Counters near the end of their range would overflow what is computed from them.
@@ -209,6 +222,7 @@ mod tests {
             payload_crc: 5,
             chain: 6,
             kind: FrameKind::Records,
+            plain: None,
             catalog: Lsn::new(3),
         }
     }
@@ -219,6 +233,22 @@ mod tests {
         let crc = example().encode(&mut bytes);
         let decoded = FrameHeader::decode(&bytes, example().log, example().position);
         assert_eq!(decoded, Some((example(), crc)));
+    }
+
+    #[test]
+    fn a_compressed_frame_says_how_long_it_was() {
+        let example = FrameHeader { plain: Some(14), ..example() };
+        let mut bytes = [0; FRAME_HEADER];
+        let crc = example.encode(&mut bytes);
+        assert_eq!((bytes[97], bytes[100]), (1, 14));
+        let decode = |header: FrameHeader| {
+            let mut bytes = [0; FRAME_HEADER];
+            header.encode(&mut bytes);
+            FrameHeader::decode(&bytes, header.log, header.position)
+        };
+        assert_eq!(decode(example), Some((example, crc)));
+        assert_eq!(decode(FrameHeader { plain: Some(13), ..example }), None, "saves nothing");
+        assert_eq!(decode(FrameHeader { kind: FrameKind::Barrier, ..example }), None);
     }
 
     #[test]

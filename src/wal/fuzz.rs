@@ -3,6 +3,8 @@
 use crate::ids::{LogId, Position, SegmentNumber, to_u64};
 use crate::storage::BLOCK;
 use crate::wal::barrier::Barrier;
+use crate::wal::catalog::Saying;
+use crate::wal::compress::unpack;
 use crate::wal::log_file;
 use crate::wal::record;
 use crate::wal::scan::{self, Expected, Verdict};
@@ -18,6 +20,11 @@ pub fn decode_wal(bytes: &[u8]) {
     std::hint::black_box(SegmentHeader::decode(bytes).is_ok());
     std::hint::black_box(Barrier::decode(bytes).is_some());
     walk_records(bytes);
+    if let Ok(Some(saying)) = Saying::decode(bytes) {
+        let again = saying.encode();
+        let read = Saying::decode(&again);
+        assert!(matches!(read, Ok(Some(read)) if read == saying), "CATALOG-3: read differently");
+    }
     let place = Position { segment: SegmentNumber::new(1), offset: FIRST_FRAME };
     let log = scan::log_named_by(bytes, place).unwrap_or(LogId::from_bytes([0; 16]));
     for (header, _) in scan::headers(bytes, log, place) {
@@ -26,8 +33,13 @@ pub fn decode_wal(bytes: &[u8]) {
     let size = FIRST_FRAME + to_u64(bytes.len()).next_multiple_of(to_u64(BLOCK));
     let mut expected = Expected::start_of(log, place.segment, size);
     let mut rest = bytes;
+    let mut out = Vec::new();
     while let Verdict::Frame { header, crc, payload } = scan::judge(rest, &expected) {
-        walk_records(payload);
+        match header.plain {
+            None => walk_records(payload),
+            Some(plain) if unpack(payload, plain, &mut out).is_ok() => walk_records(&out),
+            Some(_) => {}
+        }
         std::hint::black_box(Tombstone::decode(&header, payload).is_some());
         expected = expected.after(&header, crc);
         rest = rest.get(scan::length_in(&header, rest)..).unwrap_or_default();

@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::barrier::Barrier;
 use super::core::Core;
 use super::frame::{self, FrameHeader, FrameKind};
@@ -24,7 +26,7 @@ use crate::storage::BLOCK;
 ///
 /// An LSN alone may come to stand for another record: of what was handed out and never made
 /// durable, or where a log was restored from an older copy. The epoch tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ReaderPosition {
     /// The writer's incarnation in which the record was read.
     pub epoch: Epoch,

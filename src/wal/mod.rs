@@ -7,6 +7,7 @@ mod backup;
 pub(crate) mod barrier;
 mod catalog;
 mod commit;
+pub(crate) mod compress;
 mod core;
 mod deadline;
 mod depth;
@@ -71,6 +72,7 @@ pub(crate) mod writer_tests;
 
 pub use backup::Backup;
 pub(crate) use catalog::FIRST_NAMED;
+pub use compress::Compression;
 pub use durability::{AppendOptions, Durability};
 pub use entry::Entry;
 pub use extension::ProducerStamp;

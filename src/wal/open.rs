@@ -94,7 +94,8 @@ fn assemble(
     let limits = WalOptions { segment_size, ..options.clone() }.limits();
     let stats = Arc::new(Stats::new(Arc::clone(&clock)));
     let slot = Slot::new(commits, Arc::clone(&stats));
-    let slots = Slots::new(slot, Box::new(Sealer::new(identity, &opened.tail)));
+    let slots =
+        Slots::new(slot, Box::new(Sealer::new(identity, &opened.tail, options.compression)));
     let home = Arc::clone(active.home());
     let stage = Arc::new(Stage::new(&limits));
     let staging = Staging::new(limits, Arc::clone(&stage), &opened.tail, active, opened.spares);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::attest::IDLE_MIN;
+use super::compress::Compression;
 use super::depth::DEPTH_MAX;
 use super::frame::FRAME_HEADER;
 use super::record::RECORD_HEADER;
@@ -65,6 +66,10 @@ pub struct WalOptions {
     /// 10 KiB of memory, and as much of the log whenever the catalog is repeated. Default 1024,
     /// minimum 0, maximum 1,048,576.
     pub max_producers: u64,
+    /// Whether frames are compressed, each by itself, where that saves a block: less to write for
+    /// the time it takes. Records are shown as they were appended. A log may have frames of both
+    /// kinds. Default [`Compression::None`].
+    pub compression: Compression,
     /// After how long without anything to write the log attests its last acknowledged records by a
     /// frame of their own, a block of 4096 bytes, so that damage to them can be told from a write
     /// that never finished. At most one frame in so long, none if nothing was acknowledged since
@@ -104,6 +109,7 @@ impl Default for WalOptions {
             retain_bytes: None,
             retain_age: None,
             max_producers: 1024,
+            compression: Compression::None,
             attest_after: Some(IDLE_MIN),
             backend: BackendChoice::Auto,
             background: Background::Threads,
@@ -145,6 +151,10 @@ impl WalOptions {
         }
         if let Some(age) = self.retain_age {
             within("retain_age (seconds)", age.as_secs(), 1, 100 * 366 * 86_400)?;
+        }
+        if !self.compression.is_built() {
+            let message = "option compression is Lz4, which needs the feature lz4";
+            return Err(Error::new(ErrorKind::Invalid, message));
         }
         if !self.segment_size.is_multiple_of(to_u64(BLOCK)) {
             let message =

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 
+use super::compress::unpack;
 use super::frame::{FRAME_HEADER, FrameHeader, FrameKind};
 use crate::ids::{Lsn, to_usize};
 use crate::sync::atomic::{AtomicUsize, Ordering};
@@ -57,6 +58,15 @@ impl Recent {
         }
         let length = to_usize(u64::from(header.payload_length));
         let payload = frame.get(FRAME_HEADER..FRAME_HEADER + length).unwrap_or_default();
+        let mut plain = Vec::new();
+        let payload = match header.plain {
+            Some(length) => {
+                // What was packed a moment ago can be unpacked. If not, tails read the files.
+                unpack(payload, length, &mut plain).ok()?;
+                plain.as_slice()
+            }
+            None => payload,
+        };
         let (first, next) = (header.first_lsn, header.next_lsn());
         let fits = payload.len() <= RECENT_BYTES;
         fits.then(|| Arc::new(RecentFrame { first, next, payload: payload.into() }))

@@ -14,10 +14,12 @@ mod reader;
 use std::fmt;
 use std::ops::Range;
 
+use crate::checksum::bring_in;
 use crate::error::{Error, Result};
 use crate::ids::{LogId, Lsn, Position, StreamId};
 use crate::storage::Directory;
 use crate::sync::Arc;
+use crate::wal::compress::{Packed, unpack};
 use crate::wal::index::SegmentIndex;
 use crate::wal::record::{self, RecordKind};
 use crate::wal::segment::SegmentMap;
@@ -26,8 +28,6 @@ use frames::{Frames, Step};
 /// How much is brought into the cache at once, of what another core has verified: well within the
 /// smallest cache.
 const WARM: usize = 16 * 1024;
-/// Bytes of a cache line, or less.
-const LINE: usize = 64;
 /// How many threads verify ahead at most.
 const MAX_THREADS: usize = 64;
 
@@ -79,6 +79,9 @@ pub struct Replay {
     frames: Frames,
     /// What holds the current frame; if nothing, the frames' own window.
     map: Option<Arc<SegmentMap>>,
+    /// The current frame's records, if it is compressed; and the memory for the next one.
+    plain: Vec<u8>,
+    unpacked: bool,
     /// The current frame's records that were not shown yet, in those bytes.
     rest: Range<usize>,
     records: u32,
@@ -128,7 +131,21 @@ impl Replay {
         let next_lsn = frames.from;
         let (map, rest, records, warm, fresh) = (None, 0..0, 0, usize::MAX, true);
         let (stream, to) = (None, Lsn::new(u64::MAX));
-        Replay { frames, map, rest, records, next_lsn, warm, fresh, internal, stream, to }
+        let (plain, unpacked) = (Vec::new(), false);
+        Replay {
+            frames,
+            map,
+            plain,
+            unpacked,
+            rest,
+            records,
+            next_lsn,
+            warm,
+            fresh,
+            internal,
+            stream,
+            to,
+        }
     }
 
     /// Behind the last frame that was read.
@@ -164,8 +181,8 @@ impl Replay {
         self
     }
 
-    /// Reads sealed segments into memory of its own instead of mapping them, which costs a copy;
-    /// [`verify_ahead`](Replay::verify_ahead) does nothing then. Then nothing that happens to the
+    /// Reads sealed segments into memory of its own instead of mapping them, which costs a copy,
+    /// and a [`verify_ahead`](Replay::verify_ahead) does nothing. Then nothing that happens to the
     /// log's files can raise a signal: a file that is cut while a record of it is looked at is an
     /// error of the next call. For places where others may touch the files, as on a network.
     ///
@@ -240,6 +257,7 @@ impl Replay {
     pub(super) fn bytes(&self) -> &[u8] {
         match &self.map {
             Some(map) => map,
+            None if self.unpacked => &self.plain,
             None => self.frames.window(),
         }
     }
@@ -298,7 +316,7 @@ impl Replay {
     fn warm_up(&mut self) {
         let end = self.rest.end.min(self.rest.start.saturating_add(WARM));
         let bytes = self.bytes().get(self.rest.start..end).unwrap_or_default();
-        std::hint::black_box(bytes.iter().step_by(LINE).fold(0, |sum, byte| sum ^ byte));
+        bring_in(bytes);
         self.warm = end;
     }
 
@@ -328,7 +346,29 @@ impl Replay {
         self.map = found.map;
         self.records = found.header.records;
         self.next_lsn = found.header.first_lsn;
+        self.unpacked = false;
+        if let Some(plain) = found.header.plain {
+            self.unpack(plain)?;
+        }
         Ok(Turn::Frame)
+    }
+}
+
+impl Replay {
+    /// Unpacks the current frame, whose checksum holds, into `plain` bytes (PACK-2).
+    #[cold]
+    fn unpack(&mut self, plain: u32) -> Result<()> {
+        let mut out = std::mem::take(&mut self.plain);
+        let packed = self.bytes().get(self.rest.clone()).unwrap_or_default();
+        let unpacked = unpack(packed, plain, &mut out);
+        (self.plain, self.map, self.unpacked) = (out, None, true);
+        self.rest = 0..self.plain.len();
+        // This core has just written them.
+        self.warm = usize::MAX;
+        unpacked.map_err(|reason| match reason {
+            Packed::Senseless => self.frames.senseless(self.next_lsn),
+            Packed::Unknown => self.frames.packed(self.next_lsn),
+        })
     }
 }
 

@@ -113,8 +113,10 @@ pub(crate) fn judge_header(bytes: &[u8], expected: &Expected) -> Result<(FrameHe
         let blank = is_zero(block);
         return Err(if blank { Fault::Blank } else { Fault::NoHeader });
     };
+    let plain = header.plain.map_or(0, |plain| frame::frame_length(u64::from(plain)));
     let room = expected.segment_size.saturating_sub(expected.position.offset);
-    if header.length_on_disk() > room && !planted(Bug::TrustLength) {
+    let too_long = header.length_on_disk() > room || plain > expected.segment_size;
+    if too_long && !planted(Bug::TrustLength) {
         return Err(Fault::Length);
     }
     if (header.kind == FrameKind::Records) != (header.records > 0)
@@ -197,6 +199,7 @@ mod tests {
             payload_crc: 0,
             chain: 0,
             kind: FrameKind::Records,
+            plain: None,
             catalog: Lsn::ZERO,
         };
         let mut bytes = vec![0; BLOCK];

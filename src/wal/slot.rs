@@ -6,8 +6,9 @@
 
 use std::io;
 
+use super::compress::{Compression, Packer};
 use super::flight::{Arrival, Landed};
-use super::frame::{FRAME_HEADER, FrameHeader, frame_length};
+use super::frame::{FRAME_HEADER, FrameHeader, FrameKind, frame_length};
 use super::progress::Progress;
 use super::receipt::Facts;
 use super::recovery::Tail;
@@ -16,7 +17,7 @@ use super::staging::Frame;
 use super::stats::{Stats, Written};
 use crate::checksum::crc32c;
 use crate::error::{Error, ErrorKind};
-use crate::ids::{Epoch, LogId, Lsn, Position, to_u64, to_usize};
+use crate::ids::{Epoch, LogId, Lsn, Position, SegmentNumber, to_u64, to_usize};
 use crate::planted::{Bug, planted};
 use crate::storage::{AlignedBuf, Channel, Completion, File, IoFailure, Op};
 use crate::sync::Arc;
@@ -39,6 +40,9 @@ pub(crate) struct Sealer {
     seal_time_ns: u64,
     /// Where the next frame stands, unless it starts a segment.
     next: Position,
+    packer: Packer,
+    /// Bytes that compressed frames of a segment have left, of which staging does not know yet.
+    saved: Option<(SegmentNumber, u64)>,
 }
 
 /// What a frame's header says of the records before it.
@@ -60,8 +64,20 @@ pub(crate) struct Sealed {
 }
 
 impl Sealer {
-    pub(crate) fn new(identity: Identity, tail: &Tail) -> Sealer {
-        Sealer { identity, chain: tail.chain, seal_time_ns: tail.seal_time_ns, next: tail.position }
+    pub(crate) fn new(identity: Identity, tail: &Tail, compression: Compression) -> Sealer {
+        Sealer {
+            identity,
+            chain: tail.chain,
+            seal_time_ns: tail.seal_time_ns,
+            next: tail.position,
+            packer: Packer::new(compression),
+            saved: None,
+        }
+    }
+
+    /// What the last frame has left of its place, in which segment.
+    pub(super) fn take_saved(&mut self) -> Option<(SegmentNumber, u64)> {
+        self.saved.take()
     }
 
     /// Whether `frame` is the first of a segment.
@@ -79,23 +95,45 @@ impl Sealer {
         attests: Attests,
     ) -> Sealed {
         self.seal_time_ns = self.seal_time_ns.max(now_ns);
-        let header = self.header_of(frame, &buffer, attests);
+        let packed = match frame.kind {
+            FrameKind::Records => self.packer.pack(&mut buffer, frame.used),
+            FrameKind::Barrier
+            | FrameKind::Attestation
+            | FrameKind::Closing
+            | FrameKind::Tombstone => None,
+        };
+        let used = packed.unwrap_or(frame.used);
+        let plain = packed.map(|_| length_of(&buffer[FRAME_HEADER..frame.used]));
+        let header = self.header_of(frame, &buffer[FRAME_HEADER..used], plain, attests);
         let wanted = to_usize(header.length_on_disk());
-        buffer[frame.used..wanted].fill(0);
+        buffer[used..wanted].fill(0);
         buffer.set_len(wanted);
         self.chain = header.encode(&mut buffer);
         self.next = header.end();
+        if let Some(plain) = plain {
+            let saved = frame_length(u64::from(plain)) - header.length_on_disk();
+            self.saved = Some((header.position.segment, saved));
+        }
         let file = Arc::clone(frame.segment.file());
         Sealed { header, buffer, number: frame.buffer, file, durable }
     }
 
-    fn header_of(&self, frame: &Frame, buffer: &[u8], attests: Attests) -> FrameHeader {
-        let position = frame.position();
+    fn header_of(
+        &self,
+        frame: &Frame,
+        payload: &[u8],
+        plain: Option<u32>,
+        attests: Attests,
+    ) -> FrameHeader {
+        let mut position = frame.position();
         let starts = position.offset == FIRST_FRAME && position.segment == self.next.segment.next();
+        if !starts && self.packer.is_on() && position.segment == self.next.segment {
+            // It stands where the one before ends; staging may have reserved more for that one.
+            assert!(position.offset >= self.next.offset, "SLOT-3: a frame before its place");
+            position = self.next;
+        }
         assert!(starts || position == self.next, "SLOT-3: a frame at {position} out of order");
-        let payload = &buffer[FRAME_HEADER..frame.used];
-        #[allow(clippy::cast_possible_truncation, reason = "a segment is at most 4 GiB")]
-        let payload_length = payload.len() as u32;
+        let payload_length = length_of(payload);
         debug_assert_eq!(frame_length(to_u64(payload.len())) % 4096, 0);
         FrameHeader {
             log: self.identity.log,
@@ -110,9 +148,16 @@ impl Sealer {
             payload_crc: crc32c(payload),
             chain: self.chain,
             kind: frame.kind,
+            plain,
             catalog: attests.catalog,
         }
     }
+}
+
+fn length_of(payload: &[u8]) -> u32 {
+    #[allow(clippy::cast_possible_truncation, reason = "a segment is at most 4 GiB")]
+    let length = payload.len() as u32;
+    length
 }
 
 /// A frame that was submitted.
@@ -242,7 +287,7 @@ impl Writing {
     fn written(&self) -> Written {
         Written {
             records: self.header.records,
-            payload: u64::from(self.header.payload_length),
+            payload: u64::from(self.header.plain.unwrap_or(self.header.payload_length)),
             on_disk: to_u64(self.wanted),
             durable: self.durable,
         }

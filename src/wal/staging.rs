@@ -355,6 +355,19 @@ impl Staging {
         }
     }
 
+    /// A frame of this segment, which was taken out, is shorter by so many bytes than what was
+    /// reserved for it: all behind it stand nearer to it.
+    pub(super) fn draw_up(&mut self, segment: SegmentNumber, saved: u64) {
+        let here = |frame: &&mut Frame| frame.segment.number() == segment;
+        for frame in self.sealed.iter_mut().chain(&mut self.open).filter(here) {
+            frame.offset -= saved;
+            frame.bound -= saved;
+        }
+        if self.segment.as_ref().is_some_and(|active| active.number() == segment) {
+            self.offset -= saved;
+        }
+    }
+
     /// Takes the oldest frame for its write, sealing the open one if there is no other.
     pub(crate) fn take_oldest(&mut self) -> Option<Frame> {
         if self.sealed.is_empty() {

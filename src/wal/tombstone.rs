@@ -120,6 +120,7 @@ mod tests {
             chain: 6,
             catalog: Lsn::ZERO,
             kind: FrameKind::Tombstone,
+            plain: None,
         }
     }
 

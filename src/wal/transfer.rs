@@ -47,6 +47,9 @@ pub(crate) fn read(
         let rest = AlignedBuf::zeroed(wanted - from);
         let (rest, got) = read_once(channel, file, offset + to_u64(from), rest)?;
         if from + got <= done {
+            if file.stamp()?.length > offset.saturating_add(to_u64(done)) {
+                return Err(short("read", file, offset + to_u64(done)));
+            }
             break;
         }
         whole[from..from + got].copy_from_slice(&rest[..got]);

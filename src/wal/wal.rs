@@ -256,11 +256,13 @@ impl Wal {
 
     /// Removes whole segments of which every record is below `lsn`. Returns the log's new first
     /// LSN, at most `lsn`: records go by the segment. The new start is durable before anything is
-    /// removed (LOG.md L17).
+    /// removed (LOG.md L17). Where the log has named streams or producers, what is known of them is
+    /// said again first, in records of the log's own, which may use the segment that is kept in
+    /// reserve.
     ///
     /// # Errors
-    /// `Invalid` if `lsn` is above the durable LSN's successor; `Poisoned`, `Closed`, `Forked`,
-    /// `Io`.
+    /// `Invalid` if `lsn` is above the durable LSN's successor; `DiskFull` if that reserve is not
+    /// enough for what has to be said again; `Poisoned`, `Closed`, `Forked`, `Io`.
     pub fn truncate_before(&self, lsn: Lsn) -> Result<Lsn> {
         self.core().truncate_before(lsn)
     }

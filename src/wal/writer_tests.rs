@@ -108,6 +108,7 @@ impl Writer {
             payload_crc: crc32c(&payload),
             chain: tail.chain,
             kind,
+            plain: None,
             catalog: tail.catalog,
         };
         self.opened.tail.chain = header.encode(&mut buffer);

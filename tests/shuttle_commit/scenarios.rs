@@ -6,13 +6,15 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use sawmill::sim::{CrashManner, CrashOutcome, FaultKind};
-use sawmill::{ErrorKind, Lsn, Pending, Result, Wal};
+use sawmill::{Entry, ErrorKind, Lsn, Pending, ProducerId, ProducerStamp, Result, Wal};
 use shuttle::future::block_on;
-use shuttle::thread::{self, JoinHandle};
+use shuttle::thread::{self, JoinHandle, yield_now};
 
 use super::model::{Answers, Model, see, verify};
 
 const LIMIT: Duration = Duration::from_millis(1);
+/// After which an idle log attests.
+const IDLE: Duration = Duration::from_millis(50);
 
 fn collect(threads: impl IntoIterator<Item = JoinHandle<Answers>>) -> Answers {
     threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
@@ -338,5 +340,94 @@ pub(crate) fn several_writes_and_one_fails() {
     let mut threads = crowd(&model);
     threads.push(future);
     let answers = collect(threads);
+    model.verify(&answers);
+}
+
+pub(crate) fn an_idle_log_attests_beside_appends() {
+    let model = Model::of_depth(Some(2));
+    let time = [model.time_passes(IDLE), model.time_passes(IDLE)];
+    let threads = [
+        model.spawn(|wal| vec![append(&wal, b"1"), append(&wal, b"2")]),
+        model.spawn(|wal| vec![append(&wal, b"3"), settle(&wal, b"4", block_on)]),
+    ];
+    let answers = collect(threads);
+    time.into_iter().for_each(|time| time.join().unwrap());
+    if model.wal.stats().attestations > 0 {
+        see("attested");
+    }
+    model.verify(&answers);
+}
+
+/// With nobody but the clock: the committer, which slept without a limit, has to know of the append
+/// that it did not write.
+pub(crate) fn an_idle_log_attests() {
+    let model = Model::new();
+    for number in 1..=2 {
+        model.wal.append(b"acknowledged").unwrap();
+        // It comes when the clock has moved once more after the committer has seen the append.
+        let mut moved = 0;
+        while model.wal.stats().attestations < number {
+            model.clock.advance(IDLE);
+            moved += 1;
+            assert!(moved < 1000, "an idle log does not attest");
+            yield_now();
+        }
+    }
+}
+
+pub(crate) fn an_idle_log_is_poisoned_or_closed() {
+    let model = Model::new();
+    model.disk.fail_op(model.disk.ops() + 5, 5, FaultKind::NotExecuted);
+    let time = model.time_passes(IDLE);
+    let writer = model.spawn(|wal| vec![append(&wal, b"1"), append(&wal, b"2")]);
+    let closer = model.spawn(|wal| {
+        let late = append(&wal, b"late");
+        wal.close().ok();
+        vec![late]
+    });
+    let answers = collect([writer, closer]);
+    time.join().unwrap();
+    model.verify(&answers);
+}
+
+pub(crate) fn what_is_sent_twice_is_stored_once() {
+    let model = Model::new();
+    let sender = || {
+        model.spawn(|wal| {
+            let send = |sequence: u64| {
+                let stamp = ProducerStamp { id: ProducerId::new(7), epoch: 1, sequence };
+                let payload = sequence.to_string().into_bytes();
+                let answer = wal.append_record(&Entry::new(&payload).producer(stamp));
+                (payload, answer)
+            };
+            vec![send(0), send(1)]
+        })
+    };
+    let [one, two] = [sender(), sender()].map(|thread| thread.join().unwrap());
+    let mut answers = one;
+    for (payload, answer) in two {
+        let (_, first) = answers.iter().find(|(known, _)| *known == payload).unwrap();
+        // The second one may have come with a sequence ahead of the next, or have been first.
+        assert_eq!(answer.unwrap(), *first.as_ref().unwrap(), "one LSN for both");
+        see("again");
+    }
+    answers.sort_by_key(|(payload, _)| payload.clone());
+    model.verify(&answers);
+}
+
+pub(crate) fn a_name_is_asked_for_twice() {
+    let model = Model::new();
+    let asker = |name: u8| {
+        model.spawn(move |wal| {
+            let stream = wal.stream("orders").unwrap();
+            (stream.id(), vec![(vec![name], wal.append_to(stream.id(), &[name]))])
+        })
+    };
+    let askers = [asker(b'a'), asker(b'b')];
+    let writer = model.spawn(|wal| vec![append(&wal, b"w")]);
+    let mut answers = writer.join().unwrap();
+    let [one, two] = askers.map(|thread| thread.join().unwrap());
+    assert_eq!(one.0, two.0, "one number for the name");
+    answers.extend(one.1.into_iter().chain(two.1));
     model.verify(&answers);
 }

@@ -16,7 +16,8 @@ impl World {
             22..=23 => self.sync(),
             24..=25 => self.truncate(),
             26 => self.pin_or_not(),
-            27 => self.get(),
+            27 if self.rng.one_in(2) => self.get(),
+            27 => self.read_on(),
             28 => self.read_all(false),
             29 => self.close(),
             30 => self.reopen(),
@@ -68,12 +69,18 @@ impl World {
         }
     }
 
+    /// A group is acknowledged as a whole, whoever of it was told first.
+    fn acknowledge(&mut self, lsn: u64) {
+        let durable = self.wal.as_ref().map_or(0, |wal| wal.durable_lsn().get());
+        self.model.acknowledged(lsn.max(durable));
+    }
+
     fn append(&mut self) -> Result<(), Stop> {
         let length = self.length();
         let (first, bytes) = self.model.make(&[length]);
         let outcome = self.take().append(&bytes[0]);
         if let Some(lsn) = self.outcome("append", first, outcome)? {
-            self.model.acknowledged(lsn);
+            self.acknowledge(lsn);
         }
         Ok(())
     }
@@ -93,7 +100,7 @@ impl World {
         let (first, bytes) = self.model.make(&lengths);
         let outcome = self.take().append_batch(&bytes);
         if let Some(lsn) = self.outcome("batch", first, outcome.map(|range| range.first()))? {
-            self.model.acknowledged(lsn + bytes.len() as u64 - 1);
+            self.acknowledge(lsn + bytes.len() as u64 - 1);
         }
         Ok(())
     }
@@ -136,7 +143,7 @@ impl World {
             Ok(lsn) => {
                 self.tell(|_| format!("wait: {lsn}"));
                 self.counts.add("wait");
-                self.model.acknowledged(lsn.get());
+                self.acknowledge(lsn.get());
             }
             Err(error) => drop(self.failed("wait", &error)?),
         }
@@ -152,7 +159,7 @@ impl World {
             Ok(lsn) => {
                 self.tell(|_| format!("sync: {lsn}"));
                 self.counts.add("sync");
-                self.model.acknowledged(lsn.get());
+                self.acknowledge(lsn.get());
                 Ok(())
             }
             Err(error) => self.failed("sync", &error).map(drop),
@@ -222,10 +229,46 @@ impl World {
         }
     }
 
+    /// Reads on with a reader that was opened some time ago, or opens one.
+    fn read_on(&mut self) -> Result<(), Stop> {
+        let Some(mut reader) = self.reader.take() else {
+            return match self.take().replay() {
+                Ok(reader) => {
+                    self.reader = Some(reader);
+                    Ok(())
+                }
+                Err(_) if self.disk.is_off() => Ok(()),
+                Err(error) => self.unread(&error),
+            };
+        };
+        let mut last = 0;
+        for _ in 0..20 {
+            let record = match reader.next() {
+                None => return Ok(()),
+                Some(Ok(record)) => (record.lsn.get(), record.payload.to_vec()),
+                Some(Err(_)) if self.disk.is_off() => return Ok(()),
+                Some(Err(error)) => {
+                    // An open reader keeps the description of the segment that was written.
+                    drop(reader);
+                    return self.unread(&error);
+                }
+            };
+            self.counts.add("read on");
+            if record.0 <= last {
+                return Err(Stop::Violation(format!("record {} behind {last}", record.0)));
+            }
+            last = record.0;
+            self.model.shown(record.0, &record.1)?;
+        }
+        self.reader = Some(reader);
+        Ok(())
+    }
+
     fn close(&mut self) -> Result<(), Stop> {
         let appended = self.take().appended_lsn().get();
         self.pending.iter_mut().for_each(|pending| *pending = None);
         self.pin = None;
+        self.reader = None;
         let closed = self.take().clone().close();
         match closed {
             Ok(()) => {

@@ -125,6 +125,15 @@ impl Model {
         self.holders.iter().map(|(lsn, number)| (*lsn, self.attempts[*number].bytes.as_slice()))
     }
 
+    /// A reader that may be behind the log's start showed a record.
+    pub(crate) fn shown(&self, lsn: u64, bytes: &[u8]) -> Result<(), String> {
+        let attempt = number_of(bytes).and_then(|number| self.attempts.get(number));
+        match attempt {
+            Some(attempt) if attempt.bytes == bytes && attempt.lsn == Some(lsn) => Ok(()),
+            _ => Err(format!("an open reader showed a record {lsn} that never was")),
+        }
+    }
+
     /// What is wrong with what a reader saw. Takes note of it.
     pub(crate) fn check(&mut self, seen: &Seen, window: Window) -> Result<(), String> {
         if seen.first_lsn > self.floor.max(1) {

@@ -115,6 +115,8 @@ impl Plan {
             sector: self.sector,
             stale: self.stale,
             count_reads: self.trouble == Trouble::ReadErrors,
+            // No opening can know that an earlier one could not sync the directory.
+            names_forget: false,
             lies: self.trouble == Trouble::Lies,
             trace_lines: if std::env::var("SAWMILL_SIM_SEED").is_ok() { 400 } else { 1 },
             ..SimOptions::default()

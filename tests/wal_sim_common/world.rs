@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sawmill::clock::ManualClock;
 use sawmill::sim::{CrashManner, CrashOutcome, FaultKind, SimDisk};
-use sawmill::{Background, Error, ErrorKind, Pending, Pin, Wal, WalOptions};
+use sawmill::{Background, Error, ErrorKind, Pending, Pin, Replay, Wal, WalOptions};
 
 use super::Counts;
 use super::model::{Model, Seen, Window};
@@ -39,10 +39,14 @@ pub(crate) struct World {
     /// What each producer has on its way.
     pub(super) pending: Vec<Option<Pending>>,
     pub(super) pin: Option<Pin>,
+    /// A reader that stays open while the log goes on.
+    pub(super) reader: Option<Replay>,
     pub(super) counts: Counts,
     /// Whether the medium has been damaged.
     pub(super) damaged: bool,
     pub(super) poisoned: bool,
+    /// No more trouble is ordered.
+    calm: bool,
     story: Vec<String>,
 }
 
@@ -62,9 +66,11 @@ impl World {
             model: Model::default(),
             pending: (0..plan.producers).map(|_| None).collect(),
             pin: None,
+            reader: None,
             counts,
             damaged: plan.trouble == Trouble::Lies,
             poisoned: false,
+            calm: false,
             story: Vec::new(),
             plan,
         }
@@ -127,6 +133,7 @@ impl World {
 
     /// When all trouble is over, everything works, and all that was promised is there.
     fn last_words(&mut self) -> Result<(), Stop> {
+        self.calm = true;
         if self.disk.is_off() {
             self.revive()?;
         }
@@ -164,6 +171,7 @@ impl World {
     fn forget_readers(&mut self) {
         self.pending.iter_mut().for_each(|pending| *pending = None);
         self.pin = None;
+        self.reader = None;
     }
 
     fn forget(&mut self) {
@@ -316,14 +324,14 @@ impl World {
     pub(super) fn kill(&mut self) -> Result<(), Stop> {
         let found = self.disk.kill();
         self.counts.add("kills");
-        self.tell(|_| "killed".to_owned());
+        self.tell(|world| format!("killed, at {}", world.disk.trace().trim()));
         self.replace(found)
     }
 
     fn replace(&mut self, found: SimDisk) -> Result<(), Stop> {
         self.forget();
         self.disk = found;
-        if self.rng.one_in(4) {
+        if !self.calm && self.rng.one_in(4) {
             self.order_crash(60);
         }
         self.open()

@@ -77,6 +77,7 @@ impl Opening<'_> {
             payload_crc: crc32c(&buffer[FRAME_HEADER..FRAME_HEADER + barrier.length()]),
             chain: barrier.last_good_crc,
             kind: FrameKind::Barrier,
+            plain: None,
             catalog,
         };
         let chain = header.encode(&mut buffer);

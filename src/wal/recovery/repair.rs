@@ -244,6 +244,7 @@ impl Repair<'_> {
                 payload_crc: 0,
                 chain: hole.chain,
                 kind: FrameKind::Tombstone,
+                plain: None,
                 catalog: hole.catalog,
             };
             let tombstone = Tombstone {

@@ -17,6 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, LogId, Lsn, Position, SegmentNumber, to_u64};
 use crate::storage::{BLOCK, Directory};
 use crate::sync::Arc;
+use crate::wal::compress::{Packed, unpack};
 use crate::wal::frame::{FrameHeader, FrameKind};
 use crate::wal::home::Home;
 use crate::wal::record;
@@ -333,7 +334,15 @@ impl Tally {
 }
 
 /// Whether the payload is as many whole records as the header says.
-fn has_sense(header: &FrameHeader, mut payload: &[u8]) -> bool {
+fn has_sense(header: &FrameHeader, payload: &[u8]) -> bool {
+    let mut plain = Vec::new();
+    let mut payload = match header.plain.map(|length| unpack(payload, length, &mut plain)) {
+        None => payload,
+        Some(Ok(())) => &plain,
+        // It cannot be told without the feature `lz4`.
+        Some(Err(Packed::Unknown)) => return true,
+        Some(Err(Packed::Senseless)) => return false,
+    };
     let whole = (0..header.records).all(|_| record::decode(&mut payload).is_some());
     whole && payload.is_empty()
 }

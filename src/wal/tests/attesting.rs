@@ -7,7 +7,7 @@ use super::{PLACE, contents, disk, open, options};
 use crate::clock::ManualClock;
 use crate::error::{ErrorKind, Result};
 use crate::ids::{Lsn, Position};
-use crate::sim::{CrashOutcome, Device, FaultKind, SimDisk};
+use crate::sim::{CrashManner, CrashOutcome, Device, FaultKind, SimDisk};
 use crate::sync::{Arc, lock, spawn};
 use crate::wal::attest::IDLE_MIN;
 use crate::wal::frame::{FrameHeader, FrameKind};
@@ -37,13 +37,18 @@ fn until_it_rests(wal: &Wal) {
     });
 }
 
-/// Moves time, and waits until the committer has looked at the clock and sleeps again.
+/// Moves time, and waits until the committer has looked at the clock and sleeps again. One that
+/// sleeps without a limit goes on sleeping.
 fn pass(wal: &Wal, clock: &ManualClock, time: Duration) {
     until_it_rests(wal);
-    let before = lock(&wal.core().open).attest.rests();
+    let (before, is_limited) = lock(&wal.core().open).attest.rests();
     clock.advance(time);
-    until(|| lock(&wal.core().open).attest.rests() > before);
+    if is_limited {
+        until(|| lock(&wal.core().open).attest.rests().0 > before);
+    }
     until_it_rests(wal);
+    let (rests, _) = lock(&wal.core().open).attest.rests();
+    assert_eq!(rests > before, is_limited, "ATTEST-3");
 }
 
 /// The frames of the first segment, without the barrier.
@@ -73,6 +78,9 @@ fn an_idle_log_attests_once_what_was_acknowledged() {
             wal.append(b"acknowledged").unwrap();
             pass(&wal, &clock, IDLE_MIN - MOMENT);
             assert_eq!(wal.stats().attestations, round - 1, "not idle for long enough");
+            let rests = lock(&wal.core().open).attest.rests();
+            std::thread::sleep(Duration::from_millis(70));
+            assert_eq!(lock(&wal.core().open).attest.rests(), rests, "it waits to be told");
             pass(&wal, &clock, MOMENT);
             assert_eq!(wal.stats().attestations, round);
             let rests = lock(&wal.core().open).attest.rests();
@@ -214,6 +222,8 @@ fn a_poisoned_log_attests_nothing() {
         let (wal, clock) = threaded(&disk, options(Background::Threads));
         wal.append(b"durable").unwrap();
         until_it_rests(&wal);
+        // The thread that prepares segments has nothing to do any more either.
+        until(|| lock(&wal.core().open).staging.missing_spare().is_none());
         disk.fail_op(disk.ops() + 1, 5, FaultKind::NotExecuted);
         wal.append(b"fails").unwrap_err();
         let ops = disk.ops();
@@ -274,4 +284,47 @@ fn an_attestation_never_takes_the_reserve() {
     wal.close().unwrap();
     let again = open(&disk, Background::Inline).unwrap();
     assert_eq!(contents(&again).unwrap().len() as u64, records);
+}
+
+/// Attestations between appends of all kinds; how many records were acknowledged.
+fn life(disk: &SimDisk, acknowledged: &mut u64) -> Result<()> {
+    let wal = open(disk, Background::Inline)?;
+    for _ in 0..2 {
+        *acknowledged = wal.append(&[1; 5000])?.get();
+        wal.attest_now()?;
+        // It takes what is only submitted along.
+        wal.submit(&[2; 100])?;
+        *acknowledged = wal.append_batch(&[[3; 15_000], [4; 15_000]])?.last().get();
+        wal.submit(&[5; 3000])?;
+        wal.attest_now()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn every_crash_around_an_attestation_keeps_what_was_acknowledged() {
+    for device in [Device::Fua, Device::Flush] {
+        let whole = disk(110, device);
+        life(&whole, &mut 0).unwrap();
+        for number in 1..=whole.ops() {
+            for manner in [CrashManner::Before, CrashManner::Torn, CrashManner::After] {
+                let disk = disk(110, device);
+                disk.crash_at(number, manner);
+                let mut acknowledged = 0;
+                // It may strike when the handle is dropped: then the life was a whole one.
+                life(&disk, &mut acknowledged).ok();
+                let seeded = CrashOutcome::Seeded(number);
+                for outcome in [CrashOutcome::LoseAll, CrashOutcome::KeepAll, seeded] {
+                    let found = disk.power_cycle(outcome);
+                    let what = format!("{device:?}, operation {number}, {manner:?}, {outcome:?}");
+                    let wal = open(&found, Background::Inline);
+                    let wal = wal.unwrap_or_else(|error| panic!("{what}: {error}"));
+                    let records = contents(&wal).unwrap_or_else(|error| panic!("{what}: {error}"));
+                    assert!(records.len() as u64 >= acknowledged, "{what}");
+                    let next = wal.append(b"on").unwrap().previous();
+                    assert_eq!(next.get(), records.len() as u64, "{what}");
+                }
+            }
+        }
+    }
 }

@@ -145,3 +145,39 @@ fn a_replaced_lock_file_poisons_at_the_next_rotation() {
     assert!(error.to_string().contains("LOCK"), "{error}");
     assert_eq!(wal.submit(b"x").unwrap_err().kind(), ErrorKind::Poisoned);
 }
+
+/// Whichever of several writes in flight fails: nothing is submitted after it, what is in flight is
+/// waited for, and none of those behind it is durable.
+#[test]
+fn a_failed_write_among_several_in_flight_stops_all_of_them() {
+    for step in 1..=12 {
+        let disk = disk(8, Device::Fua);
+        let storage = Arc::new(disk.clone());
+        let options = WalOptions { write_depth: Some(4), ..options(Background::Inline) };
+        let wal =
+            Wal::open_with(storage, Arc::new(ManualClock::default()), PLACE, options).unwrap();
+        wal.append(b"good").unwrap();
+        for number in 0..6 {
+            wal.submit_alone(&[number; 100]).unwrap();
+        }
+        let before = disk.trace().lines().count();
+        disk.fail_op(disk.ops() + step, EIO, FaultKind::NotExecuted);
+        assert_eq!(wal.sync().unwrap_err().kind(), ErrorKind::Poisoned, "operation {step}");
+        let durable = wal.durable_lsn();
+        assert_eq!(wal.append(b"x").unwrap_err().kind(), ErrorKind::Poisoned);
+        drop(wal);
+        let trace = disk.trace();
+        let lines: Vec<_> = trace.lines().skip(before).collect();
+        let count =
+            |lines: &[&str], what: &str| lines.iter().filter(|it| it.contains(what)).count();
+        // The failure of a submission shows at its completion.
+        let failed = lines.iter().find(|line| line.contains("errno")).unwrap();
+        let token = &failed[failed.find("(token").unwrap()..=failed.find(')').unwrap()];
+        let ended = |line: &&str| line.contains("complete") && line.contains(token);
+        let seen = lines.iter().position(ended).unwrap();
+        assert_eq!(count(&lines[seen..], "submit write"), 0, "operation {step}:\n{trace}");
+        assert_eq!(count(&lines, "submit write"), count(&lines, "complete write"), "{trace}");
+        let found = open(&disk.power_cycle(crate::sim::CrashOutcome::LoseAll), Background::Inline);
+        assert!(found.unwrap().durable_lsn() >= durable);
+    }
+}

@@ -132,7 +132,7 @@ impl Raw {
         state.group += 1;
         drop(state);
         buffer[used..length].fill(0);
-        std::hint::black_box(crc32c::crc32c(&buffer[..used]));
+        std::hint::black_box(crc_fast::crc32_iscsi(&buffer[..used]));
         buffer.set_len(length);
         let file = Arc::clone(&self.file);
         let written = channel.run(Op::Write { file, offset, buffer, durable: true });

@@ -84,7 +84,7 @@ fn raw_segment(directory: &dyn Directory, name: &str, number: u64, seen: &mut Se
         let header = &map[offset..offset + FRAME_HEADER];
         let start = offset + FRAME_HEADER;
         let payload = &map[start..start + half(header, 84)];
-        if crc32c::crc32c(payload) as usize != half(header, 88) {
+        if crc_fast::crc32_iscsi(payload) as usize != half(header, 88) {
             return Err("a frame with a wrong checksum".into());
         }
         // Kind 1: records.
