@@ -1,8 +1,9 @@
 //! Reading a segment piece by piece, with the next piece on its way while this one is looked at.
 //!
 //! The first piece comes from the device: a poll of a few records touches no cache. Who goes on,
-//! or comes from other segments, reads through the page cache, where another reader may have left the bytes. What is found there
-//! needs no trust: a piece that does not hold what it must is read again from the device.
+//! or comes from other segments, reads through the page cache, where another reader may have left
+//! the bytes. What is found there needs no trust: a piece that does not hold what it must is read
+//! again from the device.
 //!
 //! READER-1: at most one read is in flight, and none when the channel is given back.
 //! READER-2: what was read ahead is only a copy taken early of bytes that do not change any more,
