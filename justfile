@@ -23,7 +23,11 @@ backends:
 
 # The crash simulations, wide.
 sim-long:
-    SAWMILL_SIM=long cargo test --release --all-features --test wal_crash --test wal_damage --test engine_crash -- --nocapture
+    SAWMILL_SIM=long cargo test --release --all-features --test wal_crash --test wal_damage --test wal_errno --test engine_crash -- --nocapture
+
+# Random lives of a log with every trouble, SEEDS of them; and what planted bugs it sees.
+sim-lives SEEDS="100000":
+    SAWMILL_SIM_SEEDS=0..{{SEEDS}} cargo test --release --all-features --test wal_sim -- --nocapture
 
 # Real kills of real processes, as many as a release needs.
 kill-long:

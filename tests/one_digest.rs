@@ -1,6 +1,7 @@
 //! E6, E7: a job of 15 operators comes to one digest, whatever the threads, the memory, what is
 //! lost and which task panics.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::cast_possible_truncation, reason = "all numbers are small")]
 
 use sawmill::{
     Accumulator, Broadcast, Bytes, Dataset, Executor, Lost, OperatorId, RunContext, StorageLevel,

@@ -214,3 +214,29 @@ fn a_pending_record_is_a_future() {
         }
     });
 }
+
+/// On the machine's clock and disk: each idle time after an append brings one frame, and no more.
+#[test]
+fn an_idle_log_attests_on_disk() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().to_owned();
+    watched(move || {
+        let wal = Wal::open(&path, options()).unwrap();
+        for round in 1..=3 {
+            wal.append(b"acknowledged").unwrap();
+            while wal.stats().attestations < round {
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+        thread::sleep(Duration::from_millis(150));
+        assert_eq!(wal.stats().attestations, 3, "nothing is new");
+        // Nobody closes it: the next opening walks over them.
+        drop(wal);
+        assert_eq!(reopened(&path).len(), 3);
+        let never = WalOptions { attest_after: None, ..options() };
+        let wal = Wal::open(&path, never).unwrap();
+        wal.append(b"acknowledged").unwrap();
+        thread::sleep(Duration::from_millis(150));
+        assert_eq!(wal.stats().attestations, 0);
+    });
+}

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sawmill::clock::ManualClock;
@@ -262,6 +263,51 @@ fn threads_that_send_the_same_store_it_once_in_order() {
         let lsns: Vec<_> = (0..200).map(|sequence| stored[&(id, sequence)]).collect();
         assert!(lsns.is_sorted(), "the order of LSNs is that of sequences");
     }
+}
+
+/// The table is repeated, truncated and recycled over while everybody sends.
+#[test]
+fn answers_stay_the_same_while_the_log_is_truncated_under_the_senders() {
+    const PRODUCERS: u64 = 4;
+    let place = tempfile::tempdir().unwrap();
+    let wal = Wal::open(place.path(), options()).unwrap();
+    let done = AtomicBool::new(false);
+    let told: Vec<BTreeMap<(u64, u64), Lsn>> = std::thread::scope(|scope| {
+        let everything = || {
+            let mut told = BTreeMap::new();
+            for sequence in 0..300 {
+                for id in 0..PRODUCERS {
+                    let payload = [7; 1000];
+                    let entry = Entry::new(&payload).producer(stamp(id, 0, sequence));
+                    told.insert((id, sequence), wal.append_record(&entry).unwrap());
+                }
+            }
+            told
+        };
+        let senders: Vec<_> = (0..3).map(|_| scope.spawn(everything)).collect();
+        scope.spawn(|| {
+            let mut number = 0;
+            while !done.load(Ordering::Acquire) {
+                wal.truncate_before(wal.durable_lsn()).unwrap();
+                wal.stream(&format!("{}", number % 50)).unwrap();
+                number += 1;
+            }
+        });
+        let told = senders.into_iter().map(|sender| sender.join().unwrap()).collect();
+        done.store(true, Ordering::Release);
+        told
+    });
+    assert!(told.iter().all(|answers| *answers == told[0]));
+    wal.truncate_before(wal.durable_lsn()).unwrap();
+    assert!(wal.first_lsn() > Lsn::new(1000), "{}", wal.first_lsn());
+    let names: Vec<_> = wal.streams().iter().map(|s| (s.name().to_owned(), s.id())).collect();
+    drop(wal);
+    let wal = Wal::open(place.path(), options()).unwrap();
+    for (key, lsn) in &told[0] {
+        assert_eq!(send(&wal, stamp(key.0, 0, key.1)).unwrap(), *lsn);
+    }
+    let found: Vec<_> = wal.streams().iter().map(|s| (s.name().to_owned(), s.id())).collect();
+    assert_eq!(found, names);
 }
 
 #[test]

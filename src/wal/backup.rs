@@ -2,9 +2,9 @@
 //!
 //! BACKUP-1: the copy ends with the record that was durable when it began; what the writer adds
 //! meanwhile is not in it. BACKUP-2: `LOG` is written last, when every copied frame was read back
-//! and verified. BACKUP-3: before anything else a file says that this is an unfinished copy, durably;
-//! it goes when `LOG` is there. Whoever opens a directory with that file and without `LOG` is
-//! refused: an unfinished copy is not taken for a new log.
+//! and verified. BACKUP-3: before anything else a file says that this is an unfinished copy,
+//! durably; it goes when `LOG` is there. Whoever opens a directory with that file and without `LOG`
+//! is refused: an unfinished copy is not taken for a new log.
 
 use std::path::{Path, PathBuf};
 

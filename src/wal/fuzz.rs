@@ -3,6 +3,7 @@
 use crate::ids::{LogId, Position, SegmentNumber, to_u64};
 use crate::storage::BLOCK;
 use crate::wal::barrier::Barrier;
+use crate::wal::catalog::Saying;
 use crate::wal::compress::unpack;
 use crate::wal::log_file;
 use crate::wal::record;
@@ -19,6 +20,11 @@ pub fn decode_wal(bytes: &[u8]) {
     std::hint::black_box(SegmentHeader::decode(bytes).is_ok());
     std::hint::black_box(Barrier::decode(bytes).is_some());
     walk_records(bytes);
+    if let Ok(Some(saying)) = Saying::decode(bytes) {
+        let again = saying.encode();
+        let read = Saying::decode(&again);
+        assert!(matches!(read, Ok(Some(read)) if read == saying), "CATALOG-3: read differently");
+    }
     let place = Position { segment: SegmentNumber::new(1), offset: FIRST_FRAME };
     let log = scan::log_named_by(bytes, place).unwrap_or(LogId::from_bytes([0; 16]));
     for (header, _) in scan::headers(bytes, log, place) {

@@ -181,8 +181,8 @@ impl Replay {
         self
     }
 
-    /// Reads sealed segments into memory of its own instead of mapping them, which costs a copy, and
-    /// a [`verify_ahead`](Replay::verify_ahead) does nothing. Then nothing that happens to the
+    /// Reads sealed segments into memory of its own instead of mapping them, which costs a copy,
+    /// and a [`verify_ahead`](Replay::verify_ahead) does nothing. Then nothing that happens to the
     /// log's files can raise a signal: a file that is cut while a record of it is looked at is an
     /// error of the next call. For places where others may touch the files, as on a network.
     ///

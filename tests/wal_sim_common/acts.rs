@@ -69,12 +69,18 @@ impl World {
         }
     }
 
+    /// A group is acknowledged as a whole, whoever of it was told first.
+    fn acknowledge(&mut self, lsn: u64) {
+        let durable = self.wal.as_ref().map_or(0, |wal| wal.durable_lsn().get());
+        self.model.acknowledged(lsn.max(durable));
+    }
+
     fn append(&mut self) -> Result<(), Stop> {
         let length = self.length();
         let (first, bytes) = self.model.make(&[length]);
         let outcome = self.take().append(&bytes[0]);
         if let Some(lsn) = self.outcome("append", first, outcome)? {
-            self.model.acknowledged(lsn);
+            self.acknowledge(lsn);
         }
         Ok(())
     }
@@ -94,7 +100,7 @@ impl World {
         let (first, bytes) = self.model.make(&lengths);
         let outcome = self.take().append_batch(&bytes);
         if let Some(lsn) = self.outcome("batch", first, outcome.map(|range| range.first()))? {
-            self.model.acknowledged(lsn + bytes.len() as u64 - 1);
+            self.acknowledge(lsn + bytes.len() as u64 - 1);
         }
         Ok(())
     }
@@ -137,7 +143,7 @@ impl World {
             Ok(lsn) => {
                 self.tell(|_| format!("wait: {lsn}"));
                 self.counts.add("wait");
-                self.model.acknowledged(lsn.get());
+                self.acknowledge(lsn.get());
             }
             Err(error) => drop(self.failed("wait", &error)?),
         }
@@ -153,7 +159,7 @@ impl World {
             Ok(lsn) => {
                 self.tell(|_| format!("sync: {lsn}"));
                 self.counts.add("sync");
-                self.model.acknowledged(lsn.get());
+                self.acknowledge(lsn.get());
                 Ok(())
             }
             Err(error) => self.failed("sync", &error).map(drop),

@@ -2,7 +2,8 @@
 #![allow(
     clippy::unwrap_used,
     clippy::cast_possible_truncation,
-    clippy::let_underscore_must_use,
+    clippy::mem_forget,
+    clippy::wildcard_enum_match_arm,
     reason = "helpers of tests, whose numbers are small"
 )]
 
@@ -35,10 +36,6 @@ impl Counts {
         for (what, many) in &other.0 {
             self.add_many(what, *many);
         }
-    }
-
-    pub(crate) fn get(&self, what: &str) -> u64 {
-        self.0.get(what).copied().unwrap_or(0)
     }
 }
 

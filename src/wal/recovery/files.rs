@@ -145,7 +145,11 @@ impl Files {
         header: Option<SegmentHeader>,
         device: &mut Device<'_>,
     ) -> Result<bool> {
-        let foreign = header.map(|header| (header.number, header.log));
+        // What stood in the place of a file before may be a segment that the log has given up.
+        let (log, start) = (self.state.log, self.state.start_segment);
+        let given_up = |header: &SegmentHeader| header.log == log && header.number < start;
+        let foreign = header.filter(|header| !given_up(header));
+        let foreign = foreign.map(|header| (header.number, header.log));
         for (number, log) in [Some((number, self.state.log)), foreign].into_iter().flatten() {
             match inventory::holds_frames(file, number, Some(log), device) {
                 Ok(false) => {}

@@ -200,7 +200,11 @@ impl Inventory {
             Some(_) => "is shorter or longer than its header says",
             None => "has a damaged header",
         };
-        let foreign = match header {
+        // A file whose preparation was cut off may show what stood in its place before: also a
+        // segment that the log has given up.
+        let given_up =
+            |header: &SegmentHeader| header.log == state.log && header.number < state.start_segment;
+        let foreign = match header.filter(|header| !given_up(header)) {
             Some(header) => holds_frames(&file, header.number, Some(header.log), device)?,
             None => false,
         };

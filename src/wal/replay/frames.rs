@@ -128,7 +128,8 @@ impl Frames {
             let seam = until > nth && last < through;
             let until = if seam { until } else { nth + usize::from(next.is_some()) };
             let (index, directory) = (Arc::clone(index), Arc::clone(directory));
-            let reader = Reader::new(Arc::clone(&index), directory, log, last);
+            let mut reader = Reader::new(Arc::clone(&index), directory, log, last);
+            reader.go_on();
             let (entries, expected) = (all[nth..=until].to_vec(), start_of(log, entry));
             let part = Frames::at_start(index, reader, entries, expected, (from, last));
             parts.push(Frames { seam, ..part });
@@ -220,6 +221,9 @@ impl Frames {
                 continue;
             }
             self.expected = self.expected.after(&found.header, found.crc);
+            if found.map.is_some() {
+                self.reader.go_on();
+            }
             match found.header.kind {
                 FrameKind::Records if found.header.next_lsn() > self.from => {
                     return Ok(Some(Step::Found(found)));

@@ -1,8 +1,9 @@
 //! Reading a segment piece by piece, with the next piece on its way while this one is looked at.
 //!
-//! The first piece comes from the device: a poll of a few records touches no cache. Who goes on
-//! reads through the page cache, where another reader may have left the bytes. What is found there
-//! needs no trust: a piece that does not hold what it must is read again from the device.
+//! The first piece comes from the device: a poll of a few records touches no cache. Who goes on, or
+//! comes from other segments, reads through the page cache, where another reader may have left the
+//! bytes. What is found there needs no trust: a piece that does not hold what it must is read again
+//! from the device.
 //!
 //! READER-1: at most one read is in flight, and none when the channel is given back.
 //! READER-2: what was read ahead is only a copy taken early of bytes that do not change any more,
@@ -56,6 +57,11 @@ impl Reader {
     pub(super) fn extend(&mut self, through: Lsn) {
         self.through = through;
         self.forget();
+    }
+
+    /// The next piece is not the first one: who reads comes from elsewhere in the log.
+    pub(super) fn go_on(&mut self) {
+        self.moves = self.moves.max(1);
     }
 
     /// Everything that is loaded.
