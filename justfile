@@ -29,6 +29,10 @@ sim-long:
 sim-lives SEEDS="100000":
     SAWMILL_SIM_SEEDS=0..{{SEEDS}} cargo test --release --all-features --test wal_sim -- --nocapture
 
+# Real system calls that fail, by strace; file limits; a small tmpfs. Skips what is not allowed.
+faults-real LAST="8":
+    bash tests/faults_real.sh {{LAST}}
+
 # Real kills of real processes, as many as a release needs.
 kill-long:
     SAWMILL_KILLS=200 cargo test --release --all-features --test wal_kill --test wal_in_flight -- --nocapture

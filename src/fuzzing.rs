@@ -2,7 +2,7 @@
 //! of the public interface.
 
 pub use crate::checkpoint::fuzz::{decode_checkpoint, decode_manifest};
-pub use crate::wal::fuzz::decode_wal;
+pub use crate::wal::fuzz::{decode_log_slots, decode_wal};
 #[cfg(any(test, feature = "testing"))]
 pub use image::recover_image;
 

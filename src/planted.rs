@@ -46,6 +46,12 @@ bugs! {
     TruncateAtFirstBad => "truncate-at-first-bad",
     /// L15: a whole frame behind a hole counts as attestation.
     ExistenceAttests => "existence-attests",
+    /// L15: whole frames behind a hole are refused, attested or not.
+    RefuseBehindHole => "refuse-behind-hole",
+    /// L13: after an opening, the LSN that was shown last is given again.
+    ShownLsnReused => "shown-lsn-reused",
+    /// L12: a buffer is freed, and used again, while its write is in flight.
+    BufferFreedInFlight => "buffer-freed-in-flight",
     /// L4: a length read from disk is believed.
     TrustLength => "trust-length",
     /// L7: the slot is left free without telling the committer that there is work.

@@ -9,6 +9,7 @@ use super::file::SimFile;
 use super::flight::{Flight, Kind};
 use super::rng::Rng;
 use super::state::{State, Verdict};
+use crate::planted::{Bug, planted};
 use crate::storage::{AlignedBuf, Channel, Completion, File, IoFailure, Op};
 use crate::sync::Arc;
 
@@ -188,6 +189,15 @@ impl Channel for SimChannel {
 
 impl Drop for SimChannel {
     fn drop(&mut self) {
+        if planted(Bug::BufferFreedInFlight) {
+            let mut state = self.disk.state();
+            for token in self.files.keys() {
+                let flight = state.in_flight.get_mut(token);
+                if let Some(buffer) = flight.and_then(|flight| flight.buffer.as_mut()) {
+                    buffer.fill(0xdd);
+                }
+            }
+        }
         while self.complete().is_some() {}
     }
 }

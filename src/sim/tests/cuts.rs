@@ -126,6 +126,17 @@ fn dropped_channel_waits_for_what_is_in_flight() {
 }
 
 #[test]
+#[cfg(feature = "planted")]
+fn planted_buffer_freed_in_flight_is_seen() {
+    use crate::planted::{Bug, with_planted};
+    let Bench { disk, file, mut channel, .. } = bench(1);
+    channel.submit(write(&file, 0, 7, true));
+    with_planted(Bug::BufferFreedInFlight, || drop(channel));
+    let found = blocks(&disk.power_cycle(CrashOutcome::LoseAll));
+    assert_ne!(found, [7, 0], "what was freed in flight is not what lands");
+}
+
+#[test]
 fn kill_keeps_the_page_cache_but_makes_nothing_durable() {
     let mut bench = bench(1);
     bench.written(0, 7, false);

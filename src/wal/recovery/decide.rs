@@ -57,7 +57,9 @@ pub(super) fn decide(walked: &Walked, evidence: &Evidence, state: &LogState) -> 
     }
     let next = walked.next_lsn();
     let last = state.durable_lsn.max(evidence.durable).max(walked.attested).max(next);
-    let witness = if state.durable_lsn >= next {
+    let witness = if planted(Bug::RefuseBehindHole) && evidence.frames > 0 {
+        Witness::Frame
+    } else if state.durable_lsn >= next {
         Witness::Log
     } else if evidence.durable >= next {
         Witness::Frame
