@@ -150,7 +150,9 @@ fn a_forked_child_is_refused_by_the_log_and_writes_nothing_for_its_parent() {
     wal.append(b"parent again").unwrap();
     drop(handle);
     wal.close().unwrap();
-    let wal = Wal::open(place.path(), options).unwrap();
+    // A child that another test forks meanwhile keeps this log's lock for as long as it lives.
+    let lock_wait = WalOptions::default().lock_wait;
+    let wal = Wal::open(place.path(), WalOptions { lock_wait, ..options }).unwrap();
     let mut replay = wal.replay().unwrap();
     let mut payloads = Vec::new();
     while let Some(record) = replay.next() {
