@@ -299,3 +299,42 @@ fn every_crash_keeps_names_and_what_was_appended_under_them() {
     }
     assert!(states > 1000, "{states}");
 }
+
+/// Frames that wait to be written when the first name is registered say already where the catalog
+/// begins: behind them, and maybe behind what a crash leaves.
+#[test]
+fn a_name_given_after_a_crash_that_took_the_first_one_is_kept() {
+    let sim = SimOptions { device: Device::Fua, trace_lines: 0, ..SimOptions::default() };
+    let life = |disk: &SimDisk| -> Result<(), Error> {
+        let wal = simulated(disk)?;
+        for _ in 0..4 {
+            wal.submit_alone(&[1; 9_000])?;
+        }
+        wal.stream("first").map(drop)
+    };
+    let whole = SimDisk::with_options(4, sim.clone());
+    life(&whole).unwrap();
+    let mut without = 0;
+    for op in 1..=whole.ops() {
+        for manner in MANNERS {
+            let disk = SimDisk::with_options(4, sim.clone());
+            disk.crash_at(op, manner);
+            drop(life(&disk));
+            for outcome in [CrashOutcome::LoseAll, CrashOutcome::KeepAll, CrashOutcome::Seeded(op)]
+            {
+                let context = format!("op {op} {manner:?} {outcome:?}");
+                let found = disk.power_cycle(outcome);
+                let wal = simulated(&found).unwrap();
+                without += u32::from(wal.find_stream("first").is_none());
+                let id = wal.stream("second").unwrap().id();
+                drop(wal);
+                for _ in 0..2 {
+                    let wal = simulated(&found).unwrap();
+                    let kept = wal.find_stream("second").map(|stream| stream.id());
+                    assert_eq!(kept, Some(id), "{context}");
+                }
+            }
+        }
+    }
+    assert!(without > 10, "{without}");
+}

@@ -305,7 +305,9 @@ impl Core {
         for (id, known) in self.catalog.producers.all() {
             last = self.say(|| self.try_say_known(id, &lock(&known)))?.max(last);
         }
-        self.wait_durable(last)?;
+        // Also where nothing had to be said: no frame below the place names it before that is
+        // durable, and what made it needless is.
+        self.wait_durable(last.max(from.previous()))?;
         self.progress.raise_catalog(from);
         Ok(())
     }
@@ -348,7 +350,7 @@ impl Core {
         let due = !self.retention.is_off() || behind > SEGMENTS_TO_READ;
         if due && behind > 1 && repeated.is_none() {
             let from = self.appended().next();
-            *repeated = self.try_repeat().map(|last| (from, last));
+            *repeated = self.try_repeat().map(|last| (from, last.max(from.previous())));
         }
     }
 

@@ -71,14 +71,15 @@ impl Open {
         self.staging.has_open_only() && !self.queued().any(|waiting| waiting.is_awaited())
     }
 
-    /// What may be taken out now, beside what is in flight. Frames that somebody waits for, and
-    /// those before them, come before a sync of written ones: they bring it along.
+    /// What may be taken out now, beside what is in flight. Frames that somebody waits for until
+    /// they are durable, and those before them, come before a sync of written ones: they bring it
+    /// along. Others do not, and could keep it waiting for ever.
     pub(super) fn next_work(&mut self) -> Option<Next> {
         if self.failed.is_some() {
             return None;
         }
         let alone = self.flights.is_empty();
-        if self.syncing.is_some() && !self.staging.all_waiting().any(|w| w.is_awaited()) {
+        if self.syncing.is_some() && !self.staging.all_waiting().any(|w| w.wants_durable()) {
             // What is in flight lands first (LOG.md L8).
             return alone.then_some(Next::Sync);
         }

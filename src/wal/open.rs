@@ -284,6 +284,10 @@ impl Core {
 
     /// Says in `LOG` that the log was closed cleanly.
     fn log_clean(&self) -> Result<()> {
+        // The preparer may have failed when the closing frame was durable already (LOG.md L12).
+        if let Some(error) = &lock(&self.open).failed {
+            return Err(error.clone());
+        }
         match lock(&self.preparer).as_mut() {
             Some(preparer) => {
                 self.write_log(preparer, true)?;

@@ -118,6 +118,9 @@ impl Default for WalOptions {
     }
 }
 
+/// What one system call moves at most, in whole blocks.
+const MOVED_AT_ONCE: u64 = 0x7fff_f000;
+
 impl WalOptions {
     /// Refuses what is out of range.
     ///
@@ -166,7 +169,8 @@ impl WalOptions {
 
     /// The limits that these options and segments of this size set.
     pub(crate) fn limits(&self) -> Limits {
-        let batch = self.segment_size / 2;
+        // The system moves no more at once.
+        let batch = (self.segment_size / 2).min(MOVED_AT_ONCE);
         let headers = to_u64(FRAME_HEADER + RECORD_HEADER);
         Limits {
             record: self.max_record.min(batch - headers),

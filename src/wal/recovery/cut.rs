@@ -64,7 +64,8 @@ impl Opening<'_> {
         let before = walked.last.map_or(0, |last| last.seal_time_ns);
         let before = if planted(Bug::SealTimeFalls) { 0 } else { before };
         let seal_time_ns = self.clock.wall_ns().max(before);
-        let catalog = walked.last.map_or(Lsn::ZERO, |last| last.catalog);
+        // The frame may have said that the catalog begins in records that are not there.
+        let catalog = walked.last.map_or(Lsn::ZERO, |last| last.catalog).min(next_lsn);
         let mut buffer = AlignedBuf::zeroed(to_usize(length));
         barrier.encode(&mut buffer[FRAME_HEADER..]);
         let header = FrameHeader {
