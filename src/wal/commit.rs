@@ -253,6 +253,9 @@ impl Core {
                 resolved.retain_mut(Resolved::wake_callers);
                 let begun = self.begin(&mut slot, work, &mut sealer);
                 if !matches!((&begun, done), (Begun::Submitted, true)) {
+                    // Now, not after the mutex was waited for: another's write may fail meanwhile,
+                    // and after that nothing more goes to the disk (LOG.md L12).
+                    slot.start();
                     open = lock(&self.open);
                     open.restore(&mut sealer);
                     self.note(&mut open, serial, begun, &mut resolved);
