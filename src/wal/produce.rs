@@ -119,7 +119,9 @@ impl Core {
     ) -> Result<Looked<'_>> {
         self.check()?;
         let lsns = found.map(|(first, bodies)| LsnRange::new(first, to_u64(bodies.len())));
-        let mut produced = Produced { lsns, settled_by: last, repeated: true };
+        // Who is answered may count on the epoch under which it asked.
+        let settled_by = last.max(known.epoch_said);
+        let mut produced = Produced { lsns, settled_by, repeated: true };
         if stamp.epoch > known.epoch {
             // A new life, which begins by asking what became of the last records of the one before.
             let refused = self.raise_epoch(known, stamp.id, stamp.epoch)?;
@@ -144,7 +146,7 @@ impl Core {
             Tried::NoRoom(refused) => Some(refused),
             Tried::Placed(lsns) => {
                 known.epoch = epoch;
-                known.said = lsns.last();
+                (known.said, known.epoch_said) = (lsns.last(), lsns.last());
                 None
             }
         })

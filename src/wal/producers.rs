@@ -26,6 +26,8 @@ pub(crate) struct Known {
     pub(crate) lsns: VecDeque<Lsn>,
     /// The last record that says so: of the producer, or of the catalog.
     pub(crate) said: Lsn,
+    /// The record with which `epoch` is durable; zero if it was when this was read.
+    pub(crate) epoch_said: Lsn,
     /// Whether it was removed from the table: whoever still has it looks again.
     pub(crate) gone: bool,
 }
@@ -96,9 +98,11 @@ impl Known {
             }
             self.lsns.push_back(first.advance(nth));
         }
-        self.epoch = epoch;
-        self.next += to_u64(count);
         self.said = first.advance(to_u64(count) - 1);
+        if epoch > self.epoch {
+            (self.epoch, self.epoch_said) = (epoch, self.said);
+        }
+        self.next += to_u64(count);
     }
 
     /// Takes note of a record that was read.
@@ -238,7 +242,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<(ProducerId, Known)> {
         lsns.push_front(Lsn::new(lsn));
     }
     let epoch = u32::from_le_bytes(*epoch);
-    let known = Known { epoch, next, lsns, said: Lsn::ZERO, gone: false };
+    let known = Known { epoch, next, lsns, said: Lsn::ZERO, epoch_said: Lsn::ZERO, gone: false };
     rest.is_empty().then_some((ProducerId::new(u64::from_le_bytes(*id)), known))
 }
 
@@ -330,7 +334,10 @@ mod tests {
         ];
         assert_eq!(bytes, expected);
         let (id, found) = decode(&bytes).unwrap();
-        assert_eq!((id, Known { said: some.said, ..found }), (ProducerId::new(5), some));
+        assert_eq!(
+            (id, Known { said: some.said, epoch_said: some.epoch_said, ..found }),
+            (ProducerId::new(5), some)
+        );
         for cut in 0..bytes.len() {
             assert_eq!(decode(&bytes[..cut]), None, "{cut}");
         }
@@ -366,7 +373,7 @@ mod tests {
             let mut bytes = Vec::new();
             encode(ProducerId::new(id), &known, &mut bytes);
             let (found, read) = decode(&bytes).unwrap();
-            prop_assert_eq!((found.get(), Known { said: known.said, ..read }), (id, known));
+            prop_assert_eq!((found.get(), Known { said: known.said, epoch_said: known.epoch_said, ..read }), (id, known));
         }
 
         #[test]
