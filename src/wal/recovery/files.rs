@@ -198,6 +198,10 @@ impl Files {
     pub(super) fn size(&self, number: SegmentNumber) -> u64 {
         match (self.faults.get(&number), self.segments.get(&number)) {
             (Some(FileFault::Length { said, .. }), _) => *said,
+            // Nothing says that the file is as long as it was: it may be cut short as well.
+            (Some(FileFault::Header | FileFault::Unreadable), Some(segment)) => {
+                segment.size().max(self.state.segment_size)
+            }
             (_, Some(segment)) => segment.size(),
             (_, None) => self.state.segment_size,
         }

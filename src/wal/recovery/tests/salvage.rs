@@ -216,6 +216,36 @@ fn damaged_files_are_made_anew_with_what_they_hold() {
     assert_eq!(lost.len(), 1);
 }
 
+/// The length that the file has is then not the length that the segment had: the tombstone goes
+/// where the first lost frame was, not over the first frame of the next segment.
+#[test]
+fn a_damaged_header_of_a_file_cut_short_costs_nothing_of_the_next_segment() {
+    let (disk, _) = example(true);
+    let places = places(&disk);
+    let second = SegmentNumber::new(2);
+    let held: Vec<usize> =
+        (0..places.len()).filter(|index| places[*index].segment == second).collect();
+    for index in &held[1..] {
+        let cut = usize::try_from(places[*index].offset).unwrap();
+        let lost = LsnRange::between(
+            Lsn::new(*index as u64 + 1),
+            Lsn::new(held[held.len() - 1] as u64 + 1),
+        );
+        let found = salvaged("header and length", true, |disk| {
+            edit(disk, &path(2), |bytes| {
+                bytes[17] ^= 1;
+                bytes.truncate(cut);
+            });
+        });
+        assert_eq!(found, [lost]);
+        let found = salvaged("unreadable header and length", true, |disk| {
+            edit(disk, &path(2), |bytes| bytes.truncate(cut));
+            disk.fail_reads_at(path(2), 0).unwrap();
+        });
+        assert_eq!(found, [lost]);
+    }
+}
+
 #[test]
 fn the_end_of_the_log_is_given_up_with_its_segments() {
     let (disk, records) = example(true);
