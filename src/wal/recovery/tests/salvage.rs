@@ -163,6 +163,11 @@ fn holes_in_several_places_are_each_named() {
         [5, 6, 20, 40].iter().for_each(|lsn| rot(disk, places[lsn - 1]));
     });
     assert_eq!(lost, [LsnRange::between(Lsn::new(5), Lsn::new(6)), one(20), one(40)]);
+    // More headers that stand without their payload than are held at a time.
+    let lost = salvaged("ten in a row", false, |disk| {
+        (5..=14).for_each(|lsn| rot(disk, places[lsn - 1]));
+    });
+    assert_eq!(lost, [LsnRange::between(Lsn::new(5), Lsn::new(14))]);
 }
 
 #[test]
@@ -244,6 +249,39 @@ fn a_damaged_header_of_a_file_cut_short_costs_nothing_of_the_next_segment() {
         });
         assert_eq!(found, [lost]);
     }
+}
+
+/// A frame that the second opening dropped, and stale since; the second opening's own frames are in
+/// the next segment, and all that stood between, its barrier, is lost.
+#[test]
+fn what_a_later_opening_dropped_is_not_what_follows_its_lost_barrier() {
+    let disk = SimDisk::new(41);
+    let mut writer = Writer::open(&disk).unwrap();
+    let mut records: Vec<Vec<u8>> = (1..=10).map(|number| vec![number; 10]).collect();
+    for record in &records {
+        writer.append(record).unwrap();
+    }
+    let torn = writer.plain(&user(b"never told")).unwrap();
+    let stale = writer.plain(&user(b"dropped")).unwrap();
+    drop(writer);
+    blank(&disk, torn);
+    let mut writer = Writer::open(&disk).unwrap();
+    for number in 11..=14 {
+        records.push(vec![number; 20_000]);
+        let at = writer.append(records.last().unwrap()).unwrap();
+        assert!(at.segment > stale.segment);
+    }
+    drop(writer);
+    let mut writer = Writer::open(&disk).unwrap();
+    records.push(b"third life".to_vec());
+    writer.append(records.last().unwrap()).unwrap();
+    drop(writer);
+    // The second opening's barrier.
+    blank(&disk, torn);
+    assert_eq!(lost_of(&verify(&disk)), []);
+    assert!(!verify(&disk).is_sound());
+    repair(&disk, &[]).unwrap();
+    check(&disk, "a dropped frame in a stale tail", &records, &[]);
 }
 
 #[test]
