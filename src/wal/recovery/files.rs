@@ -125,7 +125,7 @@ impl Files {
             }
             None => FileFault::Header,
         };
-        let named = number <= self.state.durable_segment && self.state.highest_epoch.get() > 0;
+        let named = number <= self.state.last_named() && self.state.highest_epoch.get() > 0;
         if !named && !self.holds_frames(&file, number, header, device)? {
             self.unfinished.push(number);
             return Ok(());
@@ -173,7 +173,7 @@ impl Files {
     fn find_missing(&mut self) {
         let start = self.state.start_segment;
         let written = self.state.highest_epoch.get() > 0;
-        let named = if written { self.state.durable_segment } else { SegmentNumber::new(0) };
+        let named = if written { self.state.last_named() } else { SegmentNumber::new(0) };
         let known = |number: &SegmentNumber| {
             self.segments.contains_key(number)
                 || self.faults.contains_key(number)

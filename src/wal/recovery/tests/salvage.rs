@@ -284,6 +284,29 @@ fn what_a_later_opening_dropped_is_not_what_follows_its_lost_barrier() {
     check(&disk, "a dropped frame in a stale tail", &records, &[]);
 }
 
+/// `LOG` names it, though no record is in it.
+#[test]
+fn a_lost_segment_with_nothing_but_the_newest_barrier_is_made_anew() {
+    let disk = SimDisk::new(42);
+    let mut writer = Writer::open(&disk).unwrap();
+    let records: Vec<Vec<u8>> = (1..=14).map(|number| vec![number; 10]).collect();
+    for record in &records {
+        writer.append(record).unwrap();
+    }
+    let end = writer.tail().position;
+    assert_eq!((end.segment.get(), end.offset), (1, 64 << 10), "the segment is full");
+    drop(writer);
+    let barrier = Writer::open(&disk).unwrap().opened.log_file.state().barrier;
+    assert_eq!(barrier.segment.get(), 2);
+    super::files::remove(&disk, 2);
+    let error = refused(&disk, ErrorKind::Corrupt);
+    assert!(error.to_string().contains("segment 2 is missing"), "{error}");
+    assert_eq!(lost_of(&verify(&disk)), []);
+    assert!(!verify(&disk).is_sound());
+    assert_eq!(repair(&disk, &[]).unwrap().rebuilt, 1);
+    check(&disk, "the newest barrier's segment", &records, &[]);
+}
+
 #[test]
 fn the_end_of_the_log_is_given_up_with_its_segments() {
     let (disk, records) = example(true);
