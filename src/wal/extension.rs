@@ -9,6 +9,8 @@ use crate::ids::ProducerId;
 
 /// The most bytes in a key.
 pub(crate) const KEY_MAX: usize = 16 * 1024;
+/// The highest sequence: no producer counts that far, and no sum overflows.
+pub(crate) const SEQUENCE_MAX: u64 = u64::MAX / 2;
 /// Bytes of the length before the fields.
 pub(crate) const LENGTH: usize = 2;
 /// Bytes of a field's tag and length.
@@ -101,7 +103,7 @@ impl<'a> Extension<'a> {
             match *tag {
                 KEY if length <= KEY_MAX => found.key = Some(value),
                 TIMESTAMP => found.timestamp = Some(i64::from_le_bytes(value.try_into().ok()?)),
-                PRODUCER => found.producer = Some(stamp(value.try_into().ok()?)),
+                PRODUCER => found.producer = Some(stamp(value.try_into().ok()?)?),
                 OPTIONAL.. => {}
                 _ => return None,
             }
@@ -111,13 +113,15 @@ impl<'a> Extension<'a> {
     }
 }
 
-fn stamp(bytes: &[u8; 20]) -> ProducerStamp {
+fn stamp(bytes: &[u8; 20]) -> Option<ProducerStamp> {
     let [a, b, c, d, e, f, g, h, i, j, k, l, sequence @ ..] = *bytes;
-    ProducerStamp {
+    let stamp = ProducerStamp {
         id: ProducerId::new(u64::from_le_bytes([a, b, c, d, e, f, g, h])),
         epoch: u32::from_le_bytes([i, j, k, l]),
         sequence: u64::from_le_bytes(sequence),
-    }
+    };
+    // One near the end of its range would overflow what is computed from it.
+    (stamp.sequence <= SEQUENCE_MAX).then_some(stamp)
 }
 
 fn put(out: &mut Vec<u8>, tag: u8, value: &[u8]) {
@@ -159,6 +163,16 @@ mod tests {
     }
 
     #[test]
+    fn a_sequence_that_no_writer_takes_is_refused() {
+        let id = ProducerId::new(5);
+        for (sequence, accepted) in [(SEQUENCE_MAX, true), (1 << 63, false), (u64::MAX, false)] {
+            let producer = Some(ProducerStamp { id, epoch: 2, sequence });
+            let bytes = encoded(&Extension { producer, ..Extension::default() });
+            assert_eq!(Extension::decode(&bytes).is_some(), accepted, "{sequence}");
+        }
+    }
+
+    #[test]
     fn refuses_what_no_writer_writes_and_passes_optional_fields() {
         let key = [1, 1, 0, 7];
         let cases: [(&[u8], bool); 10] = [
@@ -187,9 +201,9 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_encoded_is_decoded(
-            key: Option<Vec<u8>>,
-            timestamp: Option<i64>,
-            producer: Option<(u64, u32, u64)>,
+            key in any::<Option<Vec<u8>>>(),
+            timestamp in any::<Option<i64>>(),
+            producer in proptest::option::of((any::<u64>(), any::<u32>(), 0..=SEQUENCE_MAX)),
         ) {
             let stamp = |(id, epoch, sequence)| {
                 ProducerStamp { id: ProducerId::new(id), epoch, sequence }

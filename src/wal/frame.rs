@@ -171,7 +171,12 @@ impl FrameHeader {
             catalog: Lsn::new(word(bytes, 104)),
         };
         // Counters near the end of their range would overflow what is computed from them.
-        let sane = header.first_lsn.get() < u64::MAX / 2 && header.epoch.get() < u64::MAX / 2;
+        let limit = u64::MAX / 2;
+        let sane = header.first_lsn.get() < limit
+            && header.epoch.get() < limit
+            // What a frame takes is not durable when it is sealed.
+            && header.durable_lsn < header.first_lsn
+            && header.catalog.get() < limit;
         let here = header.log == log && header.position == position;
         (sane && (here || planted(Bug::ChecksumWithoutPosition))).then_some((header, crc))
     }
@@ -233,6 +238,23 @@ mod tests {
         let crc = example().encode(&mut bytes);
         let decoded = FrameHeader::decode(&bytes, example().log, example().position);
         assert_eq!(decoded, Some((example(), crc)));
+    }
+
+    #[test]
+    fn counters_that_no_writer_writes_are_no_header() {
+        let wrong = [
+            FrameHeader { durable_lsn: Lsn::new(u64::MAX), ..example() },
+            FrameHeader { durable_lsn: example().first_lsn, ..example() },
+            FrameHeader { first_lsn: Lsn::new(u64::MAX), ..example() },
+            FrameHeader { first_lsn: Lsn::ZERO, ..example() },
+            FrameHeader { catalog: Lsn::new(u64::MAX), ..example() },
+        ];
+        for header in wrong {
+            let mut bytes = [0; FRAME_HEADER];
+            header.encode(&mut bytes);
+            let decoded = FrameHeader::decode(&bytes, header.log, header.position);
+            assert_eq!(decoded, None, "{header:?}");
+        }
     }
 
     #[test]

@@ -91,6 +91,10 @@ impl Core {
         if position.lsn == Lsn::ZERO || planted(Bug::SilentDivergence) {
             return Ok(());
         }
+        if position.lsn.get() >= u64::MAX / 2 {
+            let message = format!("no log has a record with LSN {}", position.lsn);
+            return Err(Error::new(ErrorKind::Invalid, message).at_path(self.directory.path()));
+        }
         let mut lineage = self.lineage.clone();
         let last_good = loop {
             match lineage.judge(position) {

@@ -62,6 +62,12 @@ impl LogState {
         }
     }
 
+    /// The last segment that must be there: of the durable records, or of the newest barrier, which
+    /// may stand alone behind them.
+    pub(crate) fn last_named(&self) -> SegmentNumber {
+        self.durable_segment.max(self.barrier.segment)
+    }
+
     /// Writes slot `sequence % 2`'s block into `out`.
     ///
     /// # Panics
@@ -123,6 +129,7 @@ impl LogState {
             state.highest_epoch.get(),
             state.durable_lsn.get(),
             state.durable_segment.get(),
+            state.barrier.segment.get(),
         ];
         // Before the first barrier nothing was durable, and nothing can have been given up.
         let fresh = state == LogState::new(state.log, state.segment_size);
@@ -332,12 +339,13 @@ mod tests {
     #[test]
     fn a_slot_that_contradicts_itself_is_damaged() {
         let fresh = LogState::new(LogId::from_bytes([0x11; 16]), 65536);
-        let mut wrong = [fresh, fresh, fresh, fresh, example(1)];
+        let mut wrong = [fresh, fresh, fresh, fresh, example(1), example(1)];
         wrong[0].durable_segment = SegmentNumber::new(1 << 62);
         wrong[1].durable_lsn = Lsn::new(1);
         wrong[2].barrier.segment = SegmentNumber::new(1);
         wrong[3].highest_epoch = Epoch::new(1);
         wrong[4].barrier.offset += 1;
+        wrong[5].barrier.segment = SegmentNumber::new(u64::MAX);
         for state in wrong {
             let mut bytes = vec![0; LOG_LENGTH];
             state.encode(0, &mut bytes);

@@ -3,7 +3,7 @@
 use super::catalog::Saying;
 use super::core::{Core, Panics};
 use super::entry::Entry;
-use super::extension::ProducerStamp;
+use super::extension::{ProducerStamp, SEQUENCE_MAX};
 use super::producers::{Known, Verdict};
 use super::range::LsnRange;
 use super::staging::{Mark, Want};
@@ -13,9 +13,6 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Lsn, ProducerId, to_u64};
 use crate::planted::{Bug, planted};
 use crate::sync::lock;
-
-/// No producer counts that far; so that no sum overflows.
-const SEQUENCE_MAX: u64 = u64::MAX / 2;
 
 /// What the log knows of a producer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

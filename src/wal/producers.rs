@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::extension::ProducerStamp;
+use super::extension::{ProducerStamp, SEQUENCE_MAX};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Lsn, ProducerId, to_u64};
 use crate::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard, lock};
@@ -225,7 +225,8 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<(ProducerId, Known)> {
     let (next, rest) = rest.split_first_chunk::<8>()?;
     let (count, mut rest) = rest.split_first_chunk::<2>()?;
     let (next, count) = (u64::from_le_bytes(*next), u16::from_le_bytes(*count));
-    if usize::from(count) > WINDOW || u64::from(count) > next {
+    // Behind the highest sequence at most.
+    if usize::from(count) > WINDOW || u64::from(count) > next || next > SEQUENCE_MAX + 1 {
         return None;
     }
     let mut lsns = VecDeque::with_capacity(usize::from(count));
@@ -236,7 +237,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<(ProducerId, Known)> {
             Some(above) if number > 0 => Lsn::get(*above).checked_sub(number)?,
             Some(_) => return None,
         };
-        if lsn == 0 {
+        if lsn == 0 || lsn >= u64::MAX / 2 {
             return None;
         }
         lsns.push_front(Lsn::new(lsn));
@@ -359,6 +360,10 @@ mod tests {
         assert!(!of(5, 1, &[0x80; 10]) && !of(5, 1, &[9, 9]), "endless, and too long");
         assert!(!of(5, 1, &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2]), "over 64");
         assert!(!of(9000, 1025, &[1; 1025]));
+        assert!(of(1 << 63, 0, &[]) && !of((1 << 63) + 1, 0, &[]) && !of(u64::MAX, 0, &[]));
+        let mut high = Vec::new();
+        put_number(&mut high, u64::MAX);
+        assert!(!of(5, 1, &high), "an LSN that no log reaches");
     }
 
     proptest! {

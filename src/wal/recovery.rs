@@ -6,6 +6,7 @@
 //! RECOVERY-2: where a decision is `Corrupt` or `Unreadable`, nothing was changed.
 //! RECOVERY-3: recovery of a recovery is the same code (LOG.md L14).
 
+mod behind;
 mod cut;
 mod decide;
 mod evidence;

@@ -1,7 +1,7 @@
 //! The files of a log as they are found, each judged by itself, without writing: for looking at a
 //! log that may be damaged anywhere. What opening makes of the same files is in `inventory.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::inventory;
@@ -18,6 +18,9 @@ use crate::wal::segment::{
     FIRST_FRAME, HeaderFault, Segment, SegmentHeader, file_name, parse_name,
 };
 use crate::wal::transfer;
+
+/// The most segments that may be missing: beyond it a stray name, not a loss, is what is wrong.
+const MISSING_MAX: u64 = 1024;
 
 /// What is wrong with a segment's file as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +91,7 @@ impl Files {
         for number in numbers.into_iter().filter(|number| *number >= start) {
             files.add(directory, device, number)?;
         }
-        files.find_missing();
+        files.find_missing(directory)?;
         Ok(files)
     }
 
@@ -125,7 +128,7 @@ impl Files {
             }
             None => FileFault::Header,
         };
-        let named = number <= self.state.durable_segment && self.state.highest_epoch.get() > 0;
+        let named = number <= self.state.last_named() && self.state.highest_epoch.get() > 0;
         if !named && !self.holds_frames(&file, number, header, device)? {
             self.unfinished.push(number);
             return Ok(());
@@ -170,21 +173,32 @@ impl Files {
         }
     }
 
-    fn find_missing(&mut self) {
-        let start = self.state.start_segment;
+    /// # Errors
+    /// `Corrupt` if more than [`MISSING_MAX`] are.
+    fn find_missing(&mut self, directory: &dyn Directory) -> Result<()> {
         let written = self.state.highest_epoch.get() > 0;
-        let named = if written { self.state.durable_segment } else { SegmentNumber::new(0) };
-        let known = |number: &SegmentNumber| {
-            self.segments.contains_key(number)
-                || self.faults.contains_key(number)
-                || self.unfinished.contains(number)
-        };
-        let highest = self.segments.keys().chain(self.faults.keys()).chain(&self.unfinished).max();
-        let last = highest.copied().unwrap_or_default().max(named);
-        let missing: Vec<_> = (start.get()..=last.get())
-            .map(SegmentNumber::new)
-            .filter(|number| !known(number))
-            .collect();
+        let named = written.then(|| self.state.last_named());
+        let there = self.segments.keys().chain(self.faults.keys()).chain(&self.unfinished);
+        let there: BTreeSet<SegmentNumber> = there.copied().collect();
+        let mut missing = Vec::new();
+        let mut expected = self.state.start_segment.get();
+        for number in there.iter().copied().chain(named).collect::<BTreeSet<_>>() {
+            let absent = u64::from(!there.contains(&number));
+            let gap = number.get() - expected.min(number.get()) + absent;
+            if gap > MISSING_MAX - to_u64(missing.len()) {
+                let expected = SegmentNumber::new(expected);
+                let by = if absent == 1 { "LOG names" } else { "there is a file of" };
+                let message = format!(
+                    "segment {expected} is missing, and so are more than can be made anew: {by} \
+                     segment {number}; if that is not the log's remove it, or restore the whole \
+                     directory from a copy"
+                );
+                let path = directory.path().join(file_name(expected));
+                return Err(Error::new(ErrorKind::Corrupt, message).at_path(path));
+            }
+            missing.extend((expected..expected + gap).map(SegmentNumber::new));
+            expected = number.next().get();
+        }
         self.faults.extend(missing.into_iter().map(|number| (number, FileFault::Missing)));
         // What has no header and no frames is unfinished only behind everything else.
         let last_good = self.segments.keys().next_back().copied().unwrap_or_default();
@@ -192,12 +206,17 @@ impl Files {
             self.unfinished.iter().partition::<Vec<_>, _>(|number| **number < last_good);
         self.unfinished = late;
         self.faults.extend(early.into_iter().map(|number| (number, FileFault::Header)));
+        Ok(())
     }
 
     /// The size of a segment, of one that has to be made as well.
     pub(super) fn size(&self, number: SegmentNumber) -> u64 {
         match (self.faults.get(&number), self.segments.get(&number)) {
             (Some(FileFault::Length { said, .. }), _) => *said,
+            // Nothing says that the file is as long as it was: it may be cut short as well.
+            (Some(FileFault::Header | FileFault::Unreadable), Some(segment)) => {
+                segment.size().max(self.state.segment_size)
+            }
             (_, Some(segment)) => segment.size(),
             (_, None) => self.state.segment_size,
         }

@@ -208,7 +208,7 @@ impl Inventory {
             Some(header) => holds_frames(&file, header.number, Some(header.log), device)?,
             None => false,
         };
-        let named = number <= state.durable_segment && state.highest_epoch.get() > 0;
+        let named = number <= state.last_named() && state.highest_epoch.get() > 0;
         if foreign || named || holds_frames(&file, number, Some(state.log), device)? {
             return Err(broken(directory, number, what));
         }
@@ -228,7 +228,7 @@ impl Inventory {
             expected = expected.next();
         }
         let last = self.segments.keys().next_back().map_or(0, |number| number.get());
-        if state.highest_epoch.get() > 0 && last < state.durable_segment.get() {
+        if state.highest_epoch.get() > 0 && last < state.last_named().get() {
             return Err(missing(directory, SegmentNumber::new(last + 1)));
         }
         Ok(())

@@ -6,7 +6,7 @@
 //! REPAIR-3: after a crash at any place the log is refused as before, with the same records lost or
 //! fewer, and repairing it again ends what was begun; or it opens, with all tombstones.
 //! REPAIR-4: of several tombstones of one hole the last is written first: what is not reached yet
-//! is still found damaged from the first.
+//! is still found damaged from the first. REPAIR-5: no tombstone reaches the frame behind the hole.
 
 use std::path::PathBuf;
 
@@ -63,6 +63,7 @@ pub(crate) fn repair(
     await_writes(&**directory, clock, options)?;
     let survey = Survey::take(directory)?;
     check(&survey, accepted)?;
+    survey.holes.iter().try_for_each(|hole| check_room(&survey, hole))?;
     let mut repair = Repair {
         directory,
         channel: directory.channel()?,
@@ -147,6 +148,33 @@ impl Survey {
     }
 }
 
+/// Where the tombstones of a hole go, in order.
+fn stones(hole: &Hole) -> Vec<Position> {
+    let mut stones = vec![hole.at];
+    if let Some(resume) = hole.resume {
+        let between = hole.at.segment.next().get()..=resume.position.segment.get();
+        let starts = between
+            .map(|number| Position { segment: SegmentNumber::new(number), offset: FIRST_FRAME });
+        stones.extend(starts.filter(|start| *start < resume.position));
+    }
+    stones
+}
+
+/// That each tombstone ends before the frame behind its hole begins (REPAIR-5).
+fn check_room(survey: &Survey, hole: &Hole) -> Result<()> {
+    let Some(resume) = hole.resume else { return Ok(()) };
+    let end = |at: Position| Position { offset: at.offset + to_u64(BLOCK), ..at };
+    match stones(hole).into_iter().find(|at| end(*at) > resume.position) {
+        None => Ok(()),
+        Some(at) => {
+            let message = "there is no room for a tombstone before the next whole frame, and \
+                           nothing was changed: restore the segment from a copy";
+            let error = Error::new(ErrorKind::Corrupt, message);
+            Err(error.at_path(survey.path_of(at.segment)).at_position(at))
+        }
+    }
+}
+
 /// A repair under way. The directory is locked.
 struct Repair<'a> {
     directory: &'a Arc<dyn Directory>,
@@ -218,15 +246,7 @@ impl Repair<'_> {
 
     /// Keeps the bytes of a hole aside and writes its tombstones, the last one first (REPAIR-4).
     fn fill(&mut self, survey: &Survey, hole: &Hole) -> Result<()> {
-        let mut stones = vec![hole.at];
-        if let Some(resume) = hole.resume {
-            let between = hole.at.segment.next().get()..=resume.position.segment.get();
-            let starts = between.map(|number| Position {
-                segment: SegmentNumber::new(number),
-                offset: FIRST_FRAME,
-            });
-            stones.extend(starts.filter(|start| *start < resume.position));
-        }
+        let stones = stones(hole);
         self.keep(survey, hole)?;
         let mut resume = hole.resume;
         for (nth, at) in stones.iter().enumerate().rev() {

@@ -4,11 +4,12 @@
 //! SURVEY-1: nothing is written. SURVEY-2: damage is what recovery, or a reader, would call
 //! `Corrupt` or `Unreadable`: the same walk and the same decision, from the start of the log and on
 //! behind each hole. SURVEY-3: what a later opening has dropped is never taken for what follows a
-//! hole.
+//! hole. SURVEY-4: however many headers stand behind a hole, a bounded number is held.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use super::behind::Behind;
 use super::decide::{self, Decision};
 use super::evidence::Evidence;
 use super::files::{FileFault, Files};
@@ -137,10 +138,10 @@ impl Survey {
         loop {
             let failed = self.walk_on(device, &segments, &mut walked)?;
             let mut evidence = Evidence::default();
-            let mut behind = Vec::new();
+            let mut behind = Behind::default();
             let unreadable = scan_behind(device, &segments, &walked, |header| {
                 evidence.add(header, &walked);
-                behind.push(*header);
+                behind.add(header, &walked);
             })?;
             self.attested = self.attested.max(evidence.durable).max(walked.attested);
             let decision = decide::decide(&walked, &evidence, &state);
@@ -158,7 +159,7 @@ impl Survey {
                 device.window.forget();
                 continue;
             }
-            let hole = self.hole(device, &walked, &behind, witness.describe())?;
+            let hole = self.hole(device, &walked, behind, witness.describe())?;
             let resume = hole.resume;
             self.holes.push(hole);
             let Some(resume) = resume else { break };
@@ -221,13 +222,13 @@ impl Survey {
         &self,
         device: &mut Device<'_>,
         walked: &Walked,
-        behind: &[FrameHeader],
+        behind: Behind,
         why: String,
     ) -> Result<Hole> {
         let state = &self.files.state;
         let first = walked.next_lsn();
+        let (highest, named) = (behind.highest(), behind.named);
         let resume = self.first_whole(device, walked, behind)?;
-        let highest = behind.iter().map(|header| header.epoch).max().unwrap_or_default();
         let (next, epoch, nonce) = match &resume {
             Some((header, resume)) => {
                 let last = walked.last.map(|last| (last.epoch, last.nonce));
@@ -236,9 +237,7 @@ impl Survey {
             }
             None => {
                 // Also what a header names whose records do not stand: it may have been told.
-                let own = |header: &&FrameHeader| header.epoch >= walked.epoch();
-                let named = behind.iter().filter(own).map(FrameHeader::next_lsn).max();
-                let next = self.attested.next().max(first).max(named.unwrap_or(first));
+                let next = self.attested.next().max(first).max(named);
                 (next, highest.max(state.highest_epoch).max(walked.epoch()), 0)
             }
         };
@@ -270,16 +269,13 @@ impl Survey {
         &self,
         device: &mut Device<'_>,
         walked: &Walked,
-        behind: &[FrameHeader],
+        mut behind: Behind,
     ) -> Result<Option<(FrameHeader, Resume)>> {
         let state = &self.files.state;
         let mut highest = walked.epoch();
-        for header in behind {
+        while let Some(header) = behind.next(device, &self.files.segments, walked)? {
             let named = state.barrier <= header.position && header.epoch < state.highest_epoch;
-            let own = walked
-                .last
-                .is_none_or(|last| last.epoch != header.epoch || last.nonce == header.nonce);
-            if header.epoch < highest || named || !own || header.first_lsn < walked.next_lsn() {
+            if header.epoch < highest || named || behind.dropped(&header) {
                 continue;
             }
             highest = header.epoch;
@@ -303,7 +299,7 @@ impl Survey {
                 | FrameKind::Tombstone => (header.epoch, header.nonce),
             };
             let (position, chain) = (header.position, header.chain);
-            return Ok(Some((*header, Resume { position, epoch, nonce, chain })));
+            return Ok(Some((header, Resume { position, epoch, nonce, chain })));
         }
         Ok(None)
     }
@@ -348,7 +344,7 @@ fn has_sense(header: &FrameHeader, payload: &[u8]) -> bool {
 }
 
 /// Calls `found` with each decodable header behind the walk; the blocks that cannot be read.
-fn scan_behind(
+pub(super) fn scan_behind(
     device: &mut Device<'_>,
     segments: &Segments,
     walked: &Walked,

@@ -54,7 +54,7 @@ impl View {
         let state = files.state;
         // A writer may be making the last one at this moment.
         let wrong =
-            files.faults.iter().find(|(number, _)| settled || **number <= state.durable_segment);
+            files.faults.iter().find(|(number, _)| settled || **number <= state.last_named());
         if let Some((number, fault)) = wrong {
             let message = format!("{fault}: restore it from a copy, or salvage the log");
             let path = directory.path().join(file_name(*number));

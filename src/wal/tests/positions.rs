@@ -153,3 +153,18 @@ fn epochs_beyond_the_pairs_of_one_barrier_are_found() {
     }
     assert_eq!(contents(&wal).unwrap().len(), 307);
 }
+
+/// Whoever stored the position may have stored anything.
+#[test]
+fn a_position_that_no_log_reaches_is_refused() {
+    let disk = SimDisk::new(7);
+    let wal = inline(&disk);
+    wal.append(b"one").unwrap();
+    let at = wal.position();
+    let far = ReaderPosition { lsn: Lsn::new(u64::MAX), ..at };
+    for epoch in [0, 1, 2, u64::MAX] {
+        let position = ReaderPosition { epoch: Epoch::new(epoch), ..far };
+        assert_eq!(kind(&wal, position), ErrorKind::Invalid);
+        assert_eq!(wal.tail_from(position).unwrap_err().kind(), ErrorKind::Invalid);
+    }
+}

@@ -1,6 +1,11 @@
 //! Rows of the table that are about files: missing, foreign, short, unfinished.
 
+use std::time::Duration;
+
 use super::*;
+use crate::clock::ManualClock;
+use crate::wal::Wal;
+use crate::wal::log_file::LogState;
 use crate::wal::segment::{HeaderFault, SEGMENT_SIZE_MIN, SegmentHeader};
 
 /// Forty records over four segments, closed or not.
@@ -269,4 +274,42 @@ fn a_bad_block_names_exactly_what_it_held() {
         };
         assert!(text.contains(&after) && text.contains("sawmill wal repair"), "{text}");
     }
+}
+
+/// Nothing is held, and nothing made anew, for each number in between.
+#[test]
+fn a_number_far_behind_the_last_is_named_with_the_first_gap() {
+    let stray = |number: u64, bytes: &[u8]| {
+        let disk = disk(45);
+        four_segments(&disk, true);
+        disk.write_file(path(number), bytes);
+        let refusals = [
+            Writer::open(&disk).map(drop).unwrap_err(),
+            Wal::verify_with(&disk, PLACE).map(drop).unwrap_err(),
+            Wal::repair_with(&disk, &ManualClock::default(), PLACE, Duration::ZERO, &[])
+                .map(drop)
+                .unwrap_err(),
+        ];
+        for error in refusals {
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+            assert!(error.to_string().contains("segment 5 is missing"), "{error}");
+        }
+    };
+    stray(9_000_000_000_000_000_000, b"");
+    stray(2000, b"");
+    stray(u64::MAX / 2 - 1, &[7; 9000]);
+    // A slot whose checksum holds.
+    let disk = disk(46);
+    four_segments(&disk, true);
+    edit(&disk, &log_path(), |bytes| {
+        for slot in 0..2 {
+            let block = BLOCK * usize::try_from(slot).unwrap();
+            let (mut state, sequence) = LogState::decode(&bytes[block..], slot).unwrap();
+            state.durable_segment = SegmentNumber::new(1 << 61);
+            state.encode(sequence, &mut bytes[block..]);
+        }
+    });
+    let error = Wal::verify_with(&disk, PLACE).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    assert!(error.to_string().contains("segment 5 is missing"), "{error}");
 }

@@ -163,6 +163,11 @@ fn holes_in_several_places_are_each_named() {
         [5, 6, 20, 40].iter().for_each(|lsn| rot(disk, places[lsn - 1]));
     });
     assert_eq!(lost, [LsnRange::between(Lsn::new(5), Lsn::new(6)), one(20), one(40)]);
+    // More headers that stand without their payload than are held at a time.
+    let lost = salvaged("ten in a row", false, |disk| {
+        (5..=14).for_each(|lsn| rot(disk, places[lsn - 1]));
+    });
+    assert_eq!(lost, [LsnRange::between(Lsn::new(5), Lsn::new(14))]);
 }
 
 #[test]
@@ -214,6 +219,92 @@ fn damaged_files_are_made_anew_with_what_they_hold() {
         disk.write_file(path(2), &copy);
     });
     assert_eq!(lost.len(), 1);
+}
+
+/// The length that the file has is then not the length that the segment had: the tombstone goes
+/// where the first lost frame was, not over the first frame of the next segment.
+#[test]
+fn a_damaged_header_of_a_file_cut_short_costs_nothing_of_the_next_segment() {
+    let (disk, _) = example(true);
+    let places = places(&disk);
+    let second = SegmentNumber::new(2);
+    let held: Vec<usize> =
+        (0..places.len()).filter(|index| places[*index].segment == second).collect();
+    for index in &held[1..] {
+        let cut = usize::try_from(places[*index].offset).unwrap();
+        let lost = LsnRange::between(
+            Lsn::new(*index as u64 + 1),
+            Lsn::new(held[held.len() - 1] as u64 + 1),
+        );
+        let found = salvaged("header and length", true, |disk| {
+            edit(disk, &path(2), |bytes| {
+                bytes[17] ^= 1;
+                bytes.truncate(cut);
+            });
+        });
+        assert_eq!(found, [lost]);
+        let found = salvaged("unreadable header and length", true, |disk| {
+            edit(disk, &path(2), |bytes| bytes.truncate(cut));
+            disk.fail_reads_at(path(2), 0).unwrap();
+        });
+        assert_eq!(found, [lost]);
+    }
+}
+
+/// A frame that the second opening dropped, and stale since; the second opening's own frames are in
+/// the next segment, and all that stood between, its barrier, is lost.
+#[test]
+fn what_a_later_opening_dropped_is_not_what_follows_its_lost_barrier() {
+    let disk = SimDisk::new(41);
+    let mut writer = Writer::open(&disk).unwrap();
+    let mut records: Vec<Vec<u8>> = (1..=10).map(|number| vec![number; 10]).collect();
+    for record in &records {
+        writer.append(record).unwrap();
+    }
+    let torn = writer.plain(&user(b"never told")).unwrap();
+    let stale = writer.plain(&user(b"dropped")).unwrap();
+    drop(writer);
+    blank(&disk, torn);
+    let mut writer = Writer::open(&disk).unwrap();
+    for number in 11..=14 {
+        records.push(vec![number; 20_000]);
+        let at = writer.append(records.last().unwrap()).unwrap();
+        assert!(at.segment > stale.segment);
+    }
+    drop(writer);
+    let mut writer = Writer::open(&disk).unwrap();
+    records.push(b"third life".to_vec());
+    writer.append(records.last().unwrap()).unwrap();
+    drop(writer);
+    // The second opening's barrier.
+    blank(&disk, torn);
+    assert_eq!(lost_of(&verify(&disk)), []);
+    assert!(!verify(&disk).is_sound());
+    repair(&disk, &[]).unwrap();
+    check(&disk, "a dropped frame in a stale tail", &records, &[]);
+}
+
+/// `LOG` names it, though no record is in it.
+#[test]
+fn a_lost_segment_with_nothing_but_the_newest_barrier_is_made_anew() {
+    let disk = SimDisk::new(42);
+    let mut writer = Writer::open(&disk).unwrap();
+    let records: Vec<Vec<u8>> = (1..=14).map(|number| vec![number; 10]).collect();
+    for record in &records {
+        writer.append(record).unwrap();
+    }
+    let end = writer.tail().position;
+    assert_eq!((end.segment.get(), end.offset), (1, 64 << 10), "the segment is full");
+    drop(writer);
+    let barrier = Writer::open(&disk).unwrap().opened.log_file.state().barrier;
+    assert_eq!(barrier.segment.get(), 2);
+    super::files::remove(&disk, 2);
+    let error = refused(&disk, ErrorKind::Corrupt);
+    assert!(error.to_string().contains("segment 2 is missing"), "{error}");
+    assert_eq!(lost_of(&verify(&disk)), []);
+    assert!(!verify(&disk).is_sound());
+    assert_eq!(repair(&disk, &[]).unwrap().rebuilt, 1);
+    check(&disk, "the newest barrier's segment", &records, &[]);
 }
 
 #[test]
