@@ -169,16 +169,28 @@ impl Seen {
         if durable <= self.durable {
             return Ok(true);
         }
-        let mut grown = false;
-        while let Some(entry) = next_entry(directory, &self.index, self.state.log, marks)? {
-            self.index.push(entry);
-            grown = true;
+        loop {
+            match next_entry(directory, &self.index, self.state.log, marks) {
+                Ok(Some(entry)) => self.index.push(entry),
+                Ok(None) => break,
+                // What is recycled at this moment cannot be opened.
+                Err(_) if self.is_overtaken(&View::state_of(directory)?) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        let state = View::state_of(directory)?;
+        if self.is_overtaken(&state) {
+            return Ok(false);
         }
         self.durable = durable;
-        if grown {
-            self.move_start(View::state_of(directory)?);
-        }
+        self.move_start(state);
         Ok(true)
+    }
+
+    /// Whether a truncation has passed all segments that are known: none of the ones that are there
+    /// follows them, so they are looked for from scratch.
+    fn is_overtaken(&self, state: &LogState) -> bool {
+        self.index.last().is_some_and(|last| last.segment.number() < state.start_segment)
     }
 
     /// Forgets what a truncation has taken away.
@@ -242,6 +254,10 @@ impl WalReader {
         if unwritten && matches!(self.writer()?, Writer::None) {
             return Ok(());
         }
+        self.look_again(seen)
+    }
+
+    fn look_again(&self, seen: &mut Seen) -> Result<()> {
         let found = Seen::look(&self.directory)?;
         if found.state.log != self.log || found.last < seen.durable {
             let message = "records that were shown are gone: the log's files were replaced";
@@ -287,7 +303,14 @@ impl WalReader {
     fn begin(&self, from: Lsn, to: Lsn, internal: bool) -> Result<Replay> {
         let mut seen = lock(&self.seen);
         self.refresh_locked(&mut seen)?;
-        let state = View::state_of(&self.directory)?;
+        let mut state = View::state_of(&self.directory)?;
+        for _ in 0..LOOKS {
+            if !seen.is_overtaken(&state) {
+                break;
+            }
+            self.look_again(&mut seen)?;
+            state = View::state_of(&self.directory)?;
+        }
         seen.move_start(state);
         let (index, directory) = (Arc::clone(&seen.index), Arc::clone(&self.directory));
         let through = seen.durable.min(to);
