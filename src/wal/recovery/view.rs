@@ -92,14 +92,17 @@ impl View {
     /// The header of the first frame of segment `number`, and the segment; `None` if there is none.
     ///
     /// # Errors
-    /// `Unreadable`.
+    /// `Unreadable`; `Io` if it is there and cannot be opened.
     pub(crate) fn first_frame(
         directory: &Arc<dyn Directory>,
         log: LogId,
         home: &Arc<Home>,
         number: SegmentNumber,
     ) -> Result<Option<(FrameHeader, Arc<Segment>)>> {
-        let Ok(file) = directory.open(&file_name(number), OpenMode::Read) else { return Ok(None) };
+        let file = match directory.open(&file_name(number), OpenMode::Read) {
+            Err(failure) if failure.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            outcome => outcome?,
+        };
         let size = file.stamp()?.length / to_u64(BLOCK) * to_u64(BLOCK);
         if size <= FIRST_FRAME {
             return Ok(None);
