@@ -148,6 +148,11 @@ impl Seen {
                 continue;
             }
             let view = view?;
+            // Writes of a killed one are in flight.
+            let writer = match writer {
+                Writer::None if !view.settled => Writer::Silent,
+                writer => writer,
+            };
             let durable = match (&writer, told) {
                 (Writer::Live(_), Some(told)) => told,
                 // The writer went in between; it is looked at again when the reader asks.
@@ -531,6 +536,7 @@ mod tests {
     use super::*;
     use crate::ids::Epoch;
     use crate::sim::SimDisk;
+    use crate::storage::{LockKind, OpenMode};
     use crate::wal::writer_tests::{PLACE, Writer as Hand};
 
     fn payloads(reader: &WalReader) -> Vec<Vec<u8>> {
@@ -561,6 +567,26 @@ mod tests {
         let writer = Hand::open(&disk).unwrap();
         assert_eq!(writer.opened.epoch, Epoch::new(2));
         assert_eq!(payloads(&reader).len(), 3, "what was shown stays");
+    }
+
+    #[test]
+    fn a_killed_writers_writes_in_flight_are_waited_for() {
+        let disk = SimDisk::new(1);
+        let mut writer = Hand::open(&disk).unwrap();
+        writer.append(b"one").unwrap();
+        writer.append(b"two").unwrap();
+        drop(writer);
+        // As the kernel holds the description until its last write has ended.
+        let directory = disk.directory(PLACE.as_ref(), false).unwrap();
+        let name = format!("{:020}.seg", 1);
+        let held = directory.open(&name, OpenMode::WriteDirect).unwrap();
+        assert!(held.try_lock(0, LockKind::Exclusive).unwrap());
+        let reader = Wal::open_read_only_with(&disk, PLACE).unwrap();
+        assert_eq!(payloads(&reader), [b"one"], "what is attested");
+        assert_eq!(reader.stats().writer, WriterState::Silent);
+        drop(held);
+        assert_eq!(payloads(&reader), [b"one", b"two"]);
+        assert_eq!(reader.stats().writer, WriterState::None);
     }
 
     #[test]
