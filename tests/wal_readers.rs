@@ -262,6 +262,39 @@ fn what_is_truncated_under_a_reader_is_an_error_that_names_it() {
 }
 
 #[test]
+fn a_reader_whose_segments_are_all_truncated_looks_again() {
+    for opened in [1_u64, 40] {
+        let place = tempfile::tempdir().unwrap();
+        let wal = Wal::open(place.path(), options()).unwrap();
+        for number in 0..opened {
+            wal.append(&[u8::try_from(number).unwrap(); 5000]).unwrap();
+        }
+        let reader = Wal::open_read_only(place.path()).unwrap();
+        for number in opened..200 {
+            wal.append(&[u8::try_from(number).unwrap(); 5000]).unwrap();
+        }
+        let start = wal.truncate_before(Lsn::new(180)).unwrap();
+        assert!(start.get() > 100, "{start}");
+        assert_eq!(reader.refresh().unwrap(), Lsn::new(200));
+        let lsns = |records: Vec<(u64, Vec<u8>)>| {
+            records.into_iter().map(|(lsn, _)| lsn).collect::<Vec<_>>()
+        };
+        assert_eq!(lsns(shown(&reader)), (start.get()..=200).collect::<Vec<_>>());
+        assert_eq!(reader.get(Lsn::new(200)).unwrap().unwrap().payload, [199; 5000]);
+        // And once more, without a look in between but that of a replay.
+        for number in 200..250 {
+            wal.append(&[number; 5000]).unwrap();
+        }
+        let start = wal.truncate_before(Lsn::new(245)).unwrap();
+        assert_eq!(lsns(shown(&reader)), (start.get()..=250).collect::<Vec<_>>());
+        assert_eq!(reader.first_lsn(), start);
+        // Truncated after the last refresh, with nothing appended.
+        let start = wal.truncate_before(Lsn::new(250)).unwrap();
+        assert_eq!(lsns(shown(&reader)), (start.get()..=250).collect::<Vec<_>>());
+    }
+}
+
+#[test]
 fn a_segment_that_a_reader_has_open_is_not_used_again() {
     let place = tempfile::tempdir().unwrap();
     let wal = Wal::open(place.path(), options()).unwrap();

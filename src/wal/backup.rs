@@ -62,11 +62,12 @@ impl Wal {
     /// of its own with the same records, LSNs and [`log_id`](Wal::log_id). Do not mix files of the
     /// two.
     ///
-    /// The destination must not exist or be empty. What is copied is held by a pin named `backup`
+    /// The destination must not exist, be empty, or hold what a backup left that failed. What is copied is held by a pin named `backup`
     /// meanwhile, so the disk may need more space than otherwise. Appends do not wait for it.
     ///
-    /// After a crash or an error the destination holds no usable copy and does not open: remove it.
-    /// (Where the crash came before anything was made, it is an empty directory.) The log itself is
+    /// After a crash or an error the destination holds no usable copy and does not open: remove it,
+    /// or back up to it again. (Where that came before anything was made, it is an empty directory,
+    /// and opens as a new log.) The log itself is
     /// not affected, also not when the destination's disk is full. A poisoned log is not copied:
     /// open it again first.
     ///
@@ -93,17 +94,17 @@ impl Wal {
         let core = self.core();
         core.check()?;
         let directory = core.storage.directory(destination.as_ref(), true)?;
-        if directory.list()?.iter().any(|name| name != LOCK_NAME) {
-            let message = "a backup goes to a new or empty directory, and this one is not empty";
-            return Err(Error::new(ErrorKind::Invalid, message).at_path(directory.path()));
-        }
+        check_free(&*directory)?;
         let holder = format!("a backup by process {}", std::process::id());
         let locked = directory.lock(LOCK_NAME, &holder)?.map_err(|holder| {
             let message = format!("somebody else uses this directory: {}", holder.trim_end());
             Error::new(ErrorKind::Locked, message).at_path(directory.path())
         })?;
+        // Somebody else may have made a copy here until then.
+        check_free(&*directory)?;
         let pin = self.pin_start()?;
-        let outcome = begin(&*directory).and_then(|()| core.copy_to(&directory));
+        let begun = begin(&*directory).and_then(|()| Ok(clear(&*directory)?));
+        let outcome = begun.and_then(|()| core.copy_to(&directory));
         if outcome.is_err() {
             clear(&*directory).ok();
         }
@@ -258,21 +259,46 @@ fn lost(position: Position) -> Error {
     Error::new(ErrorKind::Corrupt, message).at_position(position)
 }
 
-/// Says that what is here is not a whole copy yet (BACKUP-3).
-fn begin(directory: &dyn Directory) -> Result<()> {
-    directory.open(BACKUP_UNFINISHED, OpenMode::Create)?;
-    directory.sync()?;
-    Ok(())
+/// That nothing is here, or nothing but what a failed backup left (BACKUP-3).
+fn check_free(directory: &dyn Directory) -> Result<()> {
+    let names = directory.list()?;
+    let unfinished = names.iter().any(|name| name == BACKUP_UNFINISHED);
+    let left = |name: &str| {
+        unfinished
+            && (parse_name(name).is_some() || [BACKUP_UNFINISHED, LOG_UNFINISHED].contains(&name))
+    };
+    if names.iter().all(|name| name == LOCK_NAME || left(name)) {
+        return Ok(());
+    }
+    let message = "a backup goes to a new or empty directory, and this one is not empty";
+    Err(Error::new(ErrorKind::Invalid, message).at_path(directory.path()))
 }
 
-/// Removes what a backup that failed has made, to give the space back, and last of all what says
-/// that it is unfinished.
-fn clear(directory: &dyn Directory) -> Result<(), IoFailure> {
-    for name in directory.list()? {
-        if parse_name(&name).is_some() || [LOG_NAME, LOG_UNFINISHED].contains(&name.as_str()) {
-            directory.unlink(&name)?;
-        }
+/// Says that what is here is not a whole copy yet (BACKUP-3).
+fn begin(directory: &dyn Directory) -> Result<()> {
+    Ok(mark(directory)?)
+}
+
+fn mark(directory: &dyn Directory) -> Result<(), IoFailure> {
+    if !directory.list()?.iter().any(|name| name == BACKUP_UNFINISHED) {
+        directory.open(BACKUP_UNFINISHED, OpenMode::Create)?;
     }
-    directory.sync()?;
-    directory.unlink(BACKUP_UNFINISHED)
+    directory.sync()
+}
+
+/// Removes what a backup that failed has made, to give the space back, but for what says that it
+/// is unfinished. `LOG` goes first: without it nothing here is taken for a copy.
+fn clear(directory: &dyn Directory) -> Result<(), IoFailure> {
+    let names = directory.list()?;
+    if names.iter().any(|name| name == LOG_NAME) {
+        // It may be gone already.
+        mark(directory)?;
+        directory.unlink(LOG_NAME)?;
+        directory.sync()?;
+    }
+    let made = |name: &&String| parse_name(name).is_some() || *name == LOG_UNFINISHED;
+    for name in names.iter().filter(made) {
+        directory.unlink(name)?;
+    }
+    directory.sync()
 }

@@ -148,6 +148,11 @@ impl Seen {
                 continue;
             }
             let view = view?;
+            // Writes of a killed one are in flight.
+            let writer = match writer {
+                Writer::None if !view.settled => Writer::Silent,
+                writer => writer,
+            };
             let durable = match (&writer, told) {
                 (Writer::Live(_), Some(told)) => told,
                 // The writer went in between; it is looked at again when the reader asks.
@@ -169,16 +174,28 @@ impl Seen {
         if durable <= self.durable {
             return Ok(true);
         }
-        let mut grown = false;
-        while let Some(entry) = next_entry(directory, &self.index, self.state.log, marks)? {
-            self.index.push(entry);
-            grown = true;
+        loop {
+            match next_entry(directory, &self.index, self.state.log, marks) {
+                Ok(Some(entry)) => self.index.push(entry),
+                Ok(None) => break,
+                // What is recycled at this moment cannot be opened.
+                Err(_) if self.is_overtaken(&View::state_of(directory)?) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        let state = View::state_of(directory)?;
+        if self.is_overtaken(&state) {
+            return Ok(false);
         }
         self.durable = durable;
-        if grown {
-            self.move_start(View::state_of(directory)?);
-        }
+        self.move_start(state);
         Ok(true)
+    }
+
+    /// Whether a truncation has passed all segments that are known: none of the ones that are there
+    /// follows them, so they are looked for from scratch.
+    fn is_overtaken(&self, state: &LogState) -> bool {
+        self.index.last().is_some_and(|last| last.segment.number() < state.start_segment)
     }
 
     /// Forgets what a truncation has taken away.
@@ -242,6 +259,10 @@ impl WalReader {
         if unwritten && matches!(self.writer()?, Writer::None) {
             return Ok(());
         }
+        self.look_again(seen)
+    }
+
+    fn look_again(&self, seen: &mut Seen) -> Result<()> {
         let found = Seen::look(&self.directory)?;
         if found.state.log != self.log || found.last < seen.durable {
             let message = "records that were shown are gone: the log's files were replaced";
@@ -287,7 +308,14 @@ impl WalReader {
     fn begin(&self, from: Lsn, to: Lsn, internal: bool) -> Result<Replay> {
         let mut seen = lock(&self.seen);
         self.refresh_locked(&mut seen)?;
-        let state = View::state_of(&self.directory)?;
+        let mut state = View::state_of(&self.directory)?;
+        for _ in 0..LOOKS {
+            if !seen.is_overtaken(&state) {
+                break;
+            }
+            self.look_again(&mut seen)?;
+            state = View::state_of(&self.directory)?;
+        }
         seen.move_start(state);
         let (index, directory) = (Arc::clone(&seen.index), Arc::clone(&self.directory));
         let through = seen.durable.min(to);
@@ -508,6 +536,7 @@ mod tests {
     use super::*;
     use crate::ids::Epoch;
     use crate::sim::SimDisk;
+    use crate::storage::{LockKind, OpenMode};
     use crate::wal::writer_tests::{PLACE, Writer as Hand};
 
     fn payloads(reader: &WalReader) -> Vec<Vec<u8>> {
@@ -538,6 +567,26 @@ mod tests {
         let writer = Hand::open(&disk).unwrap();
         assert_eq!(writer.opened.epoch, Epoch::new(2));
         assert_eq!(payloads(&reader).len(), 3, "what was shown stays");
+    }
+
+    #[test]
+    fn a_killed_writers_writes_in_flight_are_waited_for() {
+        let disk = SimDisk::new(1);
+        let mut writer = Hand::open(&disk).unwrap();
+        writer.append(b"one").unwrap();
+        writer.append(b"two").unwrap();
+        drop(writer);
+        // As the kernel holds the description until its last write has ended.
+        let directory = disk.directory(PLACE.as_ref(), false).unwrap();
+        let name = format!("{:020}.seg", 1);
+        let held = directory.open(&name, OpenMode::WriteDirect).unwrap();
+        assert!(held.try_lock(0, LockKind::Exclusive).unwrap());
+        let reader = Wal::open_read_only_with(&disk, PLACE).unwrap();
+        assert_eq!(payloads(&reader), [b"one"], "what is attested");
+        assert_eq!(reader.stats().writer, WriterState::Silent);
+        drop(held);
+        assert_eq!(payloads(&reader), [b"one", b"two"]);
+        assert_eq!(reader.stats().writer, WriterState::None);
     }
 
     #[test]

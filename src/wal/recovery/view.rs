@@ -37,6 +37,8 @@ pub(crate) struct View {
     pub(crate) attested: Lsn,
     /// From which record on the log says what its catalog holds; zero if it holds nothing.
     pub(crate) catalog: Lsn,
+    /// Whether what stands is all that ever will: no write of a killed writer is in flight.
+    pub(crate) settled: bool,
 }
 
 impl View {
@@ -52,6 +54,9 @@ impl View {
         let mut device = Device { channel: &mut *channel, window: Window::new(WINDOW), home };
         let files = Files::look(&**directory, &mut device)?;
         let state = files.state;
+        // A killed writer's writes still come (LOG.md L11).
+        let in_flight = || in_flight(&**directory, &files.segments, state.start_segment);
+        let mut settled = settled && !in_flight()?;
         // A writer may be making the last one at this moment.
         let wrong =
             files.faults.iter().find(|(number, _)| settled || **number <= state.last_named());
@@ -60,11 +65,11 @@ impl View {
             let path = directory.path().join(file_name(*number));
             return Err(Error::new(ErrorKind::Corrupt, message).at_path(path));
         }
-        let segments = dense(files.segments, state.start_segment);
+        let segments = dense(files.segments.clone(), state.start_segment);
         if segments.is_empty() {
             let last = state.start_lsn.previous();
             let (entries, attested, catalog) = (Vec::new(), state.durable_lsn, Lsn::ZERO);
-            return Ok(View { state, entries, last, attested, catalog });
+            return Ok(View { state, entries, last, attested, catalog, settled });
         }
         let start = walk_start(&mut device, &segments, &state)?;
         let mut entries = sealed_entries(&mut device, &segments, &state, start)?;
@@ -73,6 +78,7 @@ impl View {
             device.window.forget();
         }
         let walked = walk::walk(&mut device, &segments, expected_at(&segments, &state, start))?;
+        settled = settled && !in_flight()?;
         if settled {
             let found = evidence::search(&mut device, &segments, &walked)?;
             let decision = decide::decide(&walked, &found, &state);
@@ -86,20 +92,23 @@ impl View {
         let attested = state.durable_lsn.max(by_frame).max(walked.attested);
         let last = walked.next_lsn().previous();
         let catalog = walked.last.map_or(Lsn::ZERO, |last| last.catalog);
-        Ok(View { state, entries, last, attested, catalog })
+        Ok(View { state, entries, last, attested, catalog, settled })
     }
 
     /// The header of the first frame of segment `number`, and the segment; `None` if there is none.
     ///
     /// # Errors
-    /// `Unreadable`.
+    /// `Unreadable`; `Io` if it is there and cannot be opened.
     pub(crate) fn first_frame(
         directory: &Arc<dyn Directory>,
         log: LogId,
         home: &Arc<Home>,
         number: SegmentNumber,
     ) -> Result<Option<(FrameHeader, Arc<Segment>)>> {
-        let Ok(file) = directory.open(&file_name(number), OpenMode::Read) else { return Ok(None) };
+        let file = match directory.open(&file_name(number), OpenMode::Read) {
+            Err(failure) if failure.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            outcome => outcome?,
+        };
         let size = file.stamp()?.length / to_u64(BLOCK) * to_u64(BLOCK);
         if size <= FIRST_FRAME {
             return Ok(None);
@@ -134,6 +143,16 @@ fn dense(segments: Segments, start: SegmentNumber) -> Segments {
         follows
     };
     segments.into_iter().take_while(follows).collect()
+}
+
+/// Whether somebody still holds a segment as its writer does: a killed one, until its writes end.
+fn in_flight(directory: &dyn Directory, segments: &Segments, start: SegmentNumber) -> Result<bool> {
+    for (number, _) in segments.range(start..) {
+        if directory.open(&file_name(*number), OpenMode::Read)?.is_locked(0)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Step (1) of LOG.md L14, as far as it can be done without writing.

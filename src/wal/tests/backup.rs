@@ -181,6 +181,7 @@ fn a_fault_at_any_operation_fails_the_backup_and_nothing_else() {
     let wal = small_log(&whole);
     let before = whole.ops();
     wal.backup(COPY).unwrap();
+    let mut refused = 0;
     for number in before + 1..=whole.ops() {
         let disk = disk(95, Device::Fua);
         let wal = small_log(&disk);
@@ -190,10 +191,14 @@ fn a_fault_at_any_operation_fails_the_backup_and_nothing_else() {
         assert_eq!(wal.get(last).unwrap().map(|record| record.lsn), Some(last));
         assert!(wal.pins().is_empty(), "the pin is given up");
         if outcome.is_err() {
+            let made = disk.files().iter().any(|path| *path == *"/copy/BACKUP");
             let copy = open_copy(&disk.kill());
+            assert_eq!(copy.is_err(), made, "refused, once anything was made");
             assert!(copy.map_or(true, |copy| contents(&copy).unwrap().is_empty()));
+            refused += u32::from(made);
         }
     }
+    assert!(refused > 10, "{refused}");
 }
 
 #[test]
@@ -203,5 +208,10 @@ fn damage_in_the_log_is_not_copied_as_if_it_were_whole() {
     // A payload in the second segment, which is sealed.
     disk.flip_byte(format!("{PLACE}/00000000000000000002.seg"), 4096 + 999, 0x10).unwrap();
     assert_eq!(wal.backup(COPY).unwrap_err().kind(), ErrorKind::Corrupt);
-    assert_eq!(disk.files().iter().filter(|path| path.starts_with(COPY)).count(), 1, "LOCK");
+    let left = disk.files().iter().filter(|path| path.starts_with(COPY)).count();
+    assert_eq!(left, 2, "LOCK and BACKUP");
+    assert_eq!(open_copy(&disk).unwrap_err().kind(), ErrorKind::Corrupt);
+    disk.flip_byte(format!("{PLACE}/00000000000000000002.seg"), 4096 + 999, 0x10).unwrap();
+    wal.backup(COPY).unwrap();
+    assert_eq!(contents(&open_copy(&disk).unwrap()).unwrap(), contents(&wal).unwrap());
 }
