@@ -151,7 +151,7 @@ impl Seen {
             // Writes of a killed one are in flight.
             let writer = match writer {
                 Writer::None if !view.settled => Writer::Silent,
-                writer => writer,
+                writer @ (Writer::None | Writer::Silent | Writer::Live(_)) => writer,
             };
             let durable = match (&writer, told) {
                 (Writer::Live(_), Some(told)) => told,
