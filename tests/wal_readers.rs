@@ -295,6 +295,20 @@ fn a_reader_whose_segments_are_all_truncated_looks_again() {
 }
 
 #[test]
+fn a_tail_with_an_end_ends_there() {
+    let place = tempfile::tempdir().unwrap();
+    let wal = Wal::open(place.path(), options()).unwrap();
+    wal.append(b"one").unwrap();
+    let reader = Wal::open_read_only(place.path()).unwrap();
+    let mut tail = reader.tail(Lsn::FIRST).through(reader.last_lsn());
+    wal.append(b"two").unwrap();
+    assert_eq!(tail.try_next().unwrap().unwrap().payload, b"one");
+    wal.append(b"three").unwrap();
+    assert!(tail.try_next().is_none());
+    assert_eq!((tail.next_lsn(), reader.last_lsn()), (Lsn::new(2), Lsn::new(3)));
+}
+
+#[test]
 fn a_segment_that_a_reader_has_open_is_not_used_again() {
     let place = tempfile::tempdir().unwrap();
     let wal = Wal::open(place.path(), options()).unwrap();

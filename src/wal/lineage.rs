@@ -25,12 +25,16 @@ use crate::storage::BLOCK;
 /// [`Wal::replay_from_position`] or [`Wal::tail_from`].
 ///
 /// An LSN alone may come to stand for another record: of what was handed out and never made
-/// durable, or where a log was restored from an older copy. The epoch tells.
+/// durable, or where a log was restored from an older copy. The epoch tells, with one limit: a
+/// restored copy counts its epochs on from the copied one, so a position that was read in an epoch
+/// of the original *after* the backup may seem to stand in the copy's epoch of the same number.
+/// After restoring an older copy let readers that were ahead of it start anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ReaderPosition {
     /// The writer's incarnation in which the record was read.
     pub epoch: Epoch,
-    /// The last record that was read; zero: none.
+    /// The last record that was read; zero: none. A position with zero is not checked at all: with
+    /// it reading begins at the start of the log, wherever truncation has moved that.
     pub lsn: Lsn,
 }
 
@@ -198,7 +202,8 @@ impl Wal {
     /// the reader has seen is still the beginning of this log.
     ///
     /// A position of durable records always is, after any crash. One of records that were not
-    /// durable, or of a log that was restored from an older copy, may have been cut off.
+    /// durable, or of a log that was restored from an older copy, may have been cut off; for the
+    /// latter see the limit at [`ReaderPosition`].
     ///
     /// # Errors
     /// [`Diverged`](ErrorKind::Diverged) with the last record that the reader and the log share:

@@ -91,7 +91,9 @@ fn print(
     stream: Option<StreamId>,
     output: &mut Output<'_>,
 ) -> Result<(), Stop> {
-    let mut tail = reader.tail(Lsn::new(arguments.from));
+    // What a busy writer adds meanwhile would have no end.
+    let end = if arguments.follow { output.to } else { output.to.min(reader.last_lsn()) };
+    let mut tail = reader.tail(Lsn::new(arguments.from)).through(end);
     if let Some(stream) = stream {
         tail = tail.stream(stream);
     }
