@@ -62,9 +62,9 @@ impl Wal {
     /// of its own with the same records, LSNs and [`log_id`](Wal::log_id). Do not mix files of the
     /// two.
     ///
-    /// The destination must not exist, be empty, or hold what a backup left that failed.
-    /// What is copied is held by a pin named `backup`
-    /// meanwhile, so the disk may need more space than otherwise. Appends do not wait for it.
+    /// The destination must not exist, be empty, or hold what a backup left that failed. What is
+    /// copied is held by a pin named `backup` meanwhile, so the disk may need more space than
+    /// otherwise. Appends do not wait for it.
     ///
     /// After a crash or an error the destination holds no usable copy and does not open: remove it,
     /// or back up to it again. (Where that came before anything was made, it is an empty directory,

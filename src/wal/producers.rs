@@ -378,7 +378,8 @@ mod tests {
             let mut bytes = Vec::new();
             encode(ProducerId::new(id), &known, &mut bytes);
             let (found, read) = decode(&bytes).unwrap();
-            prop_assert_eq!((found.get(), Known { said: known.said, epoch_said: known.epoch_said, ..read }), (id, known));
+            let read = Known { said: known.said, epoch_said: known.epoch_said, ..read };
+            prop_assert_eq!((found.get(), read), (id, known));
         }
 
         #[test]
