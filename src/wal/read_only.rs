@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::time::Duration;
 
 use super::catalog::{CATALOG, Saying};
 use super::get::OwnedRecord;
@@ -17,11 +18,15 @@ use super::options::WalOptions;
 use super::recovery::view::{LOCK_NAME, View};
 use super::replay::{Record, Replay, Shown};
 use super::wal::Wal;
+use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogId, Lsn, StreamId, to_u64};
 use crate::storage::{Directory, Storage, SystemStorage};
 use crate::sync::{Arc, Mutex, lock};
 
+/// How long, and how often, a reader waits for the writes of a killed writer: 1 s in all.
+const SETTLE_STEP: Duration = Duration::from_millis(5);
+const SETTLE_WAITS: u32 = 200;
 /// How often a log is looked at again that a writer changes meanwhile.
 const LOOKS: u32 = 20;
 
@@ -127,7 +132,7 @@ impl Wal {
 impl Seen {
     /// Looks at everything.
     fn look(directory: &Arc<dyn Directory>) -> Result<Seen> {
-        let mut looks = 0;
+        let (mut looks, mut waits) = (0, 0);
         loop {
             looks += 1;
             let before = View::state_of(directory)?;
@@ -148,7 +153,13 @@ impl Seen {
                 continue;
             }
             let view = view?;
-            // Writes of a killed one are in flight.
+            // Writes of a killed one are in flight, which an opening would wait for, too.
+            if matches!(writer, Writer::None) && !view.settled && waits < SETTLE_WAITS {
+                waits += 1;
+                looks -= 1;
+                SystemClock.sleep(SETTLE_STEP);
+                continue;
+            }
             let writer = match writer {
                 Writer::None if !view.settled => Writer::Silent,
                 writer @ (Writer::None | Writer::Silent | Writer::Live(_)) => writer,
