@@ -338,3 +338,26 @@ fn a_name_given_after_a_crash_that_took_the_first_one_is_kept() {
     }
     assert!(without > 10, "{without}");
 }
+
+/// A catalog that does not fit half a segment is not begun to be repeated at a rotation: that would
+/// lead into the next segment, and so on without an end.
+#[test]
+fn a_catalog_too_large_for_a_segment_does_not_feed_itself() {
+    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let large = WalOptions { segment_size: 1 << 20, ..options() };
+    let wal = Wal::open(place.path(), large).unwrap();
+    for number in 0..200 {
+        wal.stream(&format!("{number:0>250}")).unwrap();
+    }
+    assert_eq!(wal.durable_lsn(), Lsn::new(200));
+    wal.close().unwrap();
+    let retaining = WalOptions { retain_bytes: Some(64 << 10), ..options() };
+    let wal = Wal::open(place.path(), retaining.clone()).unwrap();
+    for _ in 0..300 {
+        wal.append(&[0; 20_000]).unwrap();
+    }
+    wal.close().unwrap();
+    let wal = Wal::open(place.path(), retaining).unwrap();
+    assert_eq!(wal.durable_lsn(), Lsn::new(500), "records that nobody appended");
+    assert_eq!(wal.streams().len(), 200);
+}

@@ -14,10 +14,11 @@ use std::collections::BTreeMap;
 use super::core::Core;
 use super::options::Background;
 use super::producers::{self, Known, Producers};
+use super::record::RECORD_HEADER;
 use super::staging::{Mark, Want};
 use super::trying::Tried;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{Lsn, ProducerId, StreamId};
+use crate::ids::{Lsn, ProducerId, StreamId, to_u64};
 use crate::sync::{Arc, Mutex, MutexGuard, lock, try_lock};
 
 /// The stream of the catalog's internal records.
@@ -356,8 +357,12 @@ impl Core {
 
     /// Says again all that the catalog holds; returns the last record of it. `None` where there is
     /// no room, or somebody holds a lock who may be waiting for the caller: it is tried again in
-    /// the next segment.
+    /// the next segment. Not begun where it would not fit the segment that has just been come into:
+    /// what was placed of it would lead into the next one, and so on without an end.
     fn try_repeat(&self) -> Option<Lsn> {
+        if self.bytes_to_repeat()? > self.limits.batch {
+            return None;
+        }
         let mut last = Lsn::ZERO;
         let names = try_lock(&self.catalog.names)?;
         for (name, named) in names.all() {
@@ -372,6 +377,20 @@ impl Core {
             }
         }
         Some(last)
+    }
+}
+
+impl Core {
+    /// How many bytes a repetition takes. `None` where somebody holds a lock.
+    fn bytes_to_repeat(&self) -> Option<u64> {
+        let of = |saying: &Saying<'_>| to_u64(saying.encode().len() + RECORD_HEADER);
+        let names = try_lock(&self.catalog.names)?;
+        let mut bytes: u64 = names.all().map(|(name, n)| of(&Saying::Stream(n.id, name))).sum();
+        drop(names);
+        for (id, known) in self.catalog.producers.all() {
+            bytes += of(&Saying::Producer(id, try_lock(&known)?.clone()));
+        }
+        Some(bytes)
     }
 }
 

@@ -63,8 +63,10 @@ pub struct WalOptions {
     pub retain_age: Option<Duration>,
     /// How many producers the log knows; when it knows so many, a new one is refused. None is
     /// forgotten but by [`Wal::forget_producer`](crate::Wal::forget_producer). Each takes up to
-    /// 10 KiB of memory, and as much of the log whenever the catalog is repeated. Default 1024,
-    /// minimum 0, maximum 1,048,576.
+    /// 10 KiB of memory, and as much of the log whenever the catalog is repeated. Where that takes
+    /// more than half a segment, only `truncate_before` and `apply_retention` repeat it, and
+    /// `retain_bytes` and `retain_age` let nothing go by themselves. Default 1024, minimum 0,
+    /// maximum 1,048,576.
     pub max_producers: u64,
     /// Whether frames are compressed, each by itself, where that saves a block: less to write for
     /// the time it takes. Records are shown as they were appended. A log may have frames of both
