@@ -363,21 +363,35 @@ impl WalReader {
     /// ```
     pub fn find_stream(&self, name: &str) -> Result<Option<StreamId>> {
         let from = lock(&self.seen).catalog;
+        let (found, whole) = self.find_stream_from(name, from)?;
+        if found.is_some() || whole {
+            return Ok(found);
+        }
+        // What a repair gave up may have been said before, too, as for an opening.
+        Ok(self.find_stream_from(name, self.first_lsn())?.0)
+    }
+
+    /// The number that the catalog gives a name from `from` on, and whether all of that is there.
+    fn find_stream_from(&self, name: &str, from: Lsn) -> Result<(Option<StreamId>, bool)> {
+        let mut whole = true;
         let mut replay = self.begin(from, Lsn::new(u64::MAX), true)?.stream(CATALOG);
         while let Some(record) = replay.next() {
             let record = match record {
                 // A name that was given up with its record.
-                Err(error) if error.kind() == ErrorKind::Lost => continue,
+                Err(error) if error.kind() == ErrorKind::Lost => {
+                    whole = false;
+                    continue;
+                }
                 record => record?,
             };
             let here = |error: Error| error.at_path(self.path()).for_lsns(record.lsn, record.lsn);
             if let Some(Saying::Stream(id, known)) = Saying::decode(record.payload).map_err(here)?
                 && known == name
             {
-                return Ok(Some(id));
+                return Ok((Some(id), whole));
             }
         }
-        Ok(None)
+        Ok((None, whole))
     }
 
     /// Follows the user's records from `from` on; from below the start it begins at the start.
