@@ -99,7 +99,7 @@ struct Readme;
 pub use engine::Engine;
 pub use error::{Error, ErrorKind, Result};
 pub use exec::{
-    Accumulator, Broadcast, Bytes, CancelToken, Data, Dataset, Drills, Emit, Executor, Key, Kv,
+    Accumulator, BatchRng, Broadcast, Bytes, CancelToken, Data, Dataset, Drills, Emit, Executor, Key, Kv,
     Lost, Malformed, Name, OperatorId, PartitionSink, PartitionSource, Row, Rows, RunContext,
     StorageLevel, Str, TaskKind, TaskOutcome, TaskRecord, Value, Wire,
 };
