@@ -66,10 +66,8 @@ struct CrashWhenRecovered;
 
 impl Hooks for CrashWhenRecovered {
     fn at(&mut self, step: Step, _: BatchId) -> Result<()> {
-        match step {
-            Step::Recovered => Err(sawmill::Error::new(ErrorKind::Closed, "a crash")),
-            _ => Ok(()),
-        }
+        let crash = sawmill::Error::new(ErrorKind::Closed, "a crash");
+        if step == Step::Recovered { Err(crash) } else { Ok(()) }
     }
 }
 

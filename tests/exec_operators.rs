@@ -4,7 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use sawmill::{
-    Dataset, Error, ErrorKind, Executor, Kv, Lost, OperatorId, RunContext, TaskKind, TaskOutcome,
+    Dataset, Error, ErrorKind, Executor, Key, Kv, Lost, Malformed, OperatorId, RunContext,
+    TaskKind, TaskOutcome,
 };
 
 const MAPS: u32 = 5;
@@ -285,7 +286,7 @@ fn rows_that_stay_in_memory_need_no_codec() {
     assert_eq!(pairs.values().count(&executor).unwrap(), 10);
     assert_eq!(pairs.keys().take(&executor, 2).unwrap(), [1, 1]);
     assert_eq!(both.reduce(&executor, |a, b| Bare(a.0 + b.0)).unwrap(), Some(Bare(26)));
-    // Values that are folded or counted on the way need none either; what they are folded into does.
+    // Values that are folded or counted need none either; what they are folded into does.
     let mut counts = pairs.count_by_key().collect(&executor).unwrap();
     counts.sort_unstable();
     assert_eq!(counts, [(0, 4), (1, 6)]);
@@ -329,4 +330,35 @@ fn map_partitions_is_its_own_try_twin() {
         text.contains("`map_partitions`") && text.contains("partition 1 has no header"),
         "{text}"
     );
+}
+
+/// A key of one's own: whatever says what its canonical bytes are.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+struct Place {
+    country: u16,
+    town: String,
+}
+
+impl Key for Place {
+    fn bytes<'s>(view: &'s Place, scratch: &'s mut Vec<u8>) -> &'s [u8] {
+        scratch.clear();
+        scratch.extend_from_slice(&view.country.to_le_bytes());
+        scratch.extend_from_slice(view.town.as_bytes());
+        scratch
+    }
+
+    fn view(bytes: &[u8]) -> Result<Place, Malformed> {
+        let (country, town) = bytes.split_first_chunk().ok_or(Malformed)?;
+        let town = String::from_utf8(town.to_vec()).map_err(|_| Malformed)?;
+        Ok(Place { country: u16::from_le_bytes(*country), town })
+    }
+}
+
+#[test]
+fn a_key_of_ones_own_is_its_canonical_bytes() {
+    let place = |country, town: &str| Place { country, town: town.to_owned() };
+    let rows = vec![place(1, "elm"), place(2, "elm"), place(1, "oak"), place(1, "elm")];
+    let counts = Dataset::from_vec(rows, 2).count_by_value();
+    let counts = executor().collect(&RunContext::new(1), &counts).unwrap();
+    assert_eq!(counts, [(place(1, "elm"), 2), (place(2, "elm"), 1), (place(1, "oak"), 1)]);
 }

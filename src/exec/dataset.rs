@@ -158,7 +158,8 @@ impl<'t, R: Row> Rows<'t, R> {
     ///
     /// ```
     /// use sawmill::{Dataset, Executor, name};
-    /// let sample = Dataset::from_vec((0..1000u32).collect(), 4).map_partitions::<u32>(|rows, out| {
+    /// let rows = Dataset::from_vec((0..1000u32).collect(), 4);
+    /// let sample = rows.map_partitions::<u32>(|rows, out| {
     ///     let mut random = rows.rng(name!("sample"));
     ///     rows.for_each(|row| {
     ///         if random.below(10) == 0 {

@@ -88,9 +88,9 @@ impl Job {
     /// each of them is a promise about what is on disk.
     ///
     /// # Errors
-    /// `Invalid` if two sources (or side inputs), two stateful operators or two sinks have the same name, if there
-    /// is no source, if nothing comes of it, or if a stream of another job is united with one of
-    /// this job.
+    /// `Invalid` if two sources (or side inputs), two stateful operators or two sinks have the same
+    /// name, if there is no source, if nothing comes of it, or if a stream of another job is united
+    /// with one of this job.
     ///
     /// # Panics
     /// If `body` gives a stream of another job, which was built before, to a sink or to

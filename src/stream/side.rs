@@ -172,9 +172,12 @@ pub struct SideInput<T> {
     name: Name,
     wal: Wal,
     table: Arc<SideTable>,
-    /// The version that was decoded last.
-    decoded: Arc<Mutex<Option<(Lsn, Arc<T>)>>>,
+    /// What was decoded last.
+    decoded: Arc<Mutex<Decoded<T>>>,
 }
+
+/// A version, and its value.
+type Decoded<T> = Option<(Lsn, Arc<T>)>;
 
 impl<T> Clone for SideInput<T> {
     fn clone(&self) -> SideInput<T> {

@@ -98,11 +98,14 @@ impl Struck {
     }
 }
 
+/// A loss, or (`None`) a panic.
+type Order = Option<(OperatorId, Lost)>;
+
 /// Sits in the middle of tasks and strikes there.
 #[derive(Default)]
 pub(crate) struct Chaos {
-    /// Next one last: after so many rows, what is lost, or a panic.
-    orders: Mutex<Vec<(u64, Option<(OperatorId, Lost)>)>>,
+    /// Next one last: after so many rows.
+    orders: Mutex<Vec<(u64, Order)>>,
     lost: Mutex<usize>,
 }
 

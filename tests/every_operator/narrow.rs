@@ -91,10 +91,10 @@ fn source_cases() -> Vec<Case> {
         Case {
             name: "unpersist",
             what: What::Action(|executor, run, rows| {
-                let kept = rows.persist(StorageLevel::Memory);
-                let before = parts_of(executor, run, &show(&kept))?;
-                kept.unpersist(run);
-                let after = parts_of(executor, run, &show(&kept))?;
+                // The rows that actions work on are persisted.
+                let before = parts_of(executor, run, &show(rows))?;
+                rows.unpersist(run);
+                let after = parts_of(executor, run, &show(rows))?;
                 Ok([before, after].concat())
             }),
             model: |lists| [lists.rows(|row| row), lists.rows(|row| row)].concat(),
