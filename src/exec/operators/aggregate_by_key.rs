@@ -17,7 +17,8 @@ impl<K: Row, V: Row> Dataset<Kv<K, V>> {
     /// `merge` takes the results of the source partitions in their order: one fixed tree, whatever
     /// the schedule. `init` is used once for each key and source partition that has it, so it
     /// should be neutral, and it should not matter where the values are cut into partitions. Keys
-    /// come out by reduce partition, there in first-seen order. Values may be borrowed ones: only what is folded is kept.
+    /// come out by reduce partition, there in first-seen order. Values may be borrowed ones: only
+    /// what is folded is kept.
     ///
     /// ```
     /// use sawmill::{Dataset, Executor};
