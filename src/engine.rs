@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use crate::checkpoint::CheckpointStore;
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
-use crate::exec::{Executor, Name};
+use crate::exec::{Executor, Name, Value};
 use crate::options::EngineOptions;
 use crate::recovery::{Ground, recover};
 use crate::source::Ingest;
 use crate::storage::{Storage, SystemStorage};
-use crate::stream::{Env, Hooks, Job, JobDriver, NoHooks, RunOptions, StreamRun, StreamTable};
+use crate::stream::{
+    Env, Hooks, Job, JobDriver, NoHooks, RunOptions, SideInput, SideTable, StreamRun, StreamTable,
+};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Mutex, lock};
 use crate::wal::Wal;
@@ -51,6 +53,7 @@ pub struct Engine {
     path: PathBuf,
     options: EngineOptions,
     streams: Arc<StreamTable>,
+    sides: Arc<SideTable>,
     running: Arc<AtomicBool>,
     /// What opening read, for the first start.
     ground: Mutex<Option<Ground>>,
@@ -103,7 +106,8 @@ impl Engine {
         let ground = Ground::read(&wal, checkpoints)?;
         let streams = Arc::new(StreamTable::restored(ground.scan.streams.clone()));
         let (running, ground) = (Arc::new(AtomicBool::new(false)), Mutex::new(Some(ground)));
-        Ok(Engine { wal, storage, clock, path, options, streams, running, ground })
+        let sides = Arc::default();
+        Ok(Engine { wal, storage, clock, path, options, streams, sides, running, ground })
     }
 
     /// The handle that appends to the ingest stream of this name; a new name becomes a new stream,
@@ -119,13 +123,20 @@ impl Engine {
         Ok(Ingest::new(name, &self.wal, stream))
     }
 
+    /// The side input of this name: a small value that batches read in the version that their plan
+    /// names, however often they are executed.
+    #[must_use]
+    pub fn side_input<T: Value>(&self, name: Name) -> SideInput<T> {
+        SideInput::new(name, &self.wal, &self.sides)
+    }
+
     /// Recovers the job, then runs it on a thread of its own. When this returns, the state is that
     /// of the last completed batch.
     ///
     /// # Errors
     /// `JobMismatch` if the directory holds another job: its name, parallelism, stateful operators
-    /// (with the types of their state), sources or sinks differ; nothing was touched then. A
-    /// directory holds a job from its first planned batch on.
+    /// (with the types of their state), sources, sinks or side inputs differ; nothing was touched
+    /// then. A directory holds a job from its first planned batch on.
     /// `SourceChanged` if files that were read are not what they were. `Invalid` if a job runs
     /// already. `Corrupt`, the log's, and what user code makes of batches that are executed again.
     pub fn start(&self, job: Job, options: RunOptions) -> Result<StreamRun> {
@@ -178,6 +189,7 @@ impl Engine {
             clock: Arc::clone(&self.clock),
             executor: executor.with_max_attempts(self.options.task_attempts),
             streams: Arc::clone(&self.streams),
+            sides: Arc::clone(&self.sides),
         })
     }
 

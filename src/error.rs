@@ -87,8 +87,17 @@ struct Inner {
 }
 
 impl Error {
-    /// An error of this kind; `message` is a sentence that says what happened and what to do.
-    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
+    /// An error of this kind; `message` is a sentence that says what happened and what to do. For
+    /// those who write sources, sinks and closures of their own: `Io` may pass and is attempted
+    /// again, `TaskFailed` is user code that failed.
+    ///
+    /// ```
+    /// use sawmill::{Error, ErrorKind};
+    /// let error = Error::new(ErrorKind::TaskFailed, "the partition has no header");
+    /// assert_eq!(error.to_string(), "the partition has no header");
+    /// ```
+    #[must_use]
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
         Error(Arc::new(Inner {
             kind,
             message: message.into(),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::checkpoint::{Loaded, Look, Report, Status};
 use crate::engine::{CHECKPOINTS, Engine};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{BatchId, Generation, LogId, Lsn, StreamId};
+use crate::ids::{BatchId, Generation, LogId, Lsn, StreamId, to_u64};
 use crate::state::encoded_keys;
 use crate::storage::{BackendChoice, Storage, SystemStorage};
 use crate::stream::EngineState;
@@ -85,6 +85,8 @@ pub struct JobReport {
     pub sinks: Vec<String>,
     /// Ingest streams of the log.
     pub streams: Vec<(String, StreamId)>,
+    /// Side inputs that later batches may read: name, the record that holds the version, bytes.
+    pub sides: Vec<(String, Lsn, u64)>,
     /// Totals of accumulators.
     pub accumulators: BTreeMap<String, i64>,
 }
@@ -191,7 +193,7 @@ fn keys_of(loaded: &Loaded, ordinal: usize) -> Result<u64> {
 }
 
 fn job(state: EngineState) -> JobReport {
-    let EngineState { shape, boundary, streams } = state;
+    let EngineState { shape, boundary, streams, sides } = state;
     JobReport {
         parallelism: shape.parallelism,
         batch_time_ns: boundary.batch_time_ns,
@@ -200,6 +202,10 @@ fn job(state: EngineState) -> JobReport {
         sources: shape.sources.into_iter().map(|source| source.name).collect(),
         sinks: shape.sinks,
         streams: streams.into_iter().map(|open| (open.name, open.stream)).collect(),
+        sides: sides
+            .into_iter()
+            .map(|side| (side.name, side.version, to_u64(side.bytes.len())))
+            .collect(),
         accumulators: boundary.accumulators,
     }
 }

@@ -100,9 +100,9 @@ struct Readme;
 pub use engine::Engine;
 pub use error::{Error, ErrorKind, Result};
 pub use exec::{
-    Accumulator, Broadcast, Bytes, CancelToken, Data, Dataset, Drills, Emit, Executor, Key, Kv,
-    Lost, Malformed, Name, OperatorId, PartitionSink, PartitionSource, Row, Rows, RunContext,
-    StorageLevel, Str, TaskKind, TaskOutcome, TaskRecord, Value, Wire,
+    Accumulator, BatchRng, Broadcast, Bytes, CancelToken, Data, Dataset, Drills, Emit, Executor,
+    Key, Kv, Lost, Malformed, Name, OperatorId, PartitionSink, PartitionSource, Row, Rows,
+    RunContext, StorageLevel, Str, TaskKind, TaskOutcome, TaskRecord, Value, Wire,
 };
 pub use ids::{
     BatchId, Epoch, Generation, LogId, Lsn, Position, ProducerId, SegmentNumber, StreamId,
@@ -115,8 +115,8 @@ pub use source::Attached;
 pub use source::{Ingest, Received, StreamSource, TextFiles};
 pub use state::State;
 pub use stream::{
-    Job, JobBuilder, Listener, Marks, Progress, RunOptions, StateHandle, Stateful, Stream,
-    StreamRun, Trigger,
+    Job, JobBuilder, Listener, Marks, Progress, RunOptions, SideInput, StateHandle, Stateful,
+    Stream, StreamRun, Trigger,
 };
 pub use wal::{
     AppendOptions, Background, Backup, Compression, Damage, Durability, Entry, EpochReport, Hold,

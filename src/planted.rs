@@ -102,6 +102,12 @@ bugs! {
     SinkWithoutName => "sink-without-name",
     /// E2: a planned batch is planned anew after a restart.
     ReplanAfterRestart => "replan-after-restart",
+    /// E6: a bucket that was lost in the middle of a task is taken for an empty one.
+    LostBucketIsEmpty => "lost-bucket-is-empty",
+    /// E8: a batch that is executed again reads the newest version of a side input.
+    SideInputLatest => "side-input-latest",
+    /// E8: a checkpoint keeps the newest versions of side inputs only.
+    SideInputUnkept => "side-input-unkept",
     /// E12: what a recomputed partition adds to an accumulator is counted again.
     CountOnRecompute => "count-on-recompute",
     /// E10: the overlay of a failed attempt is merged.

@@ -16,7 +16,7 @@ use crate::sink::{SinkContext, SinkIdentity};
 use crate::state::OperatorState;
 use crate::stream::{
     Batch, BatchCompletion, BatchPlan, Board, Boundary, EngineState, Entry, Env, Hooks, JOURNAL,
-    Job, JobDriver, JobShape, Marks, OpenedStream, RunOptions, Writing, add_stream,
+    Job, JobDriver, JobShape, Marks, OpenedStream, RunOptions, SideVersion, Writing, add_stream,
 };
 use crate::sync::{Arc, Mutex};
 use crate::wal::Wal;
@@ -35,6 +35,7 @@ pub(crate) struct Found {
 #[derive(Debug, Default)]
 pub(crate) struct Scan {
     pub(crate) streams: Vec<OpenedStream>,
+    pub(crate) sides: Vec<SideVersion>,
     pub(crate) shape: Option<JobShape>,
     /// The checkpoint's boundary.
     pub(crate) boundary: Boundary,
@@ -78,6 +79,7 @@ impl Scan {
                 }
                 let state = EngineState::decode(&loaded.meta.engine)?;
                 scan.streams = state.streams;
+                scan.sides = state.sides;
                 scan.shape = Some(state.shape);
                 scan.boundary = state.boundary;
                 scan.check_log_covers(wal, loaded.meta.floor)?;
@@ -141,6 +143,9 @@ impl Scan {
             Entry::StreamOpened(new) => {
                 let opened = OpenedStream { name: new.name, stream: new.stream, opened: lsn };
                 add_stream(&mut self.streams, opened)?;
+            }
+            Entry::SideInputSet(new) => {
+                self.sides.push(SideVersion { name: new.name, version: lsn, bytes: new.bytes });
             }
             Entry::JobStarted(shape) => self.shape = Some(shape),
             Entry::BatchPlanned(plan) if plan.batch > self.boundary.batch => {
@@ -206,8 +211,10 @@ pub(crate) fn recover(
     for source in &job.sources {
         source.check_log(env.wal.log_id())?;
     }
+    check_sides(&env, &job)?;
     let Ground { store, loaded, mut scan } = ground;
     scan.read_on(&env.wal)?;
+    env.sides.restore(std::mem::take(&mut scan.sides));
     let shape = job.shape(Generation::new(1), options.parallelism);
     // A job that never planned a batch has left nothing that another one could contradict.
     let planned = loaded.is_some() || !scan.batches.is_empty();
@@ -230,8 +237,20 @@ pub(crate) fn recover(
     driver.marks = Marks::restored(driver.boundary.batch);
     open_sinks(&driver, &scan.batches)?;
     replay_batches(&mut driver, scan.batches)?;
+    driver.env.sides.settle(driver.unfinished.as_ref().map(|batch| &batch.plan));
     driver.resume()?;
     Ok(driver)
+}
+
+/// Side inputs come from the log that the job runs in.
+fn check_sides(env: &Env, job: &Job) -> Result<()> {
+    match job.sides.iter().find(|side| side.log() != env.wal.log_id()) {
+        None => Ok(()),
+        Some(side) => {
+            let text = format!("side input `{}` belongs to another engine", side.name());
+            Err(Error::new(ErrorKind::Invalid, text).at_path(env.wal.path()))
+        }
+    }
 }
 
 /// A driver before the first batch, with empty state.
@@ -277,6 +296,7 @@ pub(crate) fn reexecute(env: Env, job: Job) -> Result<u64> {
     }
     let mut scan = Scan::new(&env.wal, None)?;
     scan.read_on(&env.wal)?;
+    env.sides.restore(scan.sides);
     let Some(recorded) = scan.shape else { return Ok(0) };
     let shape = job.shape(recorded.generation, recorded.parallelism);
     shape.check_against(&recorded)?;
@@ -362,7 +382,7 @@ mod tests {
             generation: Generation::new(1),
             parallelism: 1,
             batch_time_ns: batch,
-            inputs: Vec::new(),
+            ..BatchPlan::default()
         })
     }
 

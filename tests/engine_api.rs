@@ -177,7 +177,7 @@ fn a_failed_checkpoint_is_an_alarm_and_not_the_end() {
     let world = World::new(5);
     let engine = world.engine().unwrap();
     let events = engine.ingest(name!("events")).unwrap();
-    let (job, _) = world.job(&events).unwrap();
+    let (job, _) = world.job(&events, &engine.side_input(name!("side"))).unwrap();
     let mut harness = Harness::new(&engine, job, options(), Box::new(NoHooks)).unwrap();
     harness.step().unwrap();
     world.clock.advance(Duration::from_millis(20));
@@ -204,7 +204,7 @@ fn first_checkpoint_operation(like: &World) -> u64 {
     let world = World::new(like.disk.seed());
     let engine = world.engine().unwrap();
     let events = engine.ingest(name!("events")).unwrap();
-    let (job, _) = world.job(&events).unwrap();
+    let (job, _) = world.job(&events, &engine.side_input(name!("side"))).unwrap();
     let mut harness = Harness::new(&engine, job, options(), Box::new(NoHooks)).unwrap();
     harness.step().unwrap();
     world.clock.advance(Duration::from_millis(20));

@@ -231,6 +231,11 @@ mod planted {
     }
 
     #[test]
+    fn side_input_latest_is_caught() {
+        is_caught(Bug::SideInputLatest);
+    }
+
+    #[test]
     fn no_sink_cut_is_caught() {
         is_caught(Bug::NoSinkCut);
     }

@@ -26,7 +26,7 @@ fn process_a_few(world: &World) -> Result<(u64, u64)> {
         lsns.push(events.append(format!("r{record} oak").as_bytes())?);
         world.outside.lock().unwrap().acknowledged.insert(record);
     }
-    let (job, _) = world.job(&events)?;
+    let (job, _) = world.job(&events, &engine.side_input(name!("side")))?;
     let mut harness = Harness::new(&engine, job, options(), Box::new(NoHooks))?;
     for _ in 0..BATCHES {
         harness.step()?;

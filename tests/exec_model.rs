@@ -309,7 +309,7 @@ fn model(parts: Vec<Vec<Row>>, step: &Step, parallelism: u32) -> Vec<Vec<Row>> {
         Step::ReduceByKey => twice(&|part| fold(part.clone()), &fold),
         Step::AggregateByKey => {
             twice(&|part| fold_with(part.clone(), |n| join(7, n), join), &|part| {
-                fold_with(part, |n| join(7, n ^ 9), |all, n| join(all, n ^ 9))
+                fold_with(part, |n| n, |all, n| join(all, n ^ 9))
             })
         }
         Step::CountByKey => twice(&|part| fold_with(part.clone(), |_| 1, |n, _| n + 1), &|part| {

@@ -4,7 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use sawmill::{
-    Dataset, ErrorKind, Executor, Kv, Lost, OperatorId, RunContext, TaskKind, TaskOutcome,
+    Dataset, Error, ErrorKind, Executor, Key, Kv, Lost, Malformed, OperatorId, RunContext,
+    TaskKind, TaskOutcome,
 };
 
 const MAPS: u32 = 5;
@@ -268,4 +269,96 @@ fn what_explain_says_of_a_sort_and_a_repartition() {
          7 repartition.deal <- 6: 4 partitions, cut into 2 buckets each\n\
          8 repartition <= 7: 2 partitions\n"
     );
+}
+
+/// Neither `Serialize` nor `Deserialize`: what can be done with it needs no codec.
+#[derive(Clone, Debug, PartialEq)]
+struct Bare(u64);
+
+/// Codecs are asked for where rows may leave memory, and nowhere else: this compiles.
+#[test]
+fn rows_that_stay_in_memory_need_no_codec() {
+    let executor = executor();
+    let rows = Dataset::from_vec(vec![1u64, 2, 3, 4], 2).map(Bare);
+    let more = rows.filter(|row| row.0 != 2).flat_map(|row| [row.clone(), row]);
+    let both = more.union(&rows).map_partitions::<Bare>(|rows, out| rows.for_each(|r| out.push(r)));
+    let pairs = both.key_by(|row| row.0 % 2).map_values(|row| Bare(row.0 * 10));
+    assert_eq!(pairs.values().count(&executor).unwrap(), 10);
+    assert_eq!(pairs.keys().take(&executor, 2).unwrap(), [1, 1]);
+    assert_eq!(both.reduce(&executor, |a, b| Bare(a.0 + b.0)).unwrap(), Some(Bare(26)));
+    // Values that are folded or counted need none either; what they are folded into does.
+    let mut counts = pairs.count_by_key().collect(&executor).unwrap();
+    counts.sort_unstable();
+    assert_eq!(counts, [(0, 4), (1, 6)]);
+    let sums = pairs.aggregate_by_key(|| 0u64, |sum, row| *sum += row.0, |sum, more| *sum += more);
+    let mut sums = sums.collect(&executor).unwrap();
+    sums.sort_unstable();
+    assert_eq!(sums, [(0, 140), (1, 120)]);
+}
+
+/// A union used to overflow its counter, `explain` to index beyond the end, and `repartition` to
+/// ask for all memory: now there is an error that says what is wrong.
+#[test]
+fn partitions_that_cannot_be_are_refused() {
+    let executor = executor();
+    let many = Dataset::from_fn(u32::MAX, |_| [1u64]);
+    let few = Dataset::from_vec(vec![1u64], 2);
+    for rows in [many.clone(), many.union(&many), few.repartition(u32::MAX)] {
+        let error = rows.count(&executor).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(error.to_string().contains("4294967295 partitions"), "{error}");
+    }
+    let wide = few.key_by(|n| *n).count_by_key();
+    let error = executor.count(&RunContext::new(u32::MAX), &wide).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    let error = few.explain(&executor.context(), 2).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert!(error.to_string().contains("no partition 2 of 2"), "{error}");
+}
+
+/// An error of the closure's own names the operator, as a `try_` twin does.
+#[test]
+fn map_partitions_is_its_own_try_twin() {
+    let rows = Dataset::from_vec(vec![1u64, 2, 3], 3).map_partitions::<u64>(|rows, _| {
+        let refused = format!("partition {} has no header", rows.partition());
+        if rows.partition() == 1 { Err(Error::new(ErrorKind::TaskFailed, refused)) } else { Ok(()) }
+    });
+    let error = rows.map(|n| n).collect(&executor()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TaskFailed);
+    let text = error.to_string();
+    assert!(
+        text.contains("`map_partitions`") && text.contains("partition 1 has no header"),
+        "{text}"
+    );
+}
+
+/// A key of one's own: whatever says what its canonical bytes are.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+struct Place {
+    country: u16,
+    town: String,
+}
+
+impl Key for Place {
+    fn bytes<'s>(view: &'s Place, scratch: &'s mut Vec<u8>) -> &'s [u8] {
+        scratch.clear();
+        scratch.extend_from_slice(&view.country.to_le_bytes());
+        scratch.extend_from_slice(view.town.as_bytes());
+        scratch
+    }
+
+    fn view(bytes: &[u8]) -> Result<Place, Malformed> {
+        let (country, town) = bytes.split_first_chunk().ok_or(Malformed)?;
+        let town = String::from_utf8(town.to_vec()).map_err(|_| Malformed)?;
+        Ok(Place { country: u16::from_le_bytes(*country), town })
+    }
+}
+
+#[test]
+fn a_key_of_ones_own_is_its_canonical_bytes() {
+    let place = |country, town: &str| Place { country, town: town.to_owned() };
+    let rows = vec![place(1, "elm"), place(2, "elm"), place(1, "oak"), place(1, "elm")];
+    let counts = Dataset::from_vec(rows, 2).count_by_value();
+    let counts = executor().collect(&RunContext::new(1), &counts).unwrap();
+    assert_eq!(counts, [(place(1, "elm"), 2), (place(2, "elm"), 1), (place(1, "oak"), 1)]);
 }

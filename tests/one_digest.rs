@@ -32,10 +32,21 @@ struct Job {
     odd: Accumulator,
 }
 
-fn job() -> Job {
+/// How the numbers of a key are folded, and what partitions have of it.
+type Folds = (fn(&mut f64, &[u8]), fn(&mut f64, f64));
+
+/// Each fold shows in the last bits: one digest for one number of partitions only.
+const ROUNDED: Folds =
+    (|sum, word| *sum = *sum / 3.0 + f64::from(word[1]), |sum, more| *sum = *sum / 7.0 + more);
+
+/// Sums of whole numbers: however rows are cut into partitions, they come to the same.
+const EXACT: Folds = (|sum, word| *sum += f64::from(word[1]), |sum, more| *sum += more);
+
+/// Fifteen operators over so many partitions.
+fn job(partitions: u32, (fold, merge): Folds) -> Job {
     let odd = Accumulator::new(name!("odd-lines"));
     let lines = (0..240u64).map(|n| format!("w{} w{} w{}", n % 7, n * n % 31, n % 97)).collect();
-    let lines: Dataset<String> = Dataset::from_vec(lines, 6);
+    let lines: Dataset<String> = Dataset::from_vec(lines, partitions);
     let (counted, weights) = (odd.clone(), Broadcast::new([3u64, 1, 4, 1, 5, 9, 2, 6]));
     let words = lines.flat_map_rows::<Bytes>(move |line, out| {
         counted.add(i64::from(line.len() % 2 == 1));
@@ -45,11 +56,7 @@ fn job() -> Job {
         words.filter(|word| *word != b"w1").pair_with(|_| 1u64).reduce_by_key(|a, b| a + b);
     let kept = counts.persist(StorageLevel::Memory);
     let weighed = kept.map_values(move |n| n * weights[(n % 8) as usize]);
-    let lengths = words.key_by(|word| word.len() as u64).aggregate_by_key(
-        || 0.5f64,
-        |sum, word| *sum = *sum / 3.0 + f64::from(word[1]),
-        |sum, more| *sum = *sum / 7.0 + more,
-    );
+    let lengths = words.key_by(|word| word.len() as u64).aggregate_by_key(|| 0f64, fold, merge);
     let pairs = weighed.map_to_pair(|(word, n)| (word.len() as u64, (word.to_vec(), n)));
     let joined = pairs.left_outer_join(&lengths).map(|(_, ((word, n), sum))| {
         (String::from_utf8(word).unwrap(), n ^ sum.map_or(0, f64::to_bits))
@@ -101,7 +108,7 @@ fn digest(executor: &Executor, run: &RunContext, job: &Job) -> (u64, i64) {
 
 #[test]
 fn a_thousand_configurations_have_one_digest() {
-    let job = job();
+    let job = job(6, ROUNDED);
     let executors = [1, 2, 3, 8].map(|threads| Executor::new(threads, PARALLELISM).unwrap());
     let expected = digest(&executors[0], &executors[0].context(), &job);
     assert!(expected.1 > 0, "some lines are of odd length");
@@ -117,4 +124,22 @@ fn a_thousand_configurations_have_one_digest() {
         struck += u64::from(run.tasks().len() > tasks);
     }
     assert_eq!(struck, CONFIGURATIONS, "each action is a task at least");
+}
+
+/// Where folds are exact, the partitions of the input and of the shuffles do not show either: the
+/// rows come out sorted, and each key has its values in the order of the operators.
+#[test]
+fn partitions_do_not_show_where_folds_are_exact() {
+    let executors = [1, 2, 3, 8].map(|threads| Executor::new(threads, 1).unwrap());
+    let one = job(1, EXACT);
+    let expected = digest(&executors[0], &RunContext::new(1), &one);
+    let jobs: Vec<Job> = [1, 2, 5, 16, 300].map(|partitions| job(partitions, EXACT)).into();
+    for seed in 0..CONFIGURATIONS / 5 {
+        let random = &mut Random(seed);
+        let executor = &executors[random.below(4) as usize];
+        // One in ten has more partitions than lines.
+        let job = &jobs[if seed % 10 == 0 { 4 } else { random.below(4) as usize }];
+        let run = strike(RunContext::new(1 + random.below(7) as u32), job, random);
+        assert_eq!(digest(executor, &run, job), expected, "configuration {seed}");
+    }
 }

@@ -107,6 +107,25 @@ fn a_chain_that_only_persisting_makes_possible_is_held_whatever_the_budget() {
     assert_eq!(executor.collect(&run, &deep).unwrap(), [5_000, 5_001]);
 }
 
+/// A union counted how deep it is by the shallower of its sides as soon as the other one had been
+/// persisted: with little memory all of these operators ran in one pass, and the stack overflowed.
+#[test]
+fn a_union_is_as_deep_as_its_deeper_side() {
+    let executor = Executor::new(1, 2).unwrap();
+    let shallow = Dataset::from_vec(vec![1u64], 1).map(|n| n);
+    let mut deep = Dataset::from_vec(vec![0u64], 1);
+    for _ in 0..100 {
+        for _ in 0..500 {
+            deep = deep.map(|n| n + 1);
+        }
+        deep = deep.persist(StorageLevel::Memory).union(&shallow);
+    }
+    let run = executor.context().with_memory(0);
+    let rows = executor.collect(&run, &deep).unwrap();
+    assert!(rows.into_iter().eq((0..=100).rev().map(|round| round * 500 + u64::from(round < 100))));
+    assert!(!held(&run, 0).is_empty(), "what is too deep is held whatever the budget");
+}
+
 #[test]
 fn a_cancelled_run_ends_and_a_new_one_is_not_affected() {
     let executor = Executor::new(2, 4).unwrap();

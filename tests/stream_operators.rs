@@ -3,8 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use sawmill::{Engine, EngineOptions, Job, RunOptions, TextFiles, Trigger, WalOptions, name};
+use sawmill::{
+    Engine, EngineOptions, Job, RunOptions, StorageLevel, TextFiles, Trigger, WalOptions, name,
+};
 
 /// Every line of the text is a word.
 fn job(input: &Path, out: &Path) -> Job {
@@ -64,5 +68,40 @@ fn a_batch_has_what_a_dataset_would_have() {
         .collect();
     for threads in [1, 3] {
         assert_eq!(run(&place.path().join(format!("{threads}")), &input, threads), expected);
+    }
+}
+
+/// Two sinks read the same stream: with `persist` its closures see each row once.
+#[test]
+fn a_persisted_stream_is_computed_once_for_all_sinks() {
+    let place = tempfile::tempdir().unwrap();
+    let input = place.path().join("words.txt");
+    std::fs::write(&input, "oak\nash\nelm\n").unwrap();
+    for (persisted, calls) in [(false, 6), (true, 3)] {
+        let (called, rows) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let (job, ()) = Job::build(name!("twice"), |job| {
+            let counted = Arc::clone(&called);
+            let words = job.source(name!("in"), TextFiles::new([&input])).map(move |word| {
+                counted.fetch_add(1, Ordering::Relaxed);
+                word.to_vec()
+            });
+            let words = if persisted { words.persist(StorageLevel::Memory) } else { words };
+            for sink in [name!("one"), name!("two")] {
+                let seen = Arc::clone(&rows);
+                words.for_each_batch(sink, move |batch| {
+                    seen.fetch_add(batch.rows().count() as u64, Ordering::Relaxed);
+                    Ok(())
+                });
+            }
+        })
+        .unwrap();
+        let log = WalOptions { segment_size: 4 << 20, ..WalOptions::default() };
+        let options = EngineOptions { log, threads: 1, ..EngineOptions::default() };
+        let engine = Engine::open(place.path().join(persisted.to_string()), options).unwrap();
+        let trigger = Trigger::AvailableNow { bytes: 1 << 20 };
+        let options = RunOptions { trigger, ..RunOptions::default() };
+        engine.start(job, options).unwrap().await_termination().unwrap();
+        assert_eq!(rows.load(Ordering::Relaxed), 6);
+        assert_eq!(called.load(Ordering::Relaxed), calls);
     }
 }

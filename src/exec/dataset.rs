@@ -2,10 +2,11 @@
 
 use std::fmt;
 
-use super::executor::Executor;
 use super::key::Key;
 use super::keyed::KeyedInput;
+use super::name::Name;
 use super::node::{Compute, Dependency, Node, OperatorId, Parent};
+use super::random::BatchRng;
 use super::row::{Data, Kv, Row};
 use super::run::RunContext;
 use super::source::{FnSource, PartitionSource, SourceNode, VecSource};
@@ -114,30 +115,6 @@ impl<R: Row> Dataset<R> {
             Dependency::Narrow(_) | Dependency::Slice(_) | Dependency::All(_) => None,
         })
     }
-
-    /// All rows, in order: `Executor::collect` in a run of its own.
-    ///
-    /// # Errors
-    /// As [`Executor::collect`].
-    pub fn collect(&self, executor: &Executor) -> Result<Vec<R::Owned>> {
-        executor.collect(&executor.context(), self)
-    }
-
-    /// Number of rows: `Executor::count` in a run of its own.
-    ///
-    /// # Errors
-    /// As [`Executor::count`].
-    pub fn count(&self, executor: &Executor) -> Result<u64> {
-        executor.count(&executor.context(), self)
-    }
-
-    /// The first `rows` rows: `Executor::take` in a run of its own.
-    ///
-    /// # Errors
-    /// As [`Executor::take`].
-    pub fn take(&self, executor: &Executor, rows: usize) -> Result<Vec<R::Owned>> {
-        executor.take(&executor.context(), self, rows)
-    }
 }
 
 impl<K: Key, V: Value> Dataset<Kv<K, V>> {
@@ -174,6 +151,30 @@ impl<'t, R: Row> Rows<'t, R> {
     #[must_use]
     pub fn run(&self) -> &'t RunContext {
         self.task.run()
+    }
+
+    /// Random numbers for this partition: the same ones whenever it is computed again, others for
+    /// every batch, partition and name.
+    ///
+    /// ```
+    /// use sawmill::{Dataset, Executor, name};
+    /// let rows = Dataset::from_vec((0..1000u32).collect(), 4);
+    /// let sample = rows.map_partitions::<u32>(|rows, out| {
+    ///     let mut random = rows.rng(name!("sample"));
+    ///     rows.for_each(|row| {
+    ///         if random.below(10) == 0 {
+    ///             out.push(row);
+    ///         }
+    ///     })
+    /// });
+    /// let (once, again) = (Executor::new(1, 1)?, Executor::new(3, 1)?);
+    /// assert_eq!(sample.collect(&once)?, sample.collect(&again)?);
+    /// assert!((50..200).contains(&sample.count(&once)?));
+    /// # Ok::<(), sawmill::Error>(())
+    /// ```
+    #[must_use]
+    pub fn rng(&self, name: Name) -> BatchRng {
+        BatchRng::new(self.run().batch(), self.partition(), name)
     }
 
     /// Calls `each` for every row, in order. Called again, the rows are computed again.

@@ -8,7 +8,7 @@ use super::node::Role;
 use super::plan::{Demand, Edge, Plan, Work};
 use super::row::Row;
 use super::run::RunContext;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 
 impl<R: Row> Dataset<R> {
     /// The lineage, one line for each operator, parents first: its number, its name, what it
@@ -77,9 +77,14 @@ impl<R: Row> Dataset<R> {
     /// ```
     ///
     /// # Errors
-    /// As [`Dataset::to_debug_string`].
+    /// As [`Dataset::to_debug_string`]; `Invalid` if there is no such partition.
     pub fn explain(&self, run: &RunContext, partition: u32) -> Result<String> {
         let plan = Plan::new(&self.node(), run)?;
+        let partitions = plan.target_partitions();
+        if partition >= partitions {
+            let text = format!("there is no partition {partition} of {partitions}");
+            return Err(Error::new(ErrorKind::Invalid, text));
+        }
         let mut text = String::new();
         plan.walk(run.store(), &BTreeSet::from([partition]), &mut |index, demand, work| {
             if demand.partitions.is_empty() && demand.buckets.is_empty() {

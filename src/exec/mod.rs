@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "some of this only the streaming engine's operators use")]
 
 mod accumulator;
-mod action;
+mod actions;
 mod broadcast;
 mod combine;
 mod dataset;
@@ -16,6 +16,7 @@ mod name;
 mod node;
 mod operators;
 mod plan;
+mod random;
 mod row;
 mod run;
 mod source;
@@ -26,7 +27,7 @@ mod task;
 mod wire;
 
 pub use accumulator::Accumulator;
-pub use action::PartitionSink;
+pub use actions::PartitionSink;
 pub use broadcast::{Broadcast, CancelToken};
 pub use dataset::{Dataset, Rows};
 pub use drill::Drills;
@@ -35,6 +36,7 @@ pub use key::Key;
 pub use name::Name;
 pub use node::OperatorId;
 pub use operators::StorageLevel;
+pub use random::BatchRng;
 pub use row::{Bytes, Data, Emit, Kv, Row, Str};
 pub use run::{Lost, RunContext, TaskKind, TaskOutcome, TaskRecord};
 pub use source::PartitionSource;

@@ -12,6 +12,9 @@ use super::store::{Slot, Store};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Arc;
 
+/// The most partitions that a node may have: each costs memory, rows or not.
+const MAX_PARTITIONS: u32 = 1 << 20;
+
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Edge {
     Narrow {
@@ -80,8 +83,8 @@ impl Plan {
     /// Walks the lineage of `target` without recursion and counts partitions.
     ///
     /// # Errors
-    /// `Invalid` if more than [`MAX_FUSED`] operators are fused into one pass, and what sources
-    /// say when they are asked for their partitions.
+    /// `Invalid` if more than [`MAX_FUSED`] operators are fused into one pass, or if one has more
+    /// than [`MAX_PARTITIONS`]; and what sources say when they are asked for their partitions.
     pub(crate) fn new(target: &Arc<dyn Node>, run: &RunContext) -> Result<Plan> {
         let mut plan = Plan { nodes: Vec::new(), index: BTreeMap::new() };
         let mut stack = vec![(Arc::clone(target), target.dependencies(), 0)];
@@ -139,6 +142,13 @@ impl Plan {
             });
         }
         let partitions = node.partitions(run, &counts)?;
+        if partitions > MAX_PARTITIONS {
+            let text = format!(
+                "`{}` has {partitions} partitions, more than the {MAX_PARTITIONS} that can be run",
+                meta.name
+            );
+            return Err(Error::new(ErrorKind::Invalid, text));
+        }
         self.index.insert(meta.id, self.nodes.len());
         self.nodes.push(Planned { node, edges, partitions });
         Ok(())

@@ -120,9 +120,14 @@ impl<'r> Task<'r> {
         result
     }
 
+    /// Lays a failure to an operator, unless one was laid to another before.
+    pub(crate) fn blame(&self, meta: &Meta) {
+        self.attempt.blame(meta.id);
+    }
+
     /// The error of user code that returned `Err`.
     pub(crate) fn refuse(&self, meta: &Meta, error: impl Display) -> Error {
-        self.attempt.blame(meta.id);
+        self.blame(meta);
         Error::new(ErrorKind::TaskFailed, error.to_string())
     }
 

@@ -109,6 +109,7 @@ impl JobDriver {
             parallelism: self.shape.parallelism,
             batch_time_ns: self.env.clock.wall_ns().max(self.boundary.batch_time_ns + 1),
             inputs,
+            sides: self.env.sides.plan(self.job.sides.iter().map(|side| side.name())),
         };
         let entry = Entry::BatchPlanned(plan);
         let pending = self.env.wal.submit_internal(JOURNAL, &entry.encode())?;
@@ -167,6 +168,11 @@ impl JobDriver {
                 opened.push((source, Arc::clone(&input)));
             }
             run = run.with_input(source.name(), input);
+        }
+        for side in &self.job.sides {
+            let planned = plan.sides.iter().find(|planned| planned.name == side.name());
+            let version = planned.map(|planned| self.env.sides.get(planned)).transpose()?;
+            run = side.provide(run, version.as_deref())?;
         }
         self.hooks.computing(plan.batch, &run);
         let executor = &self.env.executor;

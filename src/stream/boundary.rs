@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::journal::{BatchCompletion, BatchPlan, JobShape, Named, named};
+use super::side::SideVersion;
 use super::streams::OpenedStream;
 use crate::error::Result;
 use crate::ids::{BatchId, Lsn};
 use crate::versioned;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// Where a job stands behind its last completed batch.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,6 +96,8 @@ pub(crate) struct EngineState {
     pub(crate) shape: JobShape,
     pub(crate) boundary: Boundary,
     pub(crate) streams: Vec<OpenedStream>,
+    /// Versions of side inputs that batches behind this one may read.
+    pub(crate) sides: Vec<SideVersion>,
 }
 
 impl EngineState {

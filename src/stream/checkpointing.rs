@@ -98,7 +98,7 @@ impl JobDriver {
     fn cut(&mut self) -> Result<Cut> {
         self.settle()?;
         let extents = self.encode_states()?;
-        let streams = self.env.streams.snapshot();
+        let (streams, sides) = (self.env.streams.snapshot(), self.env.sides.snapshot());
         let floor = self.floor(&streams)?;
         let (shape, boundary) = (self.shape.clone(), self.boundary.clone());
         let (batch, completion) = (boundary.batch, boundary.completion);
@@ -109,7 +109,7 @@ impl JobDriver {
             generation: self.shape.generation,
             batch,
             floor,
-            engine: EngineState { shape, boundary, streams }.encode(),
+            engine: EngineState { shape, boundary, streams, sides }.encode(),
         };
         Ok(Cut { batch, completion, meta, extents })
     }

@@ -12,6 +12,7 @@ use super::journal::{BatchPlan, JobShape};
 use super::marks::{Mark, Marks};
 use super::options::RunOptions;
 use super::progress::Board;
+use super::side::SideTable;
 use super::streams::StreamTable;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
@@ -32,6 +33,7 @@ pub(crate) struct Env {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) executor: Executor,
     pub(crate) streams: Arc<StreamTable>,
+    pub(crate) sides: Arc<SideTable>,
 }
 
 /// What a step of a driver did.

@@ -28,6 +28,18 @@ impl<R: Row> Stream<R> {
         self.derive(self.dataset().try_filter(f))
     }
 
+    /// Any number of owned rows for each row. See [`Dataset::try_flat_map`].
+    #[must_use]
+    pub fn try_flat_map<I: IntoIterator + 'static, E: Display + 'static>(
+        &self,
+        f: impl for<'a> Fn(R::View<'a>) -> Result<I, E> + Send + Sync + 'static,
+    ) -> Stream<I::Item>
+    where
+        I::Item: Data,
+    {
+        self.derive(self.dataset().try_flat_map(f))
+    }
+
     /// Any number of rows for each row, borrowed ones too. See [`Dataset::try_flat_map_rows`].
     #[must_use]
     pub fn try_flat_map_rows<U: Row, E: Display + 'static>(

@@ -3,9 +3,10 @@
 use std::fmt;
 
 use super::journal::{JobShape, OperatorShape, SourceShape};
+use super::side::{Side, SideInput};
 use super::stateful::StatefulOperator;
 use crate::error::{Error, ErrorKind, Result};
-use crate::exec::{Data, Dataset, Emit, Kv, Name, OperatorId, Row, Rows};
+use crate::exec::{Data, Dataset, Emit, Kv, Name, OperatorId, Row, Rows, Value};
 use crate::ids::Generation;
 use crate::sink::Sink;
 use crate::source::{Source, StreamSource};
@@ -17,6 +18,7 @@ struct Parts {
     sources: Vec<Arc<dyn Source>>,
     sinks: Vec<Arc<dyn Sink>>,
     operators: Vec<Arc<dyn StatefulOperator>>,
+    sides: Vec<Arc<dyn Side>>,
     /// What of the definition is wrong, found where no error could be returned.
     wrong: Option<String>,
     /// Whether the job was built: what is added then would never run.
@@ -58,6 +60,14 @@ impl JobBuilder {
         lock(&self.registry.0).sources.push(attached.source);
         Stream { dataset: attached.rows, registry: self.registry.clone() }
     }
+
+    /// Reads a side input: every plan names its version, and [`SideInput::of`] gives it to the
+    /// job's closures. Returned to be moved into one of them.
+    #[must_use]
+    pub fn side_input<T: Value>(&mut self, side: &SideInput<T>) -> SideInput<T> {
+        lock(&self.registry.0).sides.push(Arc::new(side.clone()));
+        side.clone()
+    }
 }
 
 /// A job, ready to be started once with [`Engine::start`](crate::Engine::start).
@@ -67,6 +77,7 @@ pub struct Job {
     pub(crate) sources: Vec<Arc<dyn Source>>,
     pub(crate) sinks: Vec<Arc<dyn Sink>>,
     pub(crate) operators: Vec<Arc<dyn StatefulOperator>>,
+    pub(crate) sides: Vec<Arc<dyn Side>>,
 }
 
 impl Job {
@@ -77,9 +88,9 @@ impl Job {
     /// each of them is a promise about what is on disk.
     ///
     /// # Errors
-    /// `Invalid` if two sources, two stateful operators or two sinks have the same name, if there
-    /// is no source, if nothing comes of it, or if a stream of another job is united with one of
-    /// this job.
+    /// `Invalid` if two sources (or side inputs), two stateful operators or two sinks have the same
+    /// name, if there is no source, if nothing comes of it, or if a stream of another job is united
+    /// with one of this job.
     ///
     /// # Panics
     /// If `body` gives a stream of another job, which was built before, to a sink or to
@@ -89,11 +100,14 @@ impl Job {
         let made = body(&mut builder);
         let closed = Parts { built: true, ..Parts::default() };
         let parts = std::mem::replace(&mut *lock(&builder.registry.0), closed);
-        let Parts { sources, sinks, operators, wrong, .. } = parts;
+        let Parts { sources, sinks, operators, sides, wrong, .. } = parts;
         if let Some(wrong) = wrong {
             return Err(Error::new(ErrorKind::Invalid, format!("job `{name}` {wrong}")));
         }
         unique(name, "sources", sources.iter().map(|source| source.name()))?;
+        let read = sources.iter().map(|source| source.name());
+        let read = read.chain(sides.iter().map(|side| side.name()));
+        unique(name, "sources or side inputs", read)?;
         unique(name, "sinks", sinks.iter().map(|sink| sink.name()))?;
         let names = operators.iter().map(|operator| operator.name().get());
         unique(name, "stateful operators", names)?;
@@ -105,7 +119,7 @@ impl Job {
             let message = format!("job `{name}` has neither a sink nor state: nothing comes of it");
             return Err(Error::new(ErrorKind::Invalid, message));
         }
-        Ok((Job { name, sources, sinks, operators }, made))
+        Ok((Job { name, sources, sinks, operators, sides }, made))
     }
 
     /// What must not change under the job's state.
@@ -125,6 +139,7 @@ impl Job {
             operators: self.operators.iter().map(operator).collect(),
             sources: self.sources.iter().map(source).collect(),
             sinks: self.sinks.iter().map(|sink| sink.name().to_owned()).collect(),
+            sides: self.sides.iter().map(|side| side.name().to_owned()).collect(),
         }
     }
 
@@ -188,6 +203,9 @@ impl JobShape {
         if let Some(sink) = self.sinks.iter().find(|sink| !recorded.sinks.contains(sink)) {
             return mismatch(format!("sink `{sink}` is new"));
         }
+        if let Some(side) = self.sides.iter().find(|side| !recorded.sides.contains(side)) {
+            return mismatch(format!("side input `{side}` is new"));
+        }
         self.missing_from(recorded).map_or(Ok(()), mismatch)
     }
 
@@ -201,8 +219,11 @@ impl JobShape {
         if let Some(gone) = recorded.sources.iter().find(source) {
             return Some(format!("source `{}` is gone", gone.name));
         }
-        let gone = recorded.sinks.iter().find(|known| !self.sinks.contains(known))?;
-        Some(format!("sink `{gone}` is gone"))
+        if let Some(gone) = recorded.sinks.iter().find(|known| !self.sinks.contains(known)) {
+            return Some(format!("sink `{gone}` is gone"));
+        }
+        let gone = recorded.sides.iter().find(|known| !self.sides.contains(known))?;
+        Some(format!("side input `{gone}` is gone"))
     }
 }
 

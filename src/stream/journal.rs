@@ -12,7 +12,7 @@ use crate::versioned;
 
 /// The stream of the engine's own records.
 pub(crate) const JOURNAL: StreamId = StreamId::new(u16::MAX);
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// One record of the journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +27,8 @@ pub(crate) enum Entry {
     BatchAttempted(BatchAttempt),
     /// Step 6 of a batch.
     BatchCompleted(BatchCompletion),
+    /// A side input got a new version: that of this record (ENGINE.md E8).
+    SideInputSet(SideEntry),
 }
 
 /// An ingest stream's number.
@@ -34,6 +36,13 @@ pub(crate) enum Entry {
 pub(crate) struct StreamEntry {
     pub(crate) name: String,
     pub(crate) stream: StreamId,
+}
+
+/// A value of a side input.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SideEntry {
+    pub(crate) name: String,
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// What of a job must not change under its state.
@@ -47,6 +56,8 @@ pub(crate) struct JobShape {
     pub(crate) sources: Vec<SourceShape>,
     /// Names, in the job's order.
     pub(crate) sinks: Vec<String>,
+    /// Names of side inputs, in the job's order.
+    pub(crate) sides: Vec<String>,
 }
 
 /// A stateful operator.
@@ -65,7 +76,7 @@ pub(crate) struct SourceShape {
 }
 
 /// Everything about a batch that does not follow from its records (ENGINE.md E4).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct BatchPlan {
     pub(crate) job: String,
     pub(crate) batch: BatchId,
@@ -74,6 +85,16 @@ pub(crate) struct BatchPlan {
     pub(crate) batch_time_ns: u64,
     /// In the order of the job's sources; one with nothing new is left out.
     pub(crate) inputs: Vec<PlannedInput>,
+    /// In the order of the job's side inputs; one that has no value yet is left out.
+    pub(crate) sides: Vec<PlannedSide>,
+}
+
+/// Which version of a side input a batch reads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PlannedSide {
+    pub(crate) name: String,
+    /// The record that holds it, durable before the plan was made.
+    pub(crate) version: Lsn,
 }
 
 /// What a batch reads of one source.
@@ -164,6 +185,7 @@ mod tests {
                 operators: vec![OperatorShape { name: "counts".into(), schema: u64::MAX }],
                 sources: vec![SourceShape { name: "in".into(), stream: Some(StreamId::new(1)) }],
                 sinks: vec!["out".into()],
+                sides: vec!["prices".into()],
             }),
             Entry::BatchPlanned(BatchPlan {
                 job: job(),
@@ -177,6 +199,7 @@ mod tests {
                     next: vec![3],
                     bytes: 500,
                 }],
+                sides: vec![PlannedSide { name: "prices".into(), version: Lsn::new(5) }],
             }),
             Entry::BatchAttempted(BatchAttempt { job: job(), batch, attempt: 2 }),
             Entry::BatchCompleted(BatchCompletion {
@@ -187,6 +210,7 @@ mod tests {
                 sinks: vec![Named::new("out", vec![])],
                 accumulators: vec![("odd".into(), -3)],
             }),
+            Entry::SideInputSet(SideEntry { name: "prices".into(), bytes: vec![1, 2, 3] }),
         ]
     }
 
@@ -211,10 +235,10 @@ mod tests {
     #[test]
     fn a_newer_version_and_a_newer_kind_are_refused_not_skipped() {
         let mut bytes = entries()[0].encode();
-        bytes[0] = 2;
+        bytes[0] = VERSION + 1;
         let error = Entry::decode(&bytes, Lsn::FIRST).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
-        bytes[0] = 1;
+        bytes[0] = VERSION;
         bytes[1] = 200;
         assert_eq!(Entry::decode(&bytes, Lsn::FIRST).unwrap_err().kind(), ErrorKind::Corrupt);
     }
@@ -222,7 +246,7 @@ mod tests {
     proptest! {
         #[test]
         fn hostile_bytes_are_refused_or_mean_one_thing(
-            pick in 0usize..5,
+            pick in 0usize..6,
             flips in proptest::collection::vec((any::<usize>(), any::<u8>()), 0..6),
             tail in proptest::collection::vec(any::<u8>(), 0..8),
         ) {

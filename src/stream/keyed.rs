@@ -6,7 +6,7 @@ use std::fmt::Display;
 use super::job::Stream;
 use crate::error::Result;
 #[allow(unused_imports, reason = "the documents name `Dataset`")]
-use crate::exec::{Data, Dataset, Key, Kv, Row, Value, Wire};
+use crate::exec::{Data, Dataset, Key, Kv, Row, StorageLevel, Value, Wire};
 
 impl<R: Row> Stream<R> {
     /// Each row as a value, with a key. See [`Dataset::key_by`].
@@ -43,6 +43,16 @@ impl<R: Row> Stream<R> {
         R: Wire,
     {
         self.derive(self.dataset().repartition(partitions))
+    }
+
+    /// The same rows, computed once for each batch and held until it is completed: for a stream
+    /// that several sinks or operators read. See [`Dataset::persist`].
+    #[must_use]
+    pub fn persist(&self, level: StorageLevel) -> Stream<R>
+    where
+        R: Wire,
+    {
+        self.derive(self.dataset().persist(level))
     }
 }
 

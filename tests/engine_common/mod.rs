@@ -13,13 +13,16 @@ use sawmill::sim::SimDisk;
 use sawmill::testing::{Harness, Hooks, Step, Stepped};
 use sawmill::{
     Accumulator, Background, BatchId, Bytes, Engine, EngineOptions, Error, Ingest, Job, Received,
-    Result, RunContext, RunOptions, StateHandle, TextFiles, Trigger, WalOptions, name,
+    Result, RunContext, RunOptions, SideInput, StateHandle, TextFiles, Trigger, WalOptions, name,
 };
 
 pub const TEXT: &[(&str, &str)] =
     &[("a.txt", "oak ash oak\nelm\n\nash elm fir oak\n"), ("b.txt", "fir fir\noak yew ash")];
 /// Records appended by a whole life.
 pub const RECORDS: u64 = 8;
+
+/// What the words that say the value of the side input begin with.
+pub const SIDE: &str = "side-";
 
 type Row = (String, u64);
 
@@ -32,6 +35,8 @@ pub struct Outside {
     /// What the callback was given: per batch its attempts and rows.
     pub batches: BTreeMap<BatchId, (Vec<u32>, Vec<Row>)>,
     pub complaints: Vec<String>,
+    /// The last value that the side input was set to, for certain.
+    pub side: u64,
 }
 
 /// The disk, the time, and everybody else.
@@ -76,17 +81,27 @@ impl World {
         Engine::open_with(disk, Arc::clone(&self.clock) as Arc<_>, "/data", options)
     }
 
-    /// Words of the files and of the received records, counted together.
-    pub fn job(&self, events: &Ingest) -> Result<(Job, StateHandle<Bytes, u64>)> {
+    /// Words of the files and of the received records, counted together, and in each partition of
+    /// a batch one word that says what the side input is.
+    pub fn job(
+        &self,
+        events: &Ingest,
+        side: &SideInput<u64>,
+    ) -> Result<(Job, StateHandle<Bytes, u64>)> {
         let (outside, flaky) = (Arc::clone(&self.outside), self.flaky);
         Job::build(name!("words"), |job| {
             let paths = TEXT.iter().map(|(file, _)| Path::new("/in").join(file));
             let lines = job.source(name!("files"), TextFiles::new(paths));
             let received = job.source(name!("received"), Received::from(events));
             let seen = Accumulator::new(name!("lines"));
-            let words = lines.union(&received).flat_map_rows::<Bytes>(move |line, out| {
-                seen.add(1);
-                line.split(|byte| *byte == b' ').filter(|w| !w.is_empty()).for_each(|w| out.push(w))
+            let side = job.side_input(side);
+            let words = lines.union(&received).map_partitions::<Bytes>(move |rows, out| {
+                let side = side.of(rows.run())?.map_or(0, |side| *side);
+                out.push(format!("{SIDE}{side}").as_bytes());
+                rows.for_each(|line| {
+                    seen.add(1);
+                    line.split(|b| *b == b' ').filter(|w| !w.is_empty()).for_each(|w| out.push(w))
+                })
             });
             let counted = words.pair_with(|_| 1u64).reduce_by_key(|a, b| a + b);
             let counts = counted.map_with_state::<u64, Row>(name!("counts"), |word, new, count| {
@@ -109,6 +124,7 @@ impl World {
 impl Outside {
     /// E20: one id, one set of rows; attempts rise. Returns how often the batch was seen.
     fn see(&mut self, id: BatchId, attempt: u32, rows: Vec<Row>) -> usize {
+        self.see_side(id, &rows);
         let (attempts, seen) = self.batches.entry(id).or_insert_with(|| (vec![], rows.clone()));
         if *seen != rows {
             let text = format!("batch {id}: {seen:?} at first, {rows:?} at attempt {attempt}");
@@ -121,6 +137,22 @@ impl Outside {
         attempts.push(attempt);
         attempts.len()
     }
+
+    /// E8: a version is read by some batch, never by one before a batch that read an older one.
+    fn see_side(&mut self, id: BatchId, rows: &[Row]) {
+        let side = |rows: &[Row]| rows.iter().filter_map(|row| side_of(&row.0)).max();
+        let before = self.batches.range(..id).next_back().and_then(|(_, seen)| side(&seen.1));
+        let (now, set) = (side(rows), self.side);
+        if now.is_none() || now < before || now > Some(set + 1) {
+            let text = format!("batch {id}: side input {now:?}, before {before:?}, set to {set}");
+            self.complaints.push(text);
+        }
+    }
+}
+
+/// The value of the side input that a word says.
+fn side_of(word: &str) -> Option<u64> {
+    word.strip_prefix(SIDE)?.parse().ok()
 }
 
 /// Ends the driver at the n-th time a step is passed.
@@ -170,13 +202,19 @@ pub struct Finished {
 pub fn life(world: &World, hooks: Box<dyn Hooks>) -> Result<Finished> {
     let engine = world.engine()?;
     let events = engine.ingest(name!("events"))?;
-    let (job, counts) = world.job(&events)?;
+    let side = engine.side_input(name!("side"));
+    let (job, counts) = world.job(&events, &side)?;
     let mut harness = Harness::new(&engine, job, options(), hooks)?;
     if world.late {
         harness = harness.with_late_checkpoints();
     }
     loop {
         let open = append(world, &events)?;
+        if open {
+            let next = world.outside.lock().unwrap().side + 1;
+            side.set(&next)?;
+            world.outside.lock().unwrap().side = next;
+        }
         let stepped = harness.step()?;
         world.clock.advance(Duration::from_millis(6));
         if stepped == Stepped::Idle && !open {
@@ -238,6 +276,12 @@ pub fn check(world: &World, finished: &Finished) -> Result<(), String> {
         if counted == 1 {
             model.insert(word, 1);
             *model.entry("oak".to_owned()).or_default() += 1;
+        }
+    }
+    // E8: the state has what the callback was told, whichever versions there were later.
+    for (word, count) in outside.batches.values().flat_map(|(_, rows)| rows) {
+        if side_of(word).is_some() {
+            model.insert(word.clone(), *count);
         }
     }
     // E12: every line once, however often its batch was computed.

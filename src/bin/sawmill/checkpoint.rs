@@ -189,6 +189,12 @@ fn checkpoint_json(checkpoint: &CheckpointReport) -> Value {
         let streams = job.streams.iter();
         object["streams"] =
             streams.map(|(name, stream)| json!({ "name": name, "stream": stream.get() })).collect();
+        let sides = job.sides.iter();
+        object["side_inputs"] = sides
+            .map(|(name, version, bytes)| {
+                json!({ "name": name, "version": version.get(), "bytes": bytes })
+            })
+            .collect();
     }
     object
 }
@@ -220,6 +226,9 @@ fn print(checkpoint: &CheckpointReport) {
         println!("sinks: {}", job.sinks.join(", "));
         for (name, stream) in &job.streams {
             println!("stream {}: {name}", stream.get());
+        }
+        for (name, version, bytes) in &job.sides {
+            println!("side input {name}: version {version}, {bytes} bytes");
         }
         for (name, total) in &job.accumulators {
             println!("accumulator {name}: {total}");

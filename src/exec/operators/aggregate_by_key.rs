@@ -15,9 +15,10 @@ impl<K: Row, V: Row> Dataset<Kv<K, V>> {
     ///
     /// Values are folded within each source partition, in order, from an `init` of its own; then
     /// `merge` takes the results of the source partitions in their order: one fixed tree, whatever
-    /// the schedule. So `merge` with an `init` must change nothing, and it must not matter where
-    /// the values are cut into partitions. Keys come out by reduce partition, there in first-seen
-    /// order. Values may be borrowed ones: only what is folded is kept.
+    /// the schedule. `init` is used once for each key and source partition that has it, so it
+    /// should be neutral, and it should not matter where the values are cut into partitions. Keys
+    /// come out by reduce partition, there in first-seen order. Values may be borrowed ones: only
+    /// what is folded is kept.
     ///
     /// ```
     /// use sawmill::{Dataset, Executor};
@@ -115,8 +116,11 @@ where
 
     #[inline]
     fn merge(&self, mut place: Place<'_, A>, folded: A) -> Result<()> {
-        let (all, user) = place.value(&self.init);
-        user.call(|| (self.merge)(all, folded));
+        let mut new = Some(folded);
+        let (all, user) = place.value(|| new.take().expect("asked for once"));
+        if let Some(folded) = new {
+            user.call(|| (self.merge)(all, folded));
+        }
         Ok(())
     }
 }
@@ -138,7 +142,8 @@ where
     }
 
     fn merge(&self, mut place: Place<'_, A>, folded: A) -> Result<()> {
-        let (all, user) = place.value(&self.init);
-        user.attempt(|| (self.merge)(all, folded))
+        let mut new = Some(folded);
+        let (all, user) = place.value(|| new.take().expect("asked for once"));
+        new.map_or(Ok(()), |folded| user.attempt(|| (self.merge)(all, folded)))
     }
 }

@@ -11,7 +11,9 @@ use crate::exec::task::Task;
 
 impl<R: Row> Dataset<R> {
     /// Calls `f` once for each partition, with all its rows: for work that is set up once, or that
-    /// looks at more than one row.
+    /// looks at more than one row. `f` is its own `try_` twin: an `Err` of its own (see
+    /// [`Error::new`](crate::Error::new)) is the failure of the partition, and what
+    /// [`Rows::for_each`] fails with it returns at once.
     ///
     /// ```
     /// use sawmill::{Dataset, Executor};
@@ -50,6 +52,8 @@ where
 {
     fn run(&self, task: &Task<'_>, out: &mut dyn FnMut(U::View<'_>)) -> Result<()> {
         let Narrow { meta, parent } = &self.base;
-        task.call(meta, || (self.f)(Rows::new(&**parent, task), &mut Emit::new(out)))
+        let done = task.call(meta, || (self.f)(Rows::new(&**parent, task), &mut Emit::new(out)));
+        // Whoever failed before it is blamed already.
+        done.inspect_err(|_| task.blame(meta))
     }
 }

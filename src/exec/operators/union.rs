@@ -19,8 +19,10 @@ impl<R: Row> Dataset<R> {
     #[must_use]
     pub fn union(&self, other: &Dataset<R>) -> Dataset<R> {
         let parents = [self.parent(), other.parent()];
-        let deeper = usize::from(parents[1].meta().fused > parents[0].meta().fused);
-        let meta = Meta::after("union", parents[deeper].meta());
+        let [left, right] = [parents[0].meta(), parents[1].meta()];
+        // The deeper one of the two: with what is persisted kept, and without. It may be another.
+        let depth = (left.fused.max(right.fused), left.unkept.max(right.unkept));
+        let meta = Meta::fused("union", depth);
         Dataset::from_node(Union { meta, parents })
     }
 }
