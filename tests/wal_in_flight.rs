@@ -1,7 +1,7 @@
 //! A process is killed with 8 MiB of writes in flight, and another one opens the log at once, with
-//! nothing in between, appends, and does not wait for the first to be gone. What is still in flight holds the locks of its files
-//! (LOG.md L11), so it lands before recovery reads or not at all: nothing acknowledged is lost, and
-//! no LSN is given twice.
+//! nothing in between, appends, and does not wait for the first to be gone. What is still in flight
+//! holds the locks of its files (LOG.md L11), so it lands before recovery reads or not at all:
+//! nothing acknowledged is lost, and no LSN is given twice.
 //!
 //! `SAWMILL_KILLS` sets how many kills (6 by default).
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test stops at what fails")]

@@ -56,8 +56,8 @@ pub struct SimOptions {
     /// How long operations take on [`SimDisk::clock`]. Default `None`: no time at all, and they
     /// complete in an order that the seed decides.
     pub latency: Option<Latency>,
-    /// Whether writes over written bytes go to new places of the medium, so that nobody has to write
-    /// a file before it is used. Default `false`.
+    /// Whether writes over written bytes go to new places of the medium, so that nobody has to
+    /// write a file before it is used. Default `false`.
     pub copy_on_write: bool,
     /// Whether a writer has a page of memory by which it tells readers how far it has come. Its
     /// address is written into a file and differs from run to run. Default `false`.
