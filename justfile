@@ -29,13 +29,20 @@ sim-long:
 sim-lives SEEDS="100000":
     SAWMILL_SIM_SEEDS=0..{{SEEDS}} cargo test --release --all-features --test wal_sim -- --nocapture
 
-# Real system calls that fail, by strace; file limits; a small tmpfs. Skips what is not allowed.
-faults-real LAST="8":
-    bash tests/faults_real.sh {{LAST}}
+# Every error of every system call, at PLACES places of a life, and of io_uring's completions, on
+# each backend; kills at system calls; file limits; a small tmpfs. Skips what is not allowed.
+faults-real PLACES="4":
+    SAWMILL_FAULT_PLACES={{PLACES}} cargo test --release --all-features --test faults_real -- --nocapture --include-ignored --test-threads=1
+    bash tests/faults_real.sh 8
 
-# Real kills of real processes, as many as a release needs.
-kill-long:
-    SAWMILL_KILLS=200 cargo test --release --all-features --test wal_kill --test wal_in_flight -- --nocapture
+# The golden logs of a new version of the format, into DIR. Those that are there are never edited.
+golden DIR:
+    SAWMILL_GOLDEN={{DIR}} cargo test --all-features --test wal_golden -- --ignored
+
+# Real kills of real processes, KILLS of them, as many as a release needs; a reader that stalls.
+kill-long KILLS="1000":
+    SAWMILL_KILLS={{KILLS}} cargo test --release --all-features --test wal_kill --test wal_in_flight -- --nocapture
+    SAWMILL_STALL_MS=10000 cargo test --release --all-features --test wal_processes -- --nocapture
     cargo test --release --all-features --test crash --test inputs -- --nocapture --include-ignored
 
 # Writers, truncation, recycling and stalled readers for SECONDS: nothing grows.

@@ -50,6 +50,10 @@ bugs! {
     RefuseBehindHole => "refuse-behind-hole",
     /// L13: after an opening, the LSN that was shown last is given again.
     ShownLsnReused => "shown-lsn-reused",
+    /// L11: a forked child takes itself for its parent.
+    ForkUnnoticed => "fork-unnoticed",
+    /// L11: the lock is not looked at again before a segment is begun.
+    LockNotChecked => "lock-not-checked",
     /// L12: a buffer is freed, and used again, while its write is in flight.
     BufferFreedInFlight => "buffer-freed-in-flight",
     /// L4: a length read from disk is believed.

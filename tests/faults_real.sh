@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Real faults under the real backends: system calls that strace lets fail, fall short or kill, a
-# limit on the length of files, and a small tmpfs. After each, every record that the command line
-# acknowledged is there, once. Skips, and says so, what the machine does not allow.
+# Kills at system calls, by strace; a limit on the length of files; a small tmpfs. After each, every
+# record that the command line acknowledged is there, once. Skips, and says so, what the machine
+# does not allow. What fails in system calls and in completions: tests/faults_real.rs.
 # tests/faults_real.sh [LAST], where LAST is the highest call of each kind that is struck.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -57,16 +57,11 @@ inject() {
 }
 
 if command -v strace >/dev/null && strace -qq -o /dev/null -e trace=none true 2>/dev/null; then
-  for how in error=EIO error=ENOSPC error=EDQUOT retval=512 signal=KILL; do
-    inject pwrite pwritev2 "$how"
+  for call in pwritev2 fsync openat fallocate renameat unlinkat; do
+    inject pwrite "$call" signal=KILL
   done
-  for how in error=EIO signal=KILL; do
-    inject pwrite fdatasync "$how"
-    inject pwrite fsync "$how"
-  done
-  for how in error=EIO error=EINTR error=EAGAIN error=EBUSY signal=KILL; do
-    inject uring io_uring_enter "$how"
-  done
+  inject pwrite-buffered fdatasync signal=KILL
+  inject uring io_uring_enter signal=KILL
   for how in error=ENOSYS error=EPERM error=ENOMEM; do
     inject auto io_uring_setup "$how"
   done

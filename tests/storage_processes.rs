@@ -8,6 +8,7 @@
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use sawmill::storage::{
     AlignedBuf, BLOCK, BackendChoice, BackendKind, Channel, ForkWord, Op, OpenMode, Storage,
@@ -15,13 +16,25 @@ use sawmill::storage::{
 };
 use sawmill::{AppendOptions, ErrorKind, Wal, WalOptions};
 
+/// Seconds after which a child counts as hung.
+const CHILD_SECONDS: u32 = 5;
+
 /// Runs `body` in a forked child, which exits with what it returns.
 fn in_child(body: impl FnOnce() -> i32) -> i32 {
+    let exit = exit_of_child(body);
+    assert!(exit >= 0, "the child was killed by signal {}", -exit);
+    exit
+}
+
+/// What `body` returns in a forked child, or minus the signal that killed it.
+fn exit_of_child(body: impl FnOnce() -> i32) -> i32 {
     // SAFETY: the child runs `body`, which takes no lock but the allocator's, and leaves by
     // `_exit`.
     let child = unsafe { libc::fork() };
     assert!(child >= 0, "fork");
     if child == 0 {
+        // SAFETY: sets a timer of this process, which kills it if it hangs.
+        unsafe { libc::alarm(CHILD_SECONDS) };
         let code = body();
         // SAFETY: ends this process without running anybody's destructors.
         unsafe { libc::_exit(code) }
@@ -30,8 +43,7 @@ fn in_child(body: impl FnOnce() -> i32) -> i32 {
     // SAFETY: waits for the child made above; `status` lives through the call.
     let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
     assert_eq!(waited, child);
-    assert!(libc::WIFEXITED(status), "the child was killed: {status}");
-    libc::WEXITSTATUS(status)
+    if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) } else { -libc::WTERMSIG(status) }
 }
 
 #[test]
@@ -159,4 +171,64 @@ fn a_forked_child_is_refused_by_the_log_and_writes_nothing_for_its_parent() {
         payloads.push(record.unwrap().payload.to_vec());
     }
     assert_eq!(payloads, [b"parent".to_vec(), b"parent again".to_vec()]);
+}
+
+/// Forks while threads append. Each child appends too; what it exits with: 0 if it is refused, 1
+/// if not, and it is killed if it hangs.
+fn fork_in_mid_append(place: &Path, forks: usize) -> Vec<i32> {
+    let options = WalOptions { segment_size: 64 << 10, ..WalOptions::default() };
+    let wal = Wal::open(place, options.clone()).unwrap();
+    let stop = AtomicBool::new(false);
+    let (exits, appended) = std::thread::scope(|scope| {
+        let append = |thread: u64| {
+            let mut mine = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                let number = thread << 32 | mine.len() as u64;
+                mine.push((wal.append(&number.to_le_bytes()).unwrap(), number));
+            }
+            mine
+        };
+        let threads: Vec<_> = (0..4).map(|thread| scope.spawn(move || append(thread))).collect();
+        let before = wal.durable_lsn();
+        let exits: Vec<_> = (0..forks)
+            .map(|_| {
+                exit_of_child(|| {
+                    let refused = wal.append(b"child").map_err(|error| error.kind());
+                    i32::from(refused != Err(ErrorKind::Forked))
+                })
+            })
+            .collect();
+        while wal.durable_lsn() < before.advance(100) {
+            std::thread::yield_now();
+        }
+        stop.store(true, Ordering::Relaxed);
+        let appended: Vec<_> = threads.into_iter().flat_map(|one| one.join().unwrap()).collect();
+        (exits, appended)
+    });
+    wal.close().unwrap();
+    let wal = Wal::open(place, options).unwrap();
+    assert_eq!(wal.durable_lsn().get(), appended.len() as u64, "nobody else appended anything");
+    for (lsn, number) in appended {
+        assert_eq!(wal.get(lsn).unwrap().unwrap().payload, number.to_le_bytes());
+    }
+    exits
+}
+
+#[test]
+fn forks_in_mid_append_hurt_nobody() {
+    let place = tempfile::tempdir().unwrap();
+    assert_eq!(fork_in_mid_append(place.path(), 50), vec![0; 50]);
+}
+
+/// A child that does not notice waits for threads that are not there, or writes for its parent.
+#[test]
+#[cfg(feature = "planted")]
+fn planted_fork_unnoticed_is_seen() {
+    let place = tempfile::tempdir().unwrap();
+    let exits = std::panic::catch_unwind(|| {
+        sawmill::planted::with_planted(sawmill::planted::Bug::ForkUnnoticed, || {
+            fork_in_mid_append(place.path(), 1)
+        })
+    });
+    assert!(!exits.is_ok_and(|exits| exits == [0]), "the bug is not seen");
 }

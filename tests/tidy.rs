@@ -299,23 +299,51 @@ fn every_rule_is_listed_kept_or_not_yet() {
     assert_none("docs/rules.md", &found);
 }
 
+/// The tests that the last cell of a table's row names.
+fn tests_of(row: &str) -> Vec<&str> {
+    let last = row.trim_end_matches('|').rsplit('|').next().unwrap_or_default();
+    let names = last.split('`').skip(1).step_by(2);
+    let names = names.map(|test| test.rsplit("::").next().unwrap_or(test));
+    let is_name = |name: &&str| {
+        name.contains('_')
+            && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+    };
+    names.filter(is_name).collect()
+}
+
 #[test]
 fn tables_name_tests_that_exist() {
     let sources: String = rust_files().into_iter().map(|(_, text)| text).collect();
     let mut found = Vec::new();
     for document in ["docs/recovery.md", "docs/execution.md"] {
         let text = fs::read_to_string(root().join(document)).unwrap();
-        for line in text.lines().filter(|line| line.starts_with('|')) {
-            let last = line.trim_end_matches('|').rsplit('|').next().unwrap_or_default();
-            for test in last.split('`').skip(1).step_by(2) {
-                let name = test.rsplit("::").next().unwrap();
-                let is_name =
-                    name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
-                if is_name && name.contains('_') && !sources.contains(&format!("fn {name}")) {
-                    found.push(format!("{document}: {test}"));
+        for row in text.lines().filter(|line| line.starts_with('|')) {
+            for name in tests_of(row) {
+                if !sources.contains(&format!("fn {name}")) {
+                    found.push(format!("{document}: {name}"));
                 }
             }
         }
     }
     assert_none("rows whose test does not exist", &found);
+}
+
+#[test]
+fn each_row_of_recoverys_tables_names_a_test() {
+    let text = fs::read_to_string(root().join("docs/recovery.md")).unwrap();
+    let (mut found, mut rows, mut of_tests) = (Vec::new(), 0, false);
+    for line in text.lines() {
+        if !line.starts_with('|') {
+            of_tests = false;
+        } else if line.ends_with("| Test |") {
+            of_tests = true;
+        } else if of_tests && !line.starts_with("|---") {
+            rows += 1;
+            if tests_of(line).is_empty() {
+                found.push(line.to_owned());
+            }
+        }
+    }
+    assert!(rows >= 70, "{rows} rows");
+    assert_none("rows without a test", &found);
 }

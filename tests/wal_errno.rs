@@ -12,159 +12,23 @@
     reason = "tests stop at what fails"
 )]
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
 
-use sawmill::clock::ManualClock;
-use sawmill::sim::{CrashOutcome, Device, FaultKind, SimDisk, SimOptions};
-use sawmill::{Background, Error, ErrorKind, Wal, WalOptions};
+use sawmill::ErrorKind;
+use sawmill::sim::{CrashOutcome, FaultKind, SimDisk};
 
-/// EIO, ENOSPC, EDQUOT, EINTR, EAGAIN.
-const ERRNOS: [i32; 5] = [5, 28, 122, 4, 11];
+mod wal_errno {
+    pub(crate) mod lives;
+    pub(crate) mod sites;
+}
+
+use wal_errno::lives::{LIVES, Life, Told, judge, operations};
+use wal_errno::sites;
+
+/// ENOSPC EIO EDQUOT EINTR EAGAIN EBUSY ENOMEM EFBIG EROFS ENODEV EINVAL ECANCELED.
+const ERRNOS: [i32; 12] = [28, 5, 122, 4, 11, 16, 12, 27, 30, 19, 22, 125];
 const KINDS: [FaultKind; 3] =
     [FaultKind::NotExecuted, FaultKind::ExecutedButReported, FaultKind::Short(512)];
-
-fn open(disk: &SimDisk) -> Result<Wal, Error> {
-    let options = WalOptions {
-        segment_size: 64 << 10,
-        recycled: 2,
-        lock_wait: Duration::ZERO,
-        background: Background::Inline,
-        ..WalOptions::default()
-    };
-    let storage = Arc::new(disk.clone());
-    Wal::open_with(storage, Arc::new(ManualClock::default()), "/log", options)
-}
-
-/// What a caller handed over and was told.
-#[derive(Debug, Default)]
-struct Told {
-    /// By LSN from 1; what failed without having been appended is taken off again.
-    appended: Vec<Vec<u8>>,
-    acknowledged: usize,
-    /// What each part of the life began with, by the disk's count.
-    parts: Vec<(u64, &'static str)>,
-    error: Option<Error>,
-    /// Another handle of the log, which sees what is left of it.
-    kept: Option<Wal>,
-}
-
-impl Told {
-    fn part(&mut self, disk: &SimDisk, name: &'static str) {
-        self.parts.push((disk.ops(), name));
-    }
-
-    fn bytes(&self, length: usize) -> Vec<u8> {
-        let number = self.appended.len() as u8;
-        (0..length).map(|byte| (byte as u8).wrapping_mul(7) ^ number).collect()
-    }
-
-    fn append(&mut self, wal: &Wal, length: usize) -> Result<(), Error> {
-        let bytes = self.bytes(length);
-        self.appended.push(bytes.clone());
-        match wal.append(&bytes) {
-            Ok(lsn) => {
-                assert_eq!(lsn.get(), self.appended.len() as u64);
-                self.acknowledged = self.appended.len();
-                Ok(())
-            }
-            Err(error) => {
-                if error.kind() != ErrorKind::Poisoned {
-                    self.appended.pop();
-                }
-                Err(error)
-            }
-        }
-    }
-
-    fn submit(&mut self, wal: &Wal, length: usize) -> Result<(), Error> {
-        let bytes = self.bytes(length);
-        drop(wal.submit(&bytes)?);
-        self.appended.push(bytes);
-        Ok(())
-    }
-}
-
-/// Each place at which a log touches the disk.
-fn life(disk: &SimDisk, told: &mut Told) -> Result<(), Error> {
-    told.part(disk, "creation");
-    let wal = open(disk)?;
-    told.kept = Some(wal.clone());
-    told.part(disk, "append");
-    told.append(&wal, 100)?;
-    told.part(disk, "plain frames and sync");
-    told.submit(&wal, 20_000)?;
-    told.submit(&wal, 20_000)?;
-    wal.sync()?;
-    told.acknowledged = told.appended.len();
-    told.part(disk, "rotation");
-    for _ in 0..4 {
-        told.append(&wal, 31_000)?;
-    }
-    told.part(disk, "reading");
-    read(&wal)?;
-    wal.get(wal.durable_lsn())?;
-    told.part(disk, "backup");
-    wal.backup("/copy")?;
-    told.part(disk, "truncation");
-    wal.truncate_before(wal.durable_lsn())?;
-    told.part(disk, "recycling");
-    for _ in 0..4 {
-        told.append(&wal, 31_000)?;
-    }
-    told.part(disk, "close");
-    wal.close()?;
-    told.kept = None;
-    told.part(disk, "recovery");
-    let wal = open(disk)?;
-    told.kept = Some(wal.clone());
-    told.part(disk, "append");
-    told.append(&wal, 100)
-}
-
-fn read(wal: &Wal) -> Result<Vec<(u64, Vec<u8>)>, Error> {
-    let mut replay = wal.replay()?;
-    let mut records = Vec::new();
-    while let Some(record) = replay.next() {
-        let record = record?;
-        records.push((record.lsn.get(), record.payload.to_vec()));
-    }
-    Ok(records)
-}
-
-fn disk() -> SimDisk {
-    let options = SimOptions {
-        device: Device::Fua,
-        count_reads: true,
-        names_forget: false,
-        trace_lines: 0,
-        ..SimOptions::default()
-    };
-    SimDisk::with_options(1, options)
-}
-
-/// The next process: everything acknowledged is there, nothing else than was appended, and it
-/// goes on.
-fn judge(found: &SimDisk, told: &Told) -> Result<(), String> {
-    let wal = open(found).map_err(|error| format!("opening again: {error}"))?;
-    let records = read(&wal).map_err(|error| format!("reading again: {error}"))?;
-    let last = wal.durable_lsn().get() as usize;
-    if last < told.acknowledged {
-        return Err(format!("{} were acknowledged, {last} are there", told.acknowledged));
-    }
-    let first = wal.first_lsn().get();
-    if records.len() as u64 != last as u64 + 1 - first {
-        return Err(format!("{} records from {first} to {last}", records.len()));
-    }
-    for (lsn, bytes) in &records {
-        if told.appended.get(*lsn as usize - 1) != Some(bytes) {
-            return Err(format!("record {lsn} was never appended like this"));
-        }
-    }
-    wal.append(b"after").map_err(|error| format!("appending again: {error}"))?;
-    wal.close().map_err(|error| format!("closing again: {error}"))
-}
 
 /// Nothing moves any more, also when the last handle goes.
 fn stays_poisoned(disk: &SimDisk, told: &mut Told) -> Result<(), String> {
@@ -185,16 +49,44 @@ fn stays_poisoned(disk: &SimDisk, told: &mut Told) -> Result<(), String> {
     }
 }
 
-/// Fails one operation; returns the class of what the caller was told.
-fn strike(number: u64, errno: i32, kind: FaultKind, sticky: bool) -> Result<String, String> {
-    let disk = disk();
+/// What happens to one operation, or to it and all later ones.
+#[derive(Clone, Copy, Debug)]
+struct Blow {
+    number: u64,
+    errno: i32,
+    kind: FaultKind,
+    sticky: bool,
+    /// A later operation that fails in the same way.
+    second: Option<u64>,
+}
+
+/// What came of a life with a blow.
+#[derive(Default)]
+struct Struck {
+    /// The class of what the caller was told.
+    class: String,
+    /// The call sites of all that failed, if they were looked at.
+    sites: Vec<String>,
+    /// The operations behind the blow.
+    behind: Vec<(u64, String)>,
+}
+
+/// A life with a blow, the next process, and the verdict over both.
+fn strike(life: &Life, before: &Before, blow: Blow, look: bool) -> Result<Struck, String> {
+    let (disk, mut told) = before.again();
+    let Blow { number, errno, kind, sticky, second } = blow;
+    if look {
+        disk.note_struck();
+    }
     if sticky {
         disk.fail_from(number, errno, kind);
     } else {
         disk.fail_op(number, errno, kind);
     }
-    let mut told = Told::default();
-    told.error = life(&disk, &mut told).err();
+    if let Some(second) = second {
+        disk.fail_op(second, errno, kind);
+    }
+    told.error = (life.live)(&disk, &mut told).err();
     if told.error.as_ref().is_some_and(|error| error.kind() == ErrorKind::Poisoned) {
         stays_poisoned(&disk, &mut told)?;
     }
@@ -204,94 +96,179 @@ fn strike(number: u64, errno: i32, kind: FaultKind, sticky: bool) -> Result<Stri
     if !may {
         return Err(format!("told {class}: {:?}", told.error));
     }
+    let behind = match told.error {
+        Some(_) if look => operations(&disk).filter(|(at, _)| *at > number).collect(),
+        _ => Vec::new(),
+    };
+    let struck = Struck { class, sites: disk.struck(), behind };
     disk.fail_no_more();
     for outcome in [CrashOutcome::LoseAll, CrashOutcome::KeepAll, CrashOutcome::Seeded(number)] {
         judge(&disk.power_cycle(outcome), &told).map_err(|why| format!("{outcome:?}: {why}"))?;
     }
-    Ok(class)
+    Ok(struck)
+}
+
+/// What a life begins with, as often as it is lived.
+struct Before {
+    disk: SimDisk,
+    told: Told,
+}
+
+impl Before {
+    fn new(life: &Life) -> Before {
+        let (disk, told) = (life.prepare)();
+        Before { disk, told }
+    }
+
+    fn again(&self) -> (SimDisk, Told) {
+        (self.disk.power_cycle(CrashOutcome::KeepAll), self.told.again())
+    }
 }
 
 /// The place of an operation: which part of the life, which call, which file.
-fn site(parts: &[(u64, &'static str)], number: u64, line: &str) -> String {
+fn place(parts: &[(u64, &'static str)], number: u64, text: &str) -> String {
     let part = parts.iter().rev().find(|(from, _)| *from < number).map_or("", |(_, name)| *name);
-    let text = line.split_once(' ').map_or("", |(_, text)| text);
     let text = text.strip_prefix("submit ").or(text.strip_prefix("complete ")).unwrap_or(text);
     let verb = text.split(' ').next().unwrap_or("");
-    let file = if text.contains(".seg") {
-        "segment"
-    } else if text.contains("LOCK") {
-        "LOCK"
-    } else if text.contains("LOG") {
-        "LOG"
-    } else {
-        "directory"
-    };
+    let names = [(".seg", "segment"), ("LOCK", "LOCK"), ("LOG", "LOG"), ("MARKS", "MARKS")];
+    let file = names.iter().find(|(name, _)| text.contains(name)).map_or("directory", |it| it.1);
     let durable = if text.contains("durable") { " durable" } else { "" };
     format!("{part}: {verb}{durable} {file}")
 }
 
-#[test]
-fn every_error_at_every_operation_is_of_its_class() {
-    let long = std::env::var("SAWMILL_SIM").is_ok_and(|value| value == "long");
-    let whole = SimDisk::with_options(
-        1,
-        SimOptions {
-            device: Device::Fua,
-            count_reads: true,
-            names_forget: false,
-            trace_lines: 100_000,
-            ..SimOptions::default()
-        },
-    );
-    let mut told = Told::default();
-    life(&whole, &mut told).unwrap();
-    let last = whole.ops();
-    let trace = whole.trace();
-    let mut table: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
-    let (mut runs, mut violations) = (0_u64, Vec::new());
-    for (line, number) in trace.lines().zip(1..) {
-        let site = site(&told.parts, number, line);
-        for (at, errno) in ERRNOS.into_iter().enumerate() {
-            for (nth, kind) in KINDS.into_iter().enumerate() {
-                for sticky in [false, true] {
-                    let share = number as usize + at * 7 + nth * 3 + usize::from(sticky);
-                    if !long && !share.is_multiple_of(6) {
-                        continue;
-                    }
-                    runs += 1;
-                    match strike(number, errno, kind, sticky) {
-                        Ok(class) => {
-                            check_class(&site, &class, kind, &mut violations);
-                            *table.entry(site.clone()).or_default().entry(class).or_default() += 1;
+/// What came of the runs of one life, or of all.
+#[derive(Default)]
+struct Outcome {
+    runs: u64,
+    operations: u64,
+    /// Classes of what was told, and how often, by place.
+    table: BTreeMap<String, BTreeMap<String, u64>>,
+    struck: BTreeSet<String>,
+    violations: Vec<String>,
+}
+
+impl Outcome {
+    fn try_all(&mut self, life: &Life, share: usize) {
+        let before = Before::new(life);
+        let (whole, mut told) = before.again();
+        (life.live)(&whole, &mut told).unwrap();
+        self.operations += whole.ops();
+        let mut seconds = BTreeSet::new();
+        for (number, text) in operations(&whole) {
+            let place = format!("{}, {}", life.name, place(&told.parts, number, &text));
+            for (at, errno) in ERRNOS.into_iter().enumerate() {
+                for (nth, kind) in KINDS.into_iter().enumerate() {
+                    for sticky in [false, true] {
+                        let blow = Blow { number, errno, kind, sticky, second: None };
+                        let lot = number as usize + at * 7 + nth * 3 + usize::from(sticky);
+                        // Where everything fails, what a failure leads to is struck as well.
+                        let look = at == 0 && nth == 0;
+                        if !look && !lot.is_multiple_of(share) {
+                            continue;
                         }
-                        Err(why) => violations.push(format!(
-                            "{site}, operation {number}, errno {errno} {kind:?} sticky {sticky}: \
-                             {why}"
-                        )),
+                        let behind = self.try_one(life, &before, &place, blow, look);
+                        let mut same: BTreeMap<String, u64> = BTreeMap::new();
+                        for (second, text) in behind.into_iter().filter(|_| !sticky) {
+                            // Each thing that is done about a failure fails once.
+                            let nth =
+                                *same.entry(text.clone()).and_modify(|n| *n += 1).or_default();
+                            if seconds.insert((place.clone(), text, nth)) {
+                                let blow = Blow { second: Some(second), ..blow };
+                                self.try_one(life, &before, &place, blow, true);
+                            }
+                        }
                     }
                 }
             }
         }
     }
-    for (site, classes) in &table {
-        println!("{site}: {classes:?}");
+
+    /// Returns what was done behind the blow, if it is looked at.
+    fn try_one(
+        &mut self,
+        life: &Life,
+        before: &Before,
+        place: &str,
+        blow: Blow,
+        look: bool,
+    ) -> Vec<(u64, String)> {
+        self.runs += 1;
+        match strike(life, before, blow, look) {
+            Ok(struck) => {
+                check_class(place, &struck.class, blow, &mut self.violations);
+                let classes = self.table.entry(place.to_owned()).or_default();
+                *classes.entry(struck.class).or_default() += 1;
+                self.struck.extend(struck.sites);
+                struck.behind
+            }
+            Err(why) => {
+                self.violations.push(format!("{place}, {blow:?}: {why}"));
+                Vec::new()
+            }
+        }
     }
-    println!("{runs} runs over {last} operations at {} places", table.len());
-    assert!(table.len() >= 40, "{}", table.len());
+
+    fn add(&mut self, other: Outcome) {
+        self.runs += other.runs;
+        self.operations += other.operations;
+        self.table.extend(other.table);
+        self.struck.extend(other.struck);
+        self.violations.extend(other.violations);
+    }
+}
+
+#[test]
+fn every_error_at_every_operation_is_of_its_class() {
+    let long = std::env::var("SAWMILL_SIM").is_ok_and(|value| value == "long");
+    let mut all = Outcome::default();
+    std::thread::scope(|scope| {
+        let lives = LIVES.iter().map(|life| {
+            scope.spawn(move || {
+                let mut one = Outcome::default();
+                one.try_all(life, if long { 1 } else { 48 });
+                one
+            })
+        });
+        for life in lives.collect::<Vec<_>>() {
+            all.add(life.join().unwrap());
+        }
+    });
+    for (place, classes) in &all.table {
+        println!("{place}: {classes:?}");
+    }
+    println!("{} runs over {} operations at {} places", all.runs, all.operations, all.table.len());
+    assert!(all.table.len() >= 200, "{}", all.table.len());
+    let missed = never_struck(&all.struck);
+    let violations = &all.violations;
     assert!(violations.is_empty(), "{}:\n{}", violations.len(), violations.join("\n"));
+    assert!(missed.is_empty(), "call sites:\n  {}", missed.join("\n  "));
+}
+
+/// What is wrong if each place in the sources that calls the storage is to have seen its call fail.
+fn never_struck(struck: &BTreeSet<String>) -> Vec<String> {
+    let sites = sites::in_sources();
+    let unknown = struck.iter().filter(|site| !sites.contains_key(*site));
+    let mut wrong: Vec<_> =
+        unknown.map(|site| format!("{site} was struck, and its shape is not known")).collect();
+    let mut exempt = 0;
+    for (site, code) in &sites {
+        match (struck.contains(site), sites::is_exempt(site, code)) {
+            (true, false) => {}
+            (false, true) => exempt += 1,
+            (false, false) => wrong.push(format!("{site} was never struck: {code}")),
+            (true, true) => wrong.push(format!("{site} is exempt, and was struck: {code}")),
+        }
+    }
+    println!("{} call sites: {} struck, {exempt} exempt", sites.len(), struck.len());
+    wrong
 }
 
 /// What a place may say.
-fn check_class(site: &str, class: &str, kind: FaultKind, violations: &mut Vec<String>) {
-    let frames = ["append: write", "plain frames and sync: write durable"];
-    let syncs = ["plain frames and sync: sync"];
-    let poisons = frames.iter().chain(&syncs).any(|place| site.starts_with(place));
-    if poisons && site.contains("segment") && class != "Poisoned" {
-        violations.push(format!("{site}: {class} after {kind:?}"));
-    }
-    if site.starts_with("reading")
-        && !matches!(class, "nothing" | "Unreadable" | "Io" | "DiskFull" | "Poisoned")
-    {
-        violations.push(format!("{site}: {class} after {kind:?}"));
+fn check_class(place: &str, class: &str, blow: Blow, violations: &mut Vec<String>) {
+    let poisons =
+        ["append: write", "plain frames and sync: write durable", "plain frames and sync: sync"];
+    let poisons = poisons.iter().any(|part| place.contains(part)) && place.contains("segment");
+    if poisons && class != "Poisoned" {
+        violations.push(format!("{place}: {class} after {blow:?}"));
     }
 }

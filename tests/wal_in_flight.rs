@@ -1,7 +1,7 @@
-//! A process is killed with several MiB of writes in flight, and another one opens the log at once,
-//! without waiting for the first to be gone. What is still in flight holds the locks of its files
-//! (LOG.md L11), so it lands before recovery reads or not at all: nothing acknowledged is lost, and
-//! no LSN is given twice.
+//! A process is killed with 8 MiB of writes in flight, and another one opens the log at once, with
+//! nothing in between, appends, and does not wait for the first to be gone. What is still in flight
+//! holds the locks of its files (LOG.md L11), so it lands before recovery reads or not at all:
+//! nothing acknowledged is lost, and no LSN is given twice.
 //!
 //! `SAWMILL_KILLS` sets how many kills (6 by default).
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test stops at what fails")]
@@ -18,7 +18,8 @@ use sawmill::{Wal, WalOptions};
 
 const DIRECTORY: &str = "SAWMILL_TEST_IN_FLIGHT";
 const RUN: &str = "SAWMILL_TEST_RUN";
-const THREADS: usize = 4;
+/// With these, 8 MiB are handed over and not yet acknowledged at any moment, on average.
+const THREADS: usize = 8;
 
 fn options() -> WalOptions {
     WalOptions { segment_size: 8 << 20, memory: 16 << 20, ..WalOptions::default() }

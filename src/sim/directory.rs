@@ -10,7 +10,8 @@ use super::inode::Inode;
 use super::names::NameChange;
 use super::state::State;
 use crate::storage::{
-    Backend, BackendKind, Channel, Directory, File, IoFailure, Lock, OpenMode, Storage,
+    Backend, BackendKind, Channel, Directory, File, IoFailure, Lock, OpenMode, PageView,
+    SharedPage, Storage,
 };
 use crate::sync::Arc;
 
@@ -263,6 +264,23 @@ impl Directory for SimDirectory {
 
     fn free_bytes(&self) -> Result<u64, IoFailure> {
         self.disk.state().look("free space", &self.path, |state| Ok(state.free()))
+    }
+
+    fn overwrites_in_place(&self) -> bool {
+        !self.disk.state().options.copy_on_write
+    }
+
+    fn new_page(&self) -> Option<(SharedPage, String)> {
+        if !self.disk.state().options.pages {
+            return None;
+        }
+        let page = SharedPage::new().ok()?;
+        let address = page.address();
+        Some((page, address))
+    }
+
+    fn open_page(&self, address: &str) -> Option<PageView> {
+        PageView::open(address).ok()
     }
 }
 

@@ -12,6 +12,7 @@ use super::inode::{Change, Inode};
 use super::latency::{Latency, Timing};
 use super::pages::{Pages, SECTOR};
 use super::state::State;
+use super::struck::Struck;
 use crate::clock::Clock;
 use crate::storage::{Directory, IoFailure, Storage};
 use crate::sync::{Arc, Mutex, MutexGuard, lock};
@@ -55,6 +56,12 @@ pub struct SimOptions {
     /// How long operations take on [`SimDisk::clock`]. Default `None`: no time at all, and they
     /// complete in an order that the seed decides.
     pub latency: Option<Latency>,
+    /// Whether writes over written bytes go to new places of the medium, so that nobody has to
+    /// write a file before it is used. Default `false`.
+    pub copy_on_write: bool,
+    /// Whether a writer has a page of memory by which it tells readers how far it has come. Its
+    /// address is written into a file and differs from run to run. Default `false`.
+    pub pages: bool,
     /// Operations that the trace keeps. Default 256; 0 keeps none and costs nothing.
     pub trace_lines: usize,
 }
@@ -71,6 +78,8 @@ impl Default for SimOptions {
             lies: false,
             names_forget: true,
             latency: None,
+            copy_on_write: false,
+            pages: false,
             trace_lines: 256,
         }
     }
@@ -232,6 +241,19 @@ impl SimDisk {
     /// Forgets every failure that was ordered and has not struck; sticky ones stop.
     pub fn fail_no_more(&self) {
         self.state().faults = Faults::default();
+    }
+
+    /// From now on notes from where operations were called that are ordered to fail. That takes a
+    /// millisecond each.
+    pub fn note_struck(&self) {
+        self.state().struck.get_or_insert_default();
+    }
+
+    /// The call sites of operations that failed since [`SimDisk::note_struck`], sorted: `FILE:LINE`
+    /// below the crate's root, as far as the build has line tables.
+    #[must_use]
+    pub fn struck(&self) -> Vec<String> {
+        self.state().struck.as_ref().map_or_else(Vec::new, Struck::sites)
     }
 
     /// How many writes survived in part, of the power cut before this disk was found.

@@ -109,6 +109,7 @@ mod names;
 mod pages;
 mod rng;
 mod state;
+mod struck;
 #[cfg(test)]
 mod tests;
 mod trace;

@@ -14,6 +14,7 @@ use super::latency::Timing;
 use super::names::Names;
 use super::pages::LONGEST;
 use super::rng::Rng;
+use super::struck::Struck;
 use super::trace::Trace;
 use crate::storage::{BLOCK, IoFailure};
 
@@ -32,6 +33,8 @@ pub(super) struct State {
     pub(super) crash: Option<(u64, CrashManner)>,
     pub(super) off: bool,
     pub(super) faults: Faults,
+    /// Where operations failed, if somebody wants to know.
+    pub(super) struck: Option<Struck>,
     pub(super) timing: Timing,
     /// Writes of which the crash before this disk left a part.
     pub(super) torn: u64,
@@ -71,6 +74,7 @@ impl State {
             crash: None,
             off: false,
             faults: Faults::default(),
+            struck: None,
             timing: Timing::manual(seed),
             torn: 0,
             cut_in_flight: 0,
@@ -136,6 +140,9 @@ impl State {
         }
         let Some(fault) = self.faults.strike(number) else { return Ok(Verdict::Run) };
         self.trace.remark(&format!(" -> {:?} errno {}", fault.kind, fault.errno));
+        if let Some(struck) = &mut self.struck {
+            struck.note();
+        }
         Ok(Verdict::Fault(fault))
     }
 

@@ -198,8 +198,11 @@ impl Core {
             Ok(_) => None,
             Err(error) if error.kind() == ErrorKind::DiskFull => {
                 let free = self.directory.free_bytes().unwrap_or(0);
+                let plan = self.plan(self.progress.durable());
                 let message = format!(
-                    "no space to prepare a segment: {size} bytes are needed, {free} are free"
+                    "no space to prepare a segment: {size} bytes are needed, {free} are free, a \
+                     truncation could free {} more",
+                    plan.bytes
                 );
                 let error = Error::new(ErrorKind::DiskFull, message).caused_by(error.clone());
                 Some(error.at_path(self.directory.path()))

@@ -130,7 +130,8 @@ impl Core {
         Ok(header.map(|(header, _)| header.seal_time_ns))
     }
 
-    fn plan(&self, before: Lsn) -> TruncationPlan {
+    /// What a truncation before `before` would do now.
+    pub(super) fn plan(&self, before: Lsn) -> TruncationPlan {
         let pins = lock(&self.pins);
         let (durable, start) = (self.progress.durable(), self.first_lsn());
         let wanted = before.min(durable.next());

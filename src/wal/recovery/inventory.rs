@@ -289,9 +289,13 @@ pub(super) fn holds_frames(
 }
 
 pub(super) fn unreadable(file: &dyn File, failure: IoFailure) -> Error {
+    unreadable_at(file.path()).caused_by(failure)
+}
+
+pub(super) fn unreadable_at(path: &std::path::Path) -> Error {
     let message = "the medium does not return bytes of the log; nothing was changed: check the \
                    device, copy what can be read, restore the rest from a copy";
-    Error::new(ErrorKind::Unreadable, message).at_path(file.path()).caused_by(failure)
+    Error::new(ErrorKind::Unreadable, message).at_path(path)
 }
 
 pub(super) fn unfinished_backup(directory: &dyn Directory) -> Error {

@@ -75,6 +75,11 @@ pub(crate) fn repair(
     if !survey.is_sound() {
         repair.run(&survey)?;
         let after = Survey::take(directory)?;
+        if !after.is_sound() && after.has_unreadable() {
+            let message = "what a repair has written cannot be read: check the device, and repair \
+                           the log again with the same words";
+            return Err(Error::new(ErrorKind::Unreadable, message).at_path(directory.path()));
+        }
         if !after.is_sound() {
             let message = "the log is still damaged after the repair: the disk does not hold what \
                            is written, or something else writes the files";

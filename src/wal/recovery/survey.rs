@@ -309,6 +309,12 @@ impl Survey {
         self.path.join(file_name(number))
     }
 
+    /// Whether the device did not return something that was asked for.
+    pub(super) fn has_unreadable(&self) -> bool {
+        let unreadable = |(_, fault): (_, &FileFault)| matches!(fault, FileFault::Unreadable);
+        !self.unreadable.is_empty() || self.faults().any(unreadable)
+    }
+
     /// What is wrong with single files.
     pub(super) fn faults(&self) -> impl Iterator<Item = (SegmentNumber, &FileFault)> {
         self.files.faults.iter().map(|(number, fault)| (*number, fault))

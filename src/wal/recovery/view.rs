@@ -6,7 +6,7 @@
 
 use super::decide::{self, Decision};
 use super::evidence;
-use super::files::Files;
+use super::files::{FileFault, Files};
 use super::inventory;
 use super::walk::{self, Device, Segments};
 use super::{corrupt, expected_at, sealed_entries, walk_start, walked_entries, whole_behind};
@@ -61,8 +61,11 @@ impl View {
         let wrong =
             files.faults.iter().find(|(number, _)| settled || **number <= state.last_named());
         if let Some((number, fault)) = wrong {
-            let message = format!("{fault}: restore it from a copy, or salvage the log");
             let path = directory.path().join(file_name(*number));
+            if matches!(fault, FileFault::Unreadable) {
+                return Err(inventory::unreadable_at(&path));
+            }
+            let message = format!("{fault}: restore it from a copy, or salvage the log");
             return Err(Error::new(ErrorKind::Corrupt, message).at_path(path));
         }
         let segments = dense(files.segments.clone(), state.start_segment);

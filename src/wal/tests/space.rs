@@ -31,6 +31,9 @@ fn a_full_disk_refuses_before_an_lsn_is_given_and_goes_on_when_space_returns() {
             assert_eq!(error.kind(), ErrorKind::DiskFull);
             let text = error.to_string();
             assert!(text.contains("/log") && text.contains("65536 bytes are needed"), "{text}");
+            let plan = wal.truncation_plan(wal.durable_lsn()).unwrap();
+            let more = format!("a truncation could free {} more", plan.bytes);
+            assert!(plan.bytes >= 65536 && text.contains(&more), "{text}, {plan:?}");
             assert_eq!(wal.appended_lsn().get(), count);
             // The reserve is there for the engine: it can still plan, truncate and close.
             wal.append_internal(StreamId::new(9), &[&[1; 30_000]]).unwrap();

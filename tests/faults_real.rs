@@ -1,0 +1,245 @@
+//! Faults under the real backends. System calls fail with every error number, once and from then
+//! on, by `strace`; operations of io_uring fail in their completions, without and with their
+//! effect, or are short, by a library between the program and the kernel. After each, everything
+//! acknowledged is there, in order, once; nothing hangs; a poisoned log acknowledges nothing more;
+//! the next process goes on.
+//!
+//! `just faults-real PLACES` strikes each call at so many places of a life; what the machine does
+//! not allow is skipped, and said. Here a few strikes run, where the machine allows them.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test stops at what fails")]
+#![allow(clippy::disallowed_methods, reason = "the test is about real processes and their time")]
+#![allow(clippy::wildcard_enum_match_arm, reason = "fields of a line")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+mod faults_real {
+    pub(crate) mod calls;
+    pub(crate) mod life;
+    pub(crate) mod run;
+}
+
+use faults_real::calls::{self, ERRNOS};
+use faults_real::life;
+use faults_real::run::{self, Fault};
+
+/// Names the directory in which the child lives.
+pub(crate) const PLACE: &str = "SAWMILL_TEST_FAULTS";
+const BACKENDS: [&str; 4] = ["uring", "uring-buffered", "pwrite", "pwrite-buffered"];
+
+/// Not a test by itself: what the struck process does.
+#[test]
+fn child() {
+    if let Ok(place) = std::env::var(PLACE) {
+        life::live(Path::new(&place));
+    }
+}
+
+/// What came of many lives.
+#[derive(Debug, Default)]
+struct Tally {
+    runs: u64,
+    struck: u64,
+    acknowledged: u64,
+    poisoned: u64,
+    /// Runs and strikes by call or operation.
+    calls: BTreeMap<String, (u64, u64)>,
+    violations: Vec<String>,
+}
+
+/// One life with one fault, and the verdict over it.
+fn try_one(backend: &str, fault: &Fault, bug: Option<&str>, tally: &Mutex<Tally>) {
+    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let lived = run::run(place.path(), backend, fault, bug);
+    let (verdict, lived) = match lived {
+        Ok(lived) => (verdict(place.path(), fault, &lived), Some(lived)),
+        Err(why) => (Err(why), None),
+    };
+    let mut tally = tally.lock().unwrap();
+    tally.runs += 1;
+    if tally.runs.is_multiple_of(200) {
+        println!("{} runs, {} violations", tally.runs, tally.violations.len());
+    }
+    let struck = lived.as_ref().map_or(0, |lived| lived.struck);
+    if let Some(lived) = &lived {
+        tally.struck += u64::from(lived.struck > 0);
+        tally.acknowledged += lived.said.acknowledged.len() as u64;
+        tally.poisoned += u64::from(lived.said.was_told("Poisoned"));
+    }
+    let (runs, strikes) = tally.calls.entry(fault.name()).or_default();
+    *runs += 1;
+    *strikes += u64::from(struck > 0);
+    if let Err(why) = verdict {
+        let told = lived.map_or(Vec::new(), |lived| lived.said.told);
+        let violation = format!("{backend}, {fault:?}: {why}; told {told:?}");
+        // At once: a campaign may be cut off.
+        println!("{violation}");
+        tally.violations.push(violation);
+    }
+}
+
+fn verdict(place: &Path, fault: &Fault, lived: &run::Lived) -> Result<(), String> {
+    if !lived.said.ended {
+        return Err("the process ended before its life did".to_owned());
+    }
+    let kinds = ["Poisoned", "Io", "DiskFull", "Unreadable", "Closed"];
+    let other =
+        lived.said.told.iter().find(|told| !kinds.iter().any(|kind| told.starts_with(kind)));
+    if let Some(told) = other {
+        return Err(format!("an error of another kind: {told}"));
+    }
+    // No sync that failed is repeated and believed.
+    if fault.is_sync() && lived.struck > 0 && !lived.said.was_told("Poisoned") {
+        return Err("a sync failed, and the log went on".to_owned());
+    }
+    run::judge(place, &lived.said)
+}
+
+/// Tries all, two at a time.
+fn campaign(faults: &[(&str, Fault)], bug: Option<&str>) -> Tally {
+    let tally = Mutex::new(Tally::default());
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while let Some((backend, fault)) = faults.get(next.fetch_add(1, Ordering::Relaxed))
+                {
+                    try_one(backend, fault, bug, &tally);
+                }
+            });
+        }
+    });
+    tally.into_inner().unwrap()
+}
+
+fn report(name: &str, tally: &Tally) {
+    for (call, (runs, struck)) in &tally.calls {
+        println!("  {call}: {runs} runs, struck in {struck}");
+    }
+    println!(
+        "{name}: {} runs, {} with a fault that struck, {} poisoned, {} records acknowledged",
+        tally.runs, tally.struck, tally.poisoned, tally.acknowledged
+    );
+}
+
+/// Whether `strace` may trace here.
+fn strace() -> bool {
+    succeeds(Command::new("strace").args(["-qq", "-o", "/dev/null", "-e", "trace=none", "true"]))
+}
+
+fn succeeds(command: &mut Command) -> bool {
+    command.status().is_ok_and(|status| status.success())
+}
+
+/// The library between program and kernel, built; `None` without a C compiler or io_uring.
+fn library(place: &Path) -> Option<PathBuf> {
+    let library = place.join("completions.so");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults_real/completions.c");
+    let mut compiler = Command::new("cc");
+    compiler.args(["-O1", "-shared", "-fPIC", "-o"]).arg(&library).arg(source).arg("-ldl");
+    if !succeeds(&mut compiler) {
+        return None;
+    }
+    let ring = sawmill::storage::SystemStorage::from_name("uring").unwrap();
+    sawmill::storage::Storage::directory(&ring, place, true).ok()?;
+    Some(library)
+}
+
+/// What can become of an operation, by errno where it fails.
+fn completions(
+    library: &Path,
+    places: &[u64],
+    errnos: &[(&str, i64)],
+) -> Vec<(&'static str, Fault)> {
+    let mut faults = Vec::new();
+    for only in ["write", "sync", "read"] {
+        for backend in ["uring", "uring-buffered"] {
+            for (from, sticky) in places.iter().flat_map(|from| [(*from, false), (*from, true)]) {
+                let fault = |how, result| {
+                    let library = library.to_owned();
+                    (backend, Fault::Completion { library, only, how, result, from, sticky })
+                };
+                for (_, errno) in errnos {
+                    faults.extend([fault("refused", -errno), fault("executed", -errno)]);
+                }
+                if only != "sync" {
+                    faults.push(fault("short", 512));
+                }
+            }
+        }
+    }
+    faults
+}
+
+fn places() -> u64 {
+    std::env::var("SAWMILL_FAULT_PLACES").map_or(4, |text| text.parse().unwrap())
+}
+
+#[test]
+#[ignore = "an hour: just faults-real"]
+fn every_error_of_every_call_on_every_backend() {
+    if !strace() {
+        println!("system calls: skipped, strace is not there or may not trace");
+        return;
+    }
+    let mut faults = Vec::new();
+    for backend in BACKENDS {
+        let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let whole = run::run(place.path(), backend, &Fault::None, None).unwrap();
+        assert_eq!(whole.said.told, Vec::<String>::new());
+        run::judge(place.path(), &whole.said).unwrap();
+        let counted = calls::counted(&whole.trace);
+        println!("{backend}: {counted:?}");
+        faults.extend(calls::errors(&counted, places()).into_iter().map(|fault| (backend, fault)));
+    }
+    let tally = campaign(&faults, None);
+    report("system calls", &tally);
+    assert!(tally.violations.is_empty(), "{}", tally.violations.join("\n"));
+}
+
+#[test]
+#[ignore = "minutes: just faults-real"]
+fn every_error_in_completions() {
+    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let Some(library) = library(place.path()) else {
+        println!("completions: skipped, no C compiler or no io_uring");
+        return;
+    };
+    let places: Vec<u64> = (0..places() * 2).map(|nth| 1 + nth * nth).collect();
+    let tally = campaign(&completions(&library, &places, &ERRNOS), None);
+    report("completions", &tally);
+    assert!(tally.violations.is_empty(), "{}", tally.violations.join("\n"));
+}
+
+/// The share of the gate, and with planted bugs the proof that it bites.
+#[test]
+fn a_few_errors_in_completions() {
+    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let Some(library) = library(place.path()) else {
+        println!("completions: skipped, no C compiler or no io_uring");
+        return;
+    };
+    // The twelfth write is a frame among others, and a life has two syncs.
+    let mut faults = completions(&library, &[1, 12], &ERRNOS[..1]);
+    faults.retain(|(_, fault)| match fault {
+        Fault::Completion { only, from, sticky, .. } => {
+            (*only == "sync") == (*from == 1) && !sticky
+        }
+        Fault::None | Fault::Call { .. } => false,
+    });
+    let tally = campaign(&faults, None);
+    report("completions", &tally);
+    assert!(tally.violations.is_empty(), "{}", tally.violations.join("\n"));
+    assert!(tally.struck == tally.runs && tally.poisoned > 0, "{tally:?}");
+    if cfg!(feature = "planted") {
+        for bug in ["continue-after-error", "short-write-counts", "retry-sync"] {
+            // One by one, until it is seen.
+            let seen = faults.chunks(1).any(|one| !campaign(one, Some(bug)).violations.is_empty());
+            assert!(seen, "{bug} is not seen");
+        }
+    }
+}
