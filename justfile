@@ -27,7 +27,8 @@ sim-long:
 
 # Random lives of a log with every trouble, SEEDS of them; and what planted bugs it sees.
 sim-lives SEEDS="100000":
-    SAWMILL_SIM_SEEDS=0..{{SEEDS}} cargo test --release --all-features --test wal_sim -- --nocapture
+    SAWMILL_SIM_SEEDS=0..{{SEEDS}} cargo test --release --all-features --test wal_sim -- --nocapture random_lives
+    cargo test --release --all-features --test wal_sim -- --nocapture planted
 
 # Real system calls that fail, by strace; file limits; a small tmpfs. Skips what is not allowed.
 faults-real LAST="8":
