@@ -27,7 +27,8 @@ sim-long:
 
 # Random lives of a log with every trouble, SEEDS of them; and what planted bugs it sees.
 sim-lives SEEDS="100000":
-    SAWMILL_SIM_SEEDS=0..{{SEEDS}} cargo test --release --all-features --test wal_sim -- --nocapture
+    SAWMILL_SIM_SEEDS=0..{{SEEDS}} cargo test --release --all-features --test wal_sim -- --nocapture random_lives
+    cargo test --release --all-features --test wal_sim -- --nocapture planted
 
 # Every error of every system call, at PLACES places of a life, and of io_uring's completions, on
 # each backend; kills at system calls; file limits; a small tmpfs. Skips what is not allowed.

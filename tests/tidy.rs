@@ -347,3 +347,16 @@ fn each_row_of_recoverys_tables_names_a_test() {
     assert!(rows >= 70, "{rows} rows");
     assert_none("rows without a test", &found);
 }
+
+/// Each rule that can be switched off is in the table that says what notices it.
+#[test]
+fn planted_bugs_are_named_in_the_testing_document() {
+    let testing = fs::read_to_string(root().join("docs/testing.md")).unwrap();
+    let planted = fs::read_to_string(root().join("src/planted.rs")).unwrap();
+    let lines = planted.lines().filter(|line| line.contains(" => \"") && line.ends_with("\","));
+    let names: Vec<_> = lines.filter_map(|line| line.split('"').nth(1)).collect();
+    assert!(names.len() > 30, "{names:?}");
+    let missing = names.iter().filter(|name| !testing.contains(&format!("| `{name}` |")));
+    let found: Vec<String> = missing.map(|name| (*name).to_owned()).collect();
+    assert_none("planted bugs without a row in docs/testing.md", &found);
+}

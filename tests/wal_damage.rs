@@ -1,110 +1,23 @@
-//! Every byte of a small log that was closed cleanly rots, every file of it is cut anywhere, and
-//! files are swapped, doubled and lost: the log then shows exactly what was appended, or fails with
-//! an error that names the place. Never fewer records, never other ones, never a panic.
+//! Of a log of more than a mebibyte, closed cleanly or killed, every byte rots, every file is cut
+//! anywhere, every sector is lost, stale or in another's place, and files are swapped, doubled,
+//! lost and taken from another log: the log then shows exactly what was appended, or fails with an
+//! error that names the place. Never fewer records, never other ones, never a panic. Only of a
+//! killed log what its last group held may go without a word, where the damage strikes it (LOG.md
+//! L15).
 //!
-//! `SAWMILL_SIM=long` tries each byte with each pattern and each length; otherwise frame headers
-//! whole and a share of the rest. Each test prints how many damages it tried.
+//! `SAWMILL_SIM=long` tries each damage; otherwise a share of them. Each test prints how many.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests stop at what fails")]
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+mod wal_damage_common;
 
-use sawmill::clock::ManualClock;
-use sawmill::sim::{CrashOutcome, SimDisk, SimOptions};
+use std::path::Path;
+
+use sawmill::sim::SimDisk;
 use sawmill::storage::Storage;
-use sawmill::{Background, Error, ErrorKind, Wal, WalOptions};
+use wal_damage_common::{BLOCK, ENDINGS, Example, PLACE, SECTOR};
 
-const PLACE: &str = "/log";
-const BLOCK: usize = 4096;
-
-type Records = Vec<(u64, Vec<u8>)>;
-
-fn open(disk: &SimDisk) -> Result<Wal, Error> {
-    let options = WalOptions {
-        segment_size: 64 * 1024,
-        lock_wait: Duration::ZERO,
-        background: Background::Inline,
-        ..WalOptions::default()
-    };
-    Wal::open_with(Arc::new(disk.clone()), Arc::new(ManualClock::default()), PLACE, options)
-}
-
-fn read(wal: &Wal) -> Result<Records, Error> {
-    let mut replay = wal.replay()?;
-    let mut records = Vec::new();
-    while let Some(record) = replay.next() {
-        let record = record?;
-        records.push((record.lsn.get(), record.payload.to_vec()));
-    }
-    Ok(records)
-}
-
-/// A log of three segments with frames of one block and of several, two incarnations, and an atomic
-/// batch; and what is in it.
-struct Example {
-    disk: SimDisk,
-    records: Records,
-    files: BTreeMap<PathBuf, Vec<u8>>,
-}
-
-impl Example {
-    fn new() -> Example {
-        let disk = SimDisk::with_options(5, SimOptions { trace_lines: 0, ..SimOptions::default() });
-        let mut wal = open(&disk).unwrap();
-        for (number, length) in
-            [10, 5000, 30_000, 0, 30_000, 20, 9000, 31_000, 3].into_iter().enumerate()
-        {
-            if number == 5 {
-                drop(wal);
-                wal = open(&disk).unwrap();
-            }
-            wal.append(&vec![u8::try_from(number).unwrap() + 1; length]).unwrap();
-        }
-        wal.append_batch(&[b"first".as_slice(), b"", b"third"]).unwrap();
-        wal.append(&[9; 30_000]).unwrap();
-        let records = read(&wal).unwrap();
-        wal.close().unwrap();
-        let disk = disk.power_cycle(CrashOutcome::LoseAll);
-        disk.power_off();
-        let files: BTreeMap<_, _> = disk
-            .files()
-            .into_iter()
-            .filter(|path| !path.ends_with("LOCK"))
-            .map(|path| (path.clone(), disk.read_file(&path).unwrap()))
-            .collect();
-        let used = files.iter().filter(|(path, bytes)| {
-            path.extension().is_some_and(|ending| ending == "seg")
-                && bytes[BLOCK..].iter().any(|byte| *byte != 0)
-        });
-        assert!(used.count() >= 3 && records.len() == 13);
-        Example { disk, records, files }
-    }
-
-    /// What a damaged copy shows: `true` for all records, `false` for an error that says where.
-    fn judge(&self, what: &str, damage: impl FnOnce(&SimDisk)) -> bool {
-        let disk = self.disk.power_cycle(CrashOutcome::LoseAll);
-        damage(&disk);
-        let found = open(&disk).and_then(|wal| read(&wal));
-        match found {
-            Ok(records) => {
-                let count = records.len();
-                assert!(records == self.records, "{what}: {count} records, no error");
-                true
-            }
-            Err(error) => {
-                let kind = error.kind();
-                assert!(
-                    matches!(kind, ErrorKind::Corrupt | ErrorKind::Unsupported),
-                    "{what}: {error}"
-                );
-                assert!(error.path().is_some(), "{what}: which file? {error}");
-                false
-            }
-        }
-    }
-}
+/// One in so many damages is judged by reading all records, and not those around it.
+const WHOLE: usize = 16;
 
 fn is_long() -> bool {
     std::env::var("SAWMILL_SIM").is_ok_and(|value| value == "long")
@@ -114,27 +27,54 @@ fn name(path: &Path) -> String {
     path.file_name().unwrap().to_string_lossy().into_owned()
 }
 
-/// Flips bits in each byte; without `SAWMILL_SIM=long` headers of frames whole,
-/// and of the rest the bytes whose number leaves `share`.
-fn flip(pattern: u8, share: usize) {
-    let example = Example::new();
-    let (mut shown, mut refused) = (0, 0);
-    for (path, bytes) in &example.files {
-        for at in 0..bytes.len() {
-            let block = at / BLOCK * BLOCK;
-            let header = at - block < 128 && bytes[block..block + 4] == *b"FRAM";
-            let chosen = header || at % 61 == share;
-            if !is_long() && !chosen {
-                continue;
-            }
-            let what = format!("{} byte {at} ^ {pattern:#x}", name(path));
-            let flipped =
-                example.judge(&what, |disk| disk.flip_byte(path, at as u64, pattern).unwrap());
-            if flipped { shown += 1 } else { refused += 1 }
-        }
+/// Counts what damages led to.
+#[derive(Debug, Default)]
+struct Tally {
+    shown: usize,
+    refused: usize,
+}
+
+impl Tally {
+    fn add(&mut self, whole: bool) {
+        if whole { self.shown += 1 } else { self.refused += 1 }
     }
-    println!("{pattern:#x}: {shown} flips left every record, {refused} were refused");
-    assert!(shown > 500 && refused > 500);
+
+    /// Whether the next damage is judged by what stands around it.
+    fn near(&self) -> bool {
+        !(self.shown + self.refused).is_multiple_of(WHOLE)
+    }
+
+    fn report(&self, what: &str, example: &Example) {
+        let Tally { shown, refused } = self;
+        println!(
+            "{:?}, {what}: {shown} left every record, {refused} were refused",
+            example.ending()
+        );
+        assert!(*shown > 5 && *refused > 100, "{what}: {self:?}");
+    }
+}
+
+/// Flips bits in each byte; without `SAWMILL_SIM=long` of headers of frames one in 11 bytes, and of
+/// the rest one in 1,021, from `share` on.
+fn flip(pattern: u8, share: usize) {
+    for example in ENDINGS.map(Example::new) {
+        let mut tally = Tally::default();
+        for (path, bytes) in &example.files {
+            for at in 0..bytes.len() {
+                let block = at / BLOCK * BLOCK;
+                let header = at - block < 128 && bytes[block..block + 4] == *b"FRAM";
+                let one_in = if header { 11 } else { 1021 };
+                if !is_long() && at % one_in != share {
+                    continue;
+                }
+                let what = || format!("{} byte {at} ^ {pattern:#x}", name(path));
+                tally.add(example.judge(&what, &[(path, at..at + 1)], tally.near(), |disk| {
+                    disk.flip_byte(path, at as u64, pattern).unwrap();
+                }));
+            }
+        }
+        tally.report(&format!("bytes ^ {pattern:#x}"), &example);
+    }
 }
 
 #[test]
@@ -154,51 +94,108 @@ fn an_inverted_byte_anywhere_is_no_loss_or_is_named() {
 
 #[test]
 fn a_file_cut_anywhere_is_no_loss_or_is_named() {
-    let example = Example::new();
-    let (mut shown, mut refused) = (0, 0);
-    for (path, bytes) in &example.files {
-        for length in 0..bytes.len() {
-            let near = (length + 1) % BLOCK < 3 || length % 499 == 0;
-            if !is_long() && !near {
-                continue;
+    for example in ENDINGS.map(Example::new) {
+        let mut tally = Tally::default();
+        for (path, bytes) in &example.files {
+            for length in 0..bytes.len() {
+                let near = (length + 1) % BLOCK < 3 && length % 7 == 0;
+                if !is_long() && !near && length % 997 != 0 {
+                    continue;
+                }
+                let what = || format!("{} cut to {length} bytes", name(path));
+                let rest = length..bytes.len();
+                tally.add(example.judge(&what, &[(path, rest)], tally.near(), |disk| {
+                    disk.write_file(path, &bytes[..length]);
+                }));
             }
-            let what = format!("{} cut to {length} bytes", name(path));
-            let whole = example.judge(&what, |disk| disk.write_file(path, &bytes[..length]));
-            if whole { shown += 1 } else { refused += 1 }
         }
+        tally.report("files cut", &example);
     }
-    println!("{shown} cuts left every record, {refused} were refused");
-    assert!(shown > 50 && refused > 50);
+}
+
+/// What a sector holds instead of its own bytes: zeros, what it held before, what its neighbour or
+/// the same place in the next file holds, which gets its bytes in turn.
+#[test]
+fn a_sector_lost_stale_or_misplaced_is_no_loss_or_is_named() {
+    for example in ENDINGS.map(Example::new) {
+        let mut tally = Tally::default();
+        let files: Vec<_> = example.files.iter().collect();
+        for (nth, (path, bytes)) in files.iter().enumerate() {
+            for at in (0..bytes.len()).step_by(SECTOR) {
+                if !is_long() && (at / SECTOR + nth) % 13 != 0 {
+                    continue;
+                }
+                let own = at..at + SECTOR;
+                let mut put = |what: &str, there: &[u8], other: Option<(&Path, usize)>| {
+                    let what = || format!("{} sector at {at} {what}", name(path));
+                    let mut damaged = vec![(path.as_path(), own.clone())];
+                    damaged.extend(other.map(|(path, at)| (path, at..at + SECTOR)));
+                    // Two places may be far from each other.
+                    let near = other.is_none() && tally.near();
+                    tally.add(example.judge(&what, &damaged, near, |disk| {
+                        disk.overwrite(path, at as u64, there).unwrap();
+                        if let Some((path, other)) = other {
+                            disk.overwrite(path, other as u64, &bytes[own.clone()]).unwrap();
+                        }
+                    }));
+                };
+                put("zeroed", &[0; SECTOR], None);
+                let earlier = example.earlier.get(*path).and_then(|bytes| bytes.get(own.clone()));
+                put("stale", earlier.unwrap_or(&[0; SECTOR]), None);
+                if let Some(next) = bytes.get(at + SECTOR..at + 2 * SECTOR) {
+                    put("swapped with the next one", next, Some((path, at + SECTOR)));
+                }
+                let other = files.get(nth + 1).and_then(|(_, bytes)| bytes.get(own.clone()));
+                if let Some(other) = other {
+                    let next = files[nth + 1].0;
+                    put("swapped with that of the next file", other, Some((next, at)));
+                }
+            }
+        }
+        tally.report("sectors", &example);
+    }
 }
 
 #[test]
-fn swapped_doubled_and_lost_files_are_no_loss_or_are_named() {
-    let example = Example::new();
-    let (mut shown, mut refused) = (0, 0);
-    let mut judge = |what: &str, damage: &dyn Fn(&SimDisk)| {
-        if example.judge(what, damage) { shown += 1 } else { refused += 1 }
-    };
-    let remove = |disk: &SimDisk, path: &Path| {
-        let directory = disk.directory(Path::new(PLACE), false).unwrap();
-        directory.unlink(&name(path)).unwrap();
-        directory.sync().unwrap();
-    };
-    let files: Vec<_> = example.files.iter().collect();
-    for (path, bytes) in &files {
-        judge(&format!("{} lost", name(path)), &|disk| remove(disk, path));
-        for (other, others) in files.iter().filter(|(other, _)| other != path) {
-            let what = format!("{} and {}", name(path), name(other));
-            judge(&format!("{what} swapped"), &|disk| {
-                disk.write_file(path, others);
-                disk.write_file(other, bytes);
-            });
-            judge(&format!("{what} both the first"), &|disk| disk.write_file(other, bytes));
-            judge(&format!("{what} lost"), &|disk| {
-                remove(disk, path);
-                remove(disk, other);
-            });
+fn swapped_doubled_lost_and_foreign_files_are_no_loss_or_are_named() {
+    for example in ENDINGS.map(Example::new) {
+        let foreign = Example::of_seed(example.ending(), 6);
+        let mut tally = Tally::default();
+        let remove = |disk: &SimDisk, path: &Path| {
+            let directory = disk.directory(Path::new(PLACE), false).unwrap();
+            directory.unlink(&name(path)).unwrap();
+            directory.sync().unwrap();
+        };
+        let files: Vec<_> = example.files.iter().collect();
+        for (nth, (path, bytes)) in files.iter().enumerate() {
+            let mut judge = |what: &str, other: Option<&Path>, damage: &dyn Fn(&SimDisk)| {
+                let what = || format!("{} {what} {other:?}", name(path));
+                let paths = [Some(path.as_path()), other].into_iter().flatten();
+                let damaged: Vec<_> = paths.map(|path| (path, 0..1 << 16)).collect();
+                tally.add(example.judge(&what, &damaged, false, damage));
+            };
+            judge("lost", None, &|disk| remove(disk, path));
+            if let Some(bytes) = foreign.files.get(*path) {
+                judge("of another log", None, &|disk| disk.write_file(path, bytes));
+            }
+            if let Some(bytes) = example.earlier.get(*path) {
+                judge("as it was earlier", None, &|disk| disk.write_file(path, bytes));
+            }
+            for (other_nth, (other, others)) in files.iter().enumerate() {
+                if nth == other_nth || !is_long() && (nth + other_nth * 3) % 7 != 0 {
+                    continue;
+                }
+                judge("swapped with", Some(other), &|disk| {
+                    disk.write_file(path, others);
+                    disk.write_file(other, bytes);
+                });
+                judge("in the place of", Some(other), &|disk| disk.write_file(other, bytes));
+                judge("lost, and", Some(other), &|disk| {
+                    remove(disk, path);
+                    remove(disk, other);
+                });
+            }
         }
+        tally.report("files", &example);
     }
-    println!("{shown} left every record, {refused} were refused");
-    assert!(shown > 0 && refused > 20);
 }

@@ -4,7 +4,12 @@
 //!
 //! A seed decides a whole life. A failure prints the seed, what happened, and the command that does
 //! it again. `SAWMILL_SIM_SEEDS=FROM..TO` chooses the seeds, `SAWMILL_SIM_SEED` one of them.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests stop at what fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::cast_possible_truncation,
+    reason = "tests stop at what fails, and their numbers are small"
+)]
 
 mod wal_sim_common;
 
@@ -14,26 +19,42 @@ use std::sync::Arc;
 use sawmill::clock::ManualClock;
 use sawmill::sim::SimDisk;
 use sawmill::{Background, Wal, WalOptions};
-use wal_sim_common::{Counts, run};
+use wal_sim_common::{Counts, Plan, Rng, run, run_bytes, run_plan};
 
-/// The seeds that the gate lives through.
-const SEEDS: Range<u64> = 0..2_000;
+/// The seeds that the gate lives through: half of them with each set of features.
+const SEEDS: Range<u64> = if cfg!(feature = "planted") { 5_000..10_000 } else { 0..5_000 };
+
+/// What a seed chooses from (`Plan::draw`).
+const OPTIONS: &str = "device {flush, fua}, sector {512, 4096}, stale bytes {yes, no}, trouble \
+    {none, errors, errors of reads too, full, dropped, misdirected, rot, sector, lies}, segments \
+    of {64, 96, 128} KiB, {0, 1, 4} kept to be used again, retention {none, 2 segments}, \
+    producers {1, 2, 4, 8, 12, 16}, records up to {60, 600, 6000, 20000, half a segment}, a crash \
+    in {6, 10, 20} steps, {0, 1, 3} who send again, writes in flight {as the log decides, 1, 4}, \
+    a directory whose sync failed {forgets names, keeps them}";
 
 /// What a campaign must have met, or it proves nothing.
-const WANTED: [&str; 13] = [
-    "crashes in LOG",
-    "crashes in a barrier",
-    "crashes in a durable write",
-    "crashes in a plain write",
-    "crashes in truncation or recycling",
+const WANTED: [&str; 21] = [
     "crashes with 2 or more writes in flight",
-    "writes torn",
+    "torn within a frame",
+    "whole frames behind a hole",
+    "a hole across a rotation",
+    "stale frames of the same epoch in a recycled segment",
+    "crashes in a barrier",
+    "crashes in a LOG slot",
+    "crashes in truncation",
+    "crashes in a durable frame",
+    "crashes in a plain write",
+    "false failures",
+    "a duplicate re-sent in flight",
     "device Fua",
-    "poisoned",
+    "device Flush",
+    "verdicts: torn",
     "openings refused: Corrupt",
     "openings refused: Unreadable",
+    "poisoned",
     "append failed: DiskFull",
-    "runs of 8 producers or more",
+    "kills",
+    "runs with 8 or more producers at once",
 ];
 
 fn seeds() -> Range<u64> {
@@ -72,8 +93,8 @@ fn campaign(seeds: Range<u64>, threads: u64) -> (Counts, Vec<String>) {
 #[test]
 fn random_lives_keep_every_promise() {
     let seeds = seeds();
-    println!("seeds {seeds:?}: disk, log, callers and trouble are the seed's");
-    let (counts, violations) = campaign(seeds.clone(), 3);
+    println!("seeds {seeds:?} of {OPTIONS}");
+    let (counts, violations) = campaign(seeds.clone(), 2);
     for (what, many) in &counts.0 {
         println!("{what}: {many}");
     }
@@ -82,17 +103,21 @@ fn random_lives_keep_every_promise() {
         for what in WANTED {
             assert!(counts.0.contains_key(what), "no {what} in {seeds:?}");
         }
+        let many = counts.0["runs with 8 or more producers at once"];
+        assert!(many * 4 >= counts.0["runs"], "{many} runs with 8 producers or more");
     }
-    println!("seeds {seeds:?}: no violation");
+    println!("seeds {seeds:?} of {OPTIONS}: no violation");
 }
 
 /// One seed, with all that happened in it.
 #[test]
 fn one_seed_is_lived_again() {
     let seed = std::env::var("SAWMILL_SIM_SEED").map_or(7, |seed| seed.parse().unwrap());
+    println!("{:?}", Plan::new(seed));
     let first = run(seed).unwrap_or_else(|violation| panic!("{violation}"));
     let second = run(seed).unwrap();
     assert_eq!(first, second, "seed {seed} decides everything");
+    println!("{first:?}\n{:?}", Plan::new(seed));
 }
 
 /// Seeds that found something once: what it was is in the changelog or beside the test named.
@@ -101,7 +126,27 @@ const FOUND: [u64; 9] = [314, 1945, 4919, 35_210, 104_842, 109_400, 114_579, 140
 #[test]
 fn seeds_that_found_something_are_lived_again() {
     for seed in FOUND {
-        run(seed).unwrap_or_else(|violation| panic!("{violation}"));
+        run_plan(&Plan::without_senders(seed)).unwrap_or_else(|violation| panic!("{violation}"));
+    }
+}
+
+/// As the fuzzer chooses them: bytes decide as seeds do, and end a life when they are used up. An
+/// input of the fuzzer is lived again if `SAWMILL_SIM_BYTES` names its file.
+#[test]
+fn bytes_decide_lives() {
+    let mut counts = Counts::default();
+    if let Ok(path) = std::env::var("SAWMILL_SIM_BYTES") {
+        run_bytes(&std::fs::read(path).unwrap()).unwrap_or_else(|violation| panic!("{violation}"));
+    }
+    for seed in 0..100 {
+        let mut rng = Rng::new(seed);
+        let bytes: Vec<u8> = (0..20 * seed).map(|_| rng.below(256) as u8).collect();
+        let first = run_bytes(&bytes).unwrap_or_else(|violation| panic!("{violation}"));
+        assert_eq!(run_bytes(&bytes).as_ref(), Ok(&first));
+        counts.merge(&first);
+    }
+    for what in ["crashes", "kills", "poisoned", "truncate", "send again", "close"] {
+        assert!(counts.0.contains_key(what), "no {what} in {counts:?}");
     }
 }
 
@@ -135,7 +180,8 @@ fn stale_bytes_of_a_given_up_segment_are_no_segment() {
     assert_ne!(disk.read_file(&next), Some(stale));
 }
 
-/// The simulation must bite: how many seeds until each planted bug of the log is seen.
+/// The simulation must bite: how many seeds until each planted bug of the log is seen. A seed is
+/// lived with whoever sends again, and without.
 #[test]
 #[cfg(feature = "planted")]
 fn planted_bugs_are_seen_by_random_lives() {
@@ -161,11 +207,14 @@ fn planted_bugs_are_seen_by_random_lives() {
         Bug::ReadAboveDurable,
         Bug::LsnBeforeSpace,
         Bug::PaddingIsEnd,
+        Bug::DuplicateBeforeDurable,
+        Bug::RecycleShared,
     ];
     let mut missed = Vec::new();
     for bug in bugs {
+        let lives = |seed| run(seed).and_then(|_| run_plan(&Plan::without_senders(seed)));
         let found = with_planted(bug, || {
-            (0..10_000).find_map(|seed| run(seed).err().map(|violation| (seed, violation)))
+            (0..10_000).find_map(|seed| lives(seed).err().map(|violation| (seed, violation)))
         });
         match found {
             Some((seed, violation)) => {

@@ -1,7 +1,6 @@
 //! Channels: operations in flight, completed in an order that the seed decides.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use super::disk::SimDisk;
 use super::fault::{EIO, FaultKind};
@@ -64,10 +63,15 @@ impl State {
         self.timing.flushed_at(&latency, now)
     }
 
+    /// What it is called; nothing where nobody asks.
+    fn text(&self, flight: &Flight) -> String {
+        if self.is_named() { flight.text() } else { String::new() }
+    }
+
     /// Puts an operation on its way.
     fn start(&mut self, mut flight: Flight) {
         let counts = flight.kind != Kind::Read || self.options.count_reads;
-        let text = flight.text();
+        let text = self.text(&flight);
         let verdict = match (counts, self.off) {
             (_, true) => Err(EIO),
             (true, false) => self.step(format_args!("submit {text}")),
@@ -87,7 +91,7 @@ impl State {
     fn finish(&mut self, token: u64) -> (Option<AlignedBuf>, Result<usize, i32>) {
         let Some(flight) = self.in_flight.get(&token) else { return (None, Err(EIO)) };
         let counts = flight.kind != Kind::Read || self.options.count_reads;
-        let text = flight.text();
+        let text = self.text(flight);
         let verdict = match (counts, self.off) {
             (_, true) => Err(EIO),
             (true, false) => self.step(format_args!("complete {text}")),
@@ -139,9 +143,9 @@ impl State {
 impl Channel for SimChannel {
     fn submit(&mut self, op: Op) -> u64 {
         let (file, kind, offset, buffer) = take_apart(op);
-        let path: PathBuf = file.path().to_owned();
         let known = file.as_any().downcast_ref::<SimFile>();
         let access = known.and_then(|file| file.access(&self.disk));
+        let path = known.map_or_else(|| Arc::from(file.path()), SimFile::shared_path);
         let mut state = self.disk.state();
         let token = state.fresh();
         let submitted = state.stamp;

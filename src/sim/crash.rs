@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::disk::SimDisk;
 use super::inode::{Change, Inode, apply};
 use super::names::Names;
-use super::pages::{Pages, SECTOR, WHOLE, place, sectors};
+use super::pages::{Page, Pages, SECTOR, WHOLE, place, sectors};
 use super::rng::Rng;
 use super::state::State;
 use crate::storage::BLOCK;
@@ -34,6 +34,9 @@ pub enum CrashOutcome {
     KeepAll,
     /// Item `n` of [`SimDisk::pending_items`] survives if bit `n` is set; items from 64 on do not.
     Subset(u64),
+    /// The same of [`SimDisk::pending_writes`]: what a write wrote to a file survives whole or not
+    /// at all.
+    Writes(u64),
 }
 
 /// Decides item by item.
@@ -41,6 +44,10 @@ struct Chooser {
     outcome: CrashOutcome,
     rng: Rng,
     items: u32,
+    /// Names, lengths, and writes, each of which counts once.
+    writes: u32,
+    /// The write that was counted last: its file and when it completed.
+    write: Option<(u64, u64)>,
     /// Writes of which a part survived.
     torn: u64,
     /// The write being decided, and whether some and not all of it survived so far.
@@ -56,24 +63,42 @@ impl Chooser {
             outcome,
             rng: Rng::lane(seed, 1),
             items: 0,
+            writes: 0,
+            write: None,
             torn: 0,
             parts: (0, false, false),
             mood: (0, None),
         }
     }
 
+    /// Whether a name or a length survives.
     fn keep(&mut self) -> bool {
+        self.writes += 1;
+        self.write = None;
+        self.decide()
+    }
+
+    fn decide(&mut self) -> bool {
         self.items += 1;
+        let nth = |bits: u64, count: u32| bits.checked_shr(count - 1).unwrap_or(0) & 1 == 1;
         match self.outcome {
             CrashOutcome::Seeded(_) => self.rng.coin(),
             CrashOutcome::LoseAll => false,
             CrashOutcome::KeepAll => true,
-            CrashOutcome::Subset(bits) => bits.checked_shr(self.items - 1).unwrap_or(0) & 1 == 1,
+            CrashOutcome::Subset(bits) => nth(bits, self.items),
+            CrashOutcome::Writes(bits) => nth(bits, self.writes),
         }
     }
 
-    /// The sectors that survive of a write's `mask`.
-    fn keep_sectors(&mut self, write: u64, mask: u8, sector: usize) -> u8 {
+    /// The sectors that survive of the `mask` of a write to file `inode`. What is `idle` reads the
+    /// same, lost or not: it is no item.
+    fn keep_sectors(
+        &mut self,
+        (inode, write): (u64, u64),
+        mask: u8,
+        idle: u8,
+        sector: usize,
+    ) -> u8 {
         if let CrashOutcome::Seeded(_) = self.outcome
             && self.mood.0 != write
         {
@@ -89,7 +114,14 @@ impl Chooser {
             if bits == 0 {
                 continue;
             }
-            let coin = self.keep();
+            let coin = if bits & !idle != 0 {
+                if self.write.replace((inode, write)) != Some((inode, write)) {
+                    self.writes += 1;
+                }
+                self.decide()
+            } else {
+                matches!(self.outcome, CrashOutcome::Seeded(_)) && self.rng.coin()
+            };
             if self.mood.1.unwrap_or(coin) {
                 kept |= bits;
             }
@@ -112,14 +144,23 @@ impl Chooser {
 }
 
 impl SimDisk {
-    /// The items that a crash can keep or lose by themselves: names, lengths, sectors. What is in
-    /// flight counts once the power is off.
+    /// The items that a crash can keep or lose by themselves: names, lengths, sectors that read
+    /// otherwise then. What is in flight counts once the power is off.
     #[must_use]
     pub fn pending_items(&self) -> u32 {
         let mut chooser = Chooser::new(CrashOutcome::LoseAll);
         let state = self.state();
         drop(survivors(&state, &mut chooser));
         chooser.items
+    }
+
+    /// As [`SimDisk::pending_items`], with all that one write wrote to a file as one.
+    #[must_use]
+    pub fn pending_writes(&self) -> u32 {
+        let mut chooser = Chooser::new(CrashOutcome::LoseAll);
+        let state = self.state();
+        drop(survivors(&state, &mut chooser));
+        chooser.writes
     }
 
     /// Cuts the power, if it is not off yet, and gives the disk that is found when it returns:
@@ -228,7 +269,7 @@ fn survivors(state: &State, chooser: &mut Chooser) -> Image {
         if !names.is_some_and(|names| names.may_survive(*number)) {
             continue;
         }
-        let found = surviving_file(state, inode, chooser);
+        let found = surviving_file(state, (*number, inode), chooser);
         let kept = directories.get(&inode.home);
         if kept.is_some_and(|names| names.refers_to(*number)) {
             inodes.insert(*number, found);
@@ -237,20 +278,24 @@ fn survivors(state: &State, chooser: &mut Chooser) -> Image {
     (directories, inodes)
 }
 
-fn surviving_file(state: &State, inode: &Inode, chooser: &mut Chooser) -> Inode {
+fn surviving_file(state: &State, (number, inode): (u64, &Inode), chooser: &mut Chooser) -> Inode {
     let mut pages = inode.durable.clone();
     let mut length = inode.durable_length;
+    let mut touched = Touched::default();
     for item in &inode.pending {
         match &item.change {
             // What read as lost must not come back.
             Change::Sectors { .. } if item.clean => {}
             Change::Sectors { block, mask, page } => {
-                let mask = chooser.keep_sectors(item.stamp, *mask, state.options.sector);
+                let idle = touched.idle(&inode.durable, *block, *mask, page);
+                let write = (number, item.stamp);
+                let mask = chooser.keep_sectors(write, *mask, idle, state.options.sector);
                 if mask != 0 {
                     pages.take_sectors(*block, mask, page);
                 }
             }
             Change::Length(new) => {
+                touched.cut |= *new < inode.durable_length;
                 if !chooser.keep() {
                     continue;
                 }
@@ -267,6 +312,26 @@ fn surviving_file(state: &State, inode: &Inode, chooser: &mut Chooser) -> Inode 
     found.defects.clone_from(&inode.defects);
     found.cold = true;
     found
+}
+
+/// Where pending changes make a difference.
+#[derive(Default)]
+struct Touched {
+    sectors: BTreeMap<usize, u8>,
+    /// The file may have been cut on the way.
+    cut: bool,
+}
+
+impl Touched {
+    /// Which sectors of a write change nothing: what is durable there is the same, and no older
+    /// change that is not durable may stand there.
+    fn idle(&mut self, durable: &Pages, block: usize, mask: u8, page: &Page) -> u8 {
+        let same = if self.cut { 0 } else { durable.same_sectors(block, mask, page) };
+        let touched = self.sectors.entry(block).or_insert(0);
+        let idle = same & !*touched;
+        *touched |= mask & !idle;
+        idle
+    }
 }
 
 /// Fills whole sectors between two lengths with blocks of deleted files, or with noise.

@@ -176,9 +176,9 @@ impl SimDisk {
         self.state().ops
     }
 
-    /// How many durable writes found direct writes pending that had completed before: writes after
-    /// which a [`Device::Flush`] and a [`Device::Fua`] hold different things. 0 for who syncs what
-    /// was written plain before anything durable.
+    /// How many durable writes and syncs of a file found direct writes pending elsewhere that had
+    /// completed before: operations after which a [`Device::Flush`] and a [`Device::Fua`] hold
+    /// different things. 0 for who syncs what was written plain before anything else.
     #[must_use]
     pub fn flush_matters(&self) -> u64 {
         self.state().flush_matters
@@ -266,6 +266,22 @@ impl SimDisk {
     #[must_use]
     pub fn cut_in_flight(&self) -> usize {
         self.state().cut_in_flight
+    }
+
+    /// The operation at which the power went, as the trace names it; empty if it has not gone at an
+    /// operation.
+    #[must_use]
+    pub fn cut_at(&self) -> String {
+        self.state().cut.clone()
+    }
+
+    /// Whether a failed sync has forgotten names that a directory shows: they are there until the
+    /// power goes, and cannot be made durable any more.
+    #[must_use]
+    pub fn forgot_names(&self) -> bool {
+        let state = self.state();
+        let mut pending = state.directories.values().flat_map(|names| &names.pending);
+        pending.any(|item| item.clean)
     }
 
     pub(super) fn on_file(

@@ -14,7 +14,7 @@ use crate::sync::Arc;
 #[derive(Debug)]
 pub(super) struct SimFile {
     disk: SimDisk,
-    path: PathBuf,
+    path: Arc<Path>,
     number: u64,
     handle: u64,
     mode: OpenMode,
@@ -28,7 +28,12 @@ impl SimFile {
         handle: u64,
         mode: OpenMode,
     ) -> Arc<dyn File> {
-        Arc::new(SimFile { disk, path, number, handle, mode })
+        Arc::new(SimFile { disk, path: path.into(), number, handle, mode })
+    }
+
+    /// Its path, for whoever outlives it.
+    pub(super) fn shared_path(&self) -> Arc<Path> {
+        Arc::clone(&self.path)
     }
 
     fn writable(&self) -> bool {
@@ -60,9 +65,10 @@ impl SimFile {
         length: u64,
         effect: impl FnOnce(&mut State) -> Result<(), i32>,
     ) -> Result<(), IoFailure> {
-        let text = format_args!("{operation} {} {length}", self.label()).to_string();
+        let label = self.label();
+        let text = format_args!("{operation} {label} {length}");
         let mut state = self.disk.state();
-        state.perform(operation, &self.path, format_args!("{text}"), |state| {
+        state.perform(operation, &self.path, text, |state| {
             if !self.writable() {
                 return Err(EBADF);
             }
@@ -79,9 +85,9 @@ impl State {
     pub(super) fn release(&mut self, number: u64) {
         let Some(inode) = self.inodes.get_mut(&number) else { return };
         inode.handles -= 1;
-        if inode.handles == 0 {
-            let home = inode.home.clone();
-            self.collect(&home);
+        let names = self.directories.get(&inode.home);
+        if inode.handles == 0 && names.is_some_and(|names| !names.refers_to(number)) {
+            self.forget(number);
         }
     }
 }

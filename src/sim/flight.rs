@@ -1,11 +1,12 @@
 //! Operations between submit and completion.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use super::Device;
 use super::fault::{EBADF, EFBIG, EINVAL, EIO, ENOENT, Fault, FaultKind};
 use super::state::State;
 use crate::storage::{AlignedBuf, BLOCK};
+use crate::sync::Arc;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -27,7 +28,7 @@ pub(super) struct Access {
 pub(super) struct Flight {
     pub(super) token: u64,
     pub(super) kind: Kind,
-    pub(super) path: PathBuf,
+    pub(super) path: Arc<Path>,
     /// `None`: not a file of this disk.
     pub(super) access: Option<Access>,
     pub(super) offset: u64,
@@ -139,9 +140,7 @@ impl State {
                 } else if durable && !self.options.lies {
                     let end = flight.target() + count as u64;
                     self.inode(access.inode)?.harden_write(stamp, end);
-                    let stamp = flight.submitted;
-                    let matters = self.inodes.values().any(|inode| inode.has_flushable(stamp));
-                    self.flush_matters += u64::from(matters);
+                    self.note_flush(flight.submitted);
                     if self.options.device == Device::Flush {
                         self.flush_device(flight.submitted);
                     }
@@ -168,6 +167,12 @@ impl State {
         }
     }
 
+    /// Counts a flush of the device that has something to do.
+    fn note_flush(&mut self, stamp: u64) {
+        let matters = self.inodes.values().any(|inode| inode.has_flushable(stamp));
+        self.flush_matters += u64::from(matters);
+    }
+
     /// Makes durable what of a file completed up to `stamp`, and what else such a sync reaches.
     pub(super) fn harden_file(&mut self, inode: u64, stamp: u64) {
         if self.options.lies {
@@ -176,6 +181,7 @@ impl State {
         if let Some(inode) = self.inodes.get_mut(&inode) {
             inode.harden(stamp);
         }
+        self.note_flush(stamp);
         if self.options.device == Device::Flush {
             self.flush_device(stamp);
         }

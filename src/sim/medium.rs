@@ -148,6 +148,25 @@ impl SimDisk {
         })
     }
 
+    /// Replaces bytes of a file, on the medium and in the page cache. Counts as no operation. What
+    /// would lie behind the file's end is left out.
+    ///
+    /// # Errors
+    /// `ENOENT` if there is no such file.
+    pub fn overwrite(
+        &self,
+        path: impl AsRef<Path>,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Result<(), IoFailure> {
+        self.on_file(path.as_ref(), |inode| {
+            let room = usize::try_from(inode.length.saturating_sub(offset)).unwrap_or(usize::MAX);
+            let bytes = &bytes[..bytes.len().min(room)];
+            inode.visible.write(offset, bytes, |_, _, _| {});
+            inode.durable.write(offset, bytes, |_, _, _| {});
+        })
+    }
+
     fn defect(
         &self,
         path: &Path,

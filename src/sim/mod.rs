@@ -56,7 +56,8 @@
 //!   `power_goes_at_a_create`; then `nothing_works_when_the_power_is_off`.
 //! - SIM-11: what is in flight may land, `power_goes_before_within_or_after_an_operation`;
 //!   `completions_come_in_seeded_order`; `dropped_channel_waits_for_what_is_in_flight`.
-//! - SIM-12: every outcome can be had: `subsets_enumerate_every_outcome`.
+//! - SIM-12: every outcome can be had: `subsets_enumerate_every_outcome`; of whole writes, too:
+//!   `writes_survive_whole_or_not_at_all`.
 //! - SIM-13: a killed process leaves the page cache and what was pending:
 //!   `kill_keeps_the_page_cache_but_makes_nothing_durable`,
 //!   `write_in_flight_at_a_kill_lands_whole_in_part_or_not`.

@@ -114,6 +114,21 @@ impl Pages {
         }
     }
 
+    /// Which of the masked sectors of a block are those of `page`.
+    pub(super) fn same_sectors(&self, block: usize, mask: u8, page: &Page) -> u8 {
+        const ZEROS: [u8; BLOCK] = [0; BLOCK];
+        let own = self.page(block).as_ref().map_or(&ZEROS, |page| &**page);
+        let other = page.as_ref().map_or(&ZEROS, |page| &**page);
+        if std::ptr::eq(own, other) {
+            return mask;
+        }
+        let same = |sector: &usize| {
+            let range = sector * SECTOR..(sector + 1) * SECTOR;
+            mask >> sector & 1 == 1 && own[range.clone()] == other[range]
+        };
+        (0..BLOCK / SECTOR).filter(same).fold(0, |same, sector| same | 1 << sector)
+    }
+
     /// Zeros everything from `length` on.
     pub(super) fn cut(&mut self, length: u64) {
         let (block, start) = place(length);

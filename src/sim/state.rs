@@ -40,7 +40,9 @@ pub(super) struct State {
     pub(super) torn: u64,
     /// Writes in flight when the power went.
     pub(super) cut_in_flight: usize,
-    /// Durable writes that a flush makes different.
+    /// The operation at which the power went.
+    pub(super) cut: String,
+    /// Durable writes and syncs that a flush makes different.
     pub(super) flush_matters: u64,
     pub(super) trace: Trace,
     pub(super) directories: BTreeMap<PathBuf, Names>,
@@ -78,6 +80,7 @@ impl State {
             timing: Timing::manual(seed),
             torn: 0,
             cut_in_flight: 0,
+            cut: String::new(),
             flush_matters: 0,
             trace,
             directories: BTreeMap::new(),
@@ -111,6 +114,11 @@ impl State {
         i64::try_from(self.stamp.saturating_mul(1000)).unwrap_or(i64::MAX)
     }
 
+    /// Whether the next operation is named anywhere.
+    pub(super) fn is_named(&self) -> bool {
+        self.options.trace_lines > 0 || self.crash.is_some_and(|(at, _)| self.ops + 1 >= at)
+    }
+
     /// Counts an operation and decides about it. `Err`: nothing happens, report this error number.
     pub(super) fn step(&mut self, text: fmt::Arguments<'_>) -> Result<Verdict, i32> {
         if self.off {
@@ -124,6 +132,7 @@ impl State {
         if let Some((at, manner)) = self.crash
             && number >= at
         {
+            self.cut = text.to_string();
             self.trace.remark(match manner {
                 CrashManner::Before => " -> power lost before",
                 CrashManner::Torn => " -> power lost within",
@@ -300,13 +309,13 @@ impl State {
             .map(|(number, _)| *number)
             .collect();
         for number in dead {
-            if let Some(inode) = self.inodes.remove(&number) {
-                self.bury(&inode);
-            }
+            self.forget(number);
         }
     }
 
-    fn bury(&mut self, inode: &Inode) {
+    /// Forgets a file, and gives its space back.
+    pub(super) fn forget(&mut self, number: u64) {
+        let Some(inode) = self.inodes.remove(&number) else { return };
         self.graveyard.extend(inode.durable.blocks().map(|(_, page)| Arc::clone(page)));
         let excess = self.graveyard.len().saturating_sub(GRAVEYARD_BLOCKS);
         self.graveyard.drain(..excess);

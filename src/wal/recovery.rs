@@ -40,7 +40,7 @@ use crate::wal::index::SegmentEntry;
 use crate::wal::lineage::Lineage;
 use crate::wal::log_file::{LogFile, LogState};
 use crate::wal::scan::Expected;
-use crate::wal::segment::{Segment, SegmentHeader, file_name};
+use crate::wal::segment::{FIRST_FRAME, Segment, SegmentHeader, file_name};
 use crate::wal::window::{WINDOW, Window};
 
 /// No writer counts that far; half of what decoding accepts.
@@ -135,6 +135,7 @@ pub(crate) fn recover(
 
     let walked =
         walk::walk(&mut device, &segments, expected_at(&segments, log_file.state(), start))?;
+    check_sealed(&entries, &walked, log_file.state())?;
     let found = evidence::search(&mut device, &segments, &walked)?;
     let decision = decide::decide(&walked, &found, log_file.state());
     if let Decision::Corrupt { last, witness } = decision {
@@ -232,18 +233,34 @@ fn sealed_entries(
                 let segment = Arc::clone(segment);
                 entries.push(SegmentEntry { segment, first_lsn: header.first_lsn });
             }
-            None => {
-                let message = "the first frame of a sealed segment is damaged; nothing was \
-                               changed: restore the segment from a copy, or let `sawmill wal \
-                               verify` name all that is lost and `sawmill wal repair` give it up";
-                return Err(Error::new(ErrorKind::Corrupt, message)
-                    .at_path(segment.path())
-                    .at_position(expected.position)
-                    .for_lsns(before, state.durable_lsn));
-            }
+            None => return Err(damaged_first(segment, before, state)),
         }
     }
     Ok(entries)
+}
+
+/// The first frame of a sealed segment is not what it has to be.
+fn damaged_first(segment: &Segment, before: Lsn, state: &LogState) -> Error {
+    let message = "the first frame of a sealed segment is damaged; nothing was changed: restore \
+                   the segment from a copy, or let `sawmill wal verify` name all that is lost and \
+                   `sawmill wal repair` give it up";
+    Error::new(ErrorKind::Corrupt, message)
+        .at_path(segment.path())
+        .at_position(Position { segment: segment.number(), offset: FIRST_FRAME })
+        .for_lsns(before, state.durable_lsn)
+}
+
+/// That the segments before the walk begin below it: one whose first frame says otherwise would
+/// have everything behind it looked for in the wrong segment.
+fn check_sealed(entries: &[SegmentEntry], walked: &Walked, state: &LogState) -> Result<()> {
+    let first = walked.first_lsns.values().next();
+    match (entries.last(), first) {
+        (Some(last), Some(first)) if last.first_lsn > *first => {
+            let before = entries.iter().rev().nth(1).map_or(state.start_lsn, |it| it.first_lsn);
+            Err(damaged_first(&last.segment, before, state))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Step (1) of LOG.md L14: every segment from `start` on is opened to be written, locked, synced;

@@ -7,6 +7,9 @@ use super::world::{Stop, World};
 impl World {
     /// Does one thing.
     pub(super) fn act(&mut self) -> Result<(), Stop> {
+        if !self.senders.is_empty() && self.rng.one_in(4) {
+            return self.send();
+        }
         match self.rng.below(32) {
             0..=6 => self.append(),
             7..=9 => self.append_batch(),
@@ -32,13 +35,16 @@ impl World {
     }
 
     /// Whether the call was refused with nothing appended; else its records are indeterminate.
-    fn failed(&mut self, what: &str, error: &Error) -> Result<bool, Stop> {
+    pub(super) fn failed(&mut self, what: &str, error: &Error) -> Result<bool, Stop> {
         self.tell(|_| format!("{what} failed: {error}"));
         self.counts.add(&format!("{what} failed: {:?}", error.kind()));
         match error.kind() {
             ErrorKind::DiskFull | ErrorKind::Io => Ok(true),
             ErrorKind::Poisoned => {
                 self.poisoned = !self.disk.is_off();
+                if self.poisoned {
+                    self.model.poisoned();
+                }
                 Ok(false)
             }
             _ if self.disk.is_off() => Ok(false),
@@ -47,7 +53,7 @@ impl World {
     }
 
     /// Takes note of an append's outcome: the LSN of its first record.
-    fn outcome(
+    pub(super) fn outcome(
         &mut self,
         what: &str,
         first: usize,
@@ -70,7 +76,7 @@ impl World {
     }
 
     /// A group is acknowledged as a whole, whoever of it was told first.
-    fn acknowledge(&mut self, lsn: u64) {
+    pub(super) fn acknowledge(&mut self, lsn: u64) {
         let durable = self.wal.as_ref().map_or(0, |wal| wal.durable_lsn().get());
         self.model.acknowledged(lsn.max(durable));
     }
@@ -133,6 +139,8 @@ impl World {
                 break;
             }
         }
+        let in_flight = self.pending.iter().flatten().count();
+        self.most_in_flight = self.most_in_flight.max(in_flight);
         Ok(())
     }
 
@@ -174,7 +182,10 @@ impl World {
         // What retention gives up by itself nobody asked for.
         let first = self.take().first_lsn().get();
         let bound = if self.plan.retain_bytes.is_some() { durable } else { first };
-        match self.take().truncate_before(Lsn::new(lsn)) {
+        self.truncating = true;
+        let outcome = self.take().truncate_before(Lsn::new(lsn));
+        self.truncating = self.disk.is_off();
+        match outcome {
             Ok(first) if first.get() > bound.max(lsn.min(pinned)) => {
                 Err(Stop::Violation(format!("truncated to {first}, asked for {lsn}")))
             }

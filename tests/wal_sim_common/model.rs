@@ -22,6 +22,8 @@ struct Attempt {
     last: usize,
     lsn: Option<u64>,
     state: State,
+    /// The caller was told that it failed, and did not know whether it is there.
+    failed: bool,
 }
 
 /// Every record that was ever handed over, by its number, in order.
@@ -34,6 +36,8 @@ pub(crate) struct Model {
     acks: Vec<usize>,
     /// No truncation was asked to go beyond it.
     floor: u64,
+    /// Records that failed, and were there all the same when the log was opened again.
+    landed: u64,
 }
 
 /// How much a damage of the medium may take without a word: what only the last group or groups
@@ -72,7 +76,13 @@ impl Model {
             let number = (first + at) as u64;
             let mut bytes = number.to_le_bytes().to_vec();
             bytes.extend((8..*length).map(|byte| (number as usize * 31 + byte) as u8));
-            self.attempts.push(Attempt { bytes, last, lsn: None, state: State::Open });
+            self.attempts.push(Attempt {
+                bytes,
+                last,
+                lsn: None,
+                state: State::Open,
+                failed: false,
+            });
         }
         let made = self.attempts[first..].iter().map(|attempt| attempt.bytes.clone()).collect();
         (first, made)
@@ -92,6 +102,39 @@ impl Model {
             }
         }
         Ok(())
+    }
+
+    /// What was handed over as `number` before is said to stand at `lsn`.
+    pub(crate) fn numbered_again(&mut self, number: usize, lsn: u64) -> Result<(), String> {
+        match self.attempts[number].lsn {
+            Some(own) if own != lsn => {
+                Err(format!("number {number} stands at {own}, and was answered with {lsn}"))
+            }
+            _ => {
+                self.attempts[number].lsn = Some(lsn);
+                Ok(())
+            }
+        }
+    }
+
+    pub(crate) fn bytes(&self, number: usize) -> &[u8] {
+        &self.attempts[number].bytes
+    }
+
+    /// Whether it is known not to be in the log.
+    pub(crate) fn is_gone(&self, number: usize) -> bool {
+        matches!(self.attempts[number].state, State::Refused | State::Lost)
+    }
+
+    /// The log is poisoned: what was not acknowledged has failed.
+    pub(crate) fn poisoned(&mut self) {
+        let open = |attempt: &&mut Attempt| attempt.state == State::Open;
+        self.attempts.iter_mut().filter(open).for_each(|attempt| attempt.failed = true);
+    }
+
+    /// How many failed, and were there all the same.
+    pub(crate) fn landed_all_the_same(&self) -> u64 {
+        self.landed
     }
 
     /// Everything up to `lsn` was acknowledged.
@@ -143,8 +186,10 @@ impl Model {
         self.whole_batches(&present)?;
         self.absent(seen, &present, window)?;
         for (number, lsn) in &present {
-            self.attempts[*number].state = State::Held;
-            self.attempts[*number].lsn = Some(*lsn);
+            let attempt = &mut self.attempts[*number];
+            self.landed += u64::from(seen.opened && std::mem::take(&mut attempt.failed));
+            attempt.state = State::Held;
+            attempt.lsn = Some(*lsn);
             self.holders.insert(*lsn, *number);
         }
         if seen.opened {

@@ -116,6 +116,36 @@ fn completions_come_in_seeded_order() {
     assert_eq!(all, [0, 1, 2, 3, 4]);
 }
 
+/// Two writes of two blocks each: 32 sectors, and four outcomes of whole writes.
+#[test]
+fn writes_survive_whole_or_not_at_all() {
+    let mut bench = Bench::seeded(1, SimOptions::default(), 4, OpenMode::WriteDirect);
+    for (block, byte) in [(0, 7), (2, 8)] {
+        let mut buffer = crate::storage::AlignedBuf::zeroed(2 * BLOCK);
+        buffer.fill(byte);
+        let (file, offset) = (Arc::clone(&bench.file), block * BLOCK as u64);
+        bench.channel.submit(Op::Write { file, offset, buffer, durable: true });
+    }
+    bench.disk.power_off();
+    assert_eq!((bench.disk.pending_writes(), bench.disk.pending_items()), (2, 32));
+    let left = |bits| blocks(&bench.disk.power_cycle(CrashOutcome::Writes(bits)));
+    assert_eq!((left(0), left(3)), (vec![0; 4], vec![7, 7, 8, 8]));
+    assert_eq!((left(1), left(2)), (vec![7, 7, 0, 0], vec![0, 0, 8, 8]));
+}
+
+#[test]
+fn the_operation_at_which_the_power_goes_is_named() {
+    for trace_lines in [0, 9] {
+        let options = SimOptions { trace_lines, ..SimOptions::default() };
+        let mut bench = Bench::seeded(1, options, 2, OpenMode::WriteDirect);
+        assert_eq!(bench.disk.cut_at(), "");
+        bench.disk.crash_at(bench.disk.ops() + 2, CrashManner::Before);
+        drop(bench.write(0, 7, true));
+        let named = bench.disk.cut_at();
+        assert!(named.starts_with("complete write f 0+4096 durable"), "{named}");
+    }
+}
+
 #[test]
 fn dropped_channel_waits_for_what_is_in_flight() {
     let Bench { disk, file, mut channel, .. } = bench(1);

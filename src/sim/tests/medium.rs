@@ -159,3 +159,17 @@ fn used_up_quota_says_so() {
         assert_eq!(bench.write(1, 1, true).result.unwrap_err().errno(), Some(errno));
     }
 }
+
+#[test]
+fn overwritten_bytes_are_on_the_medium_and_end_where_the_file_does() {
+    let mut bench = bench(OpenMode::WriteDirect);
+    bench.written(1, 7, true);
+    let before = bench.disk.ops();
+    bench.disk.overwrite("/d/f", BLOCK_64, &[9; BLOCK]).unwrap();
+    bench.disk.overwrite("/d/f", 3 * BLOCK_64 - 1, &[5, 5]).unwrap();
+    assert_eq!(bench.disk.ops(), before);
+    assert_eq!((blocks(&bench.disk), lost(&bench)), (vec![0, 9, 0], vec![0, 9, 0]));
+    let bytes = bench.disk.read_file("/d/f").unwrap();
+    assert_eq!((bytes.len(), bytes.last()), (3 * BLOCK, Some(&5)));
+    assert!(bench.disk.overwrite("/d/none", 0, &[1]).is_err());
+}
