@@ -102,6 +102,8 @@ bugs! {
     SinkWithoutName => "sink-without-name",
     /// E2: a planned batch is planned anew after a restart.
     ReplanAfterRestart => "replan-after-restart",
+    /// E7: whether to fold before the shuffle is found out from the wanted buckets' rows.
+    SampleOfWanted => "sample-of-wanted",
     /// E12: what a recomputed partition adds to an accumulator is counted again.
     CountOnRecompute => "count-on-recompute",
     /// E10: the overlay of a failed attempt is merged.

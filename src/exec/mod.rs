@@ -16,13 +16,16 @@ mod name;
 mod node;
 mod operators;
 mod plan;
+mod probe;
 mod row;
 mod run;
+mod sample;
 mod source;
 mod store;
 mod table;
 mod tabled;
 mod task;
+mod waiting;
 mod wire;
 
 pub use accumulator::Accumulator;
@@ -48,6 +51,7 @@ pub(crate) use {
     key::partition_of,
     keyed::{KeyedInput, view_of},
     node::{Compute, Dependency, Held, Hold, Meta, Node, Parent, Partitioning, Role},
+    probe::{Probe, Word},
     table::ByteTable,
     task::Task,
 };
