@@ -1,9 +1,10 @@
 //! How close do join, sort and grep on datasets come to what one would write by hand on rayon?
 //!
 //! Each work is done both ways, on all cores, in rounds that alternate, and both must arrive at the
-//! same checksum. Short by default; `SAWMILL_BENCH=full cargo bench --bench exec_ops` takes the
-//! sizes of docs/benchmarking.md (10 M rows). A word as argument picks one of `join`, `sort`,
-//! `grep`, and `lost`: what it costs to compute lost partitions again.
+//! same checksum of every row. Short by default; `SAWMILL_BENCH=full cargo bench --bench exec_ops`
+//! takes the sizes of docs/benchmarking.md (10 M rows). A word as argument picks one of `join`,
+//! `sort`, `grep`, `unique` (sums by keys of which hardly one comes twice), and `lost`: what it
+//! costs to compute lost partitions again.
 
 #![allow(clippy::disallowed_methods, reason = "a bench measures real time")]
 #![allow(clippy::disallowed_types, reason = "and reads what the kernel counts")]
@@ -62,12 +63,15 @@ fn compare<T: PartialEq + std::fmt::Debug>(
     ratios.sort_by(f64::total_cmp);
     let (hand, datasets) = (median(hand), median(datasets));
     let rate = |time: Duration| rows as f64 / time.as_secs_f64() / 1e6;
+    let quarter = |quarter: usize| ratios[(ratios.len() - 1) * quarter / 4];
     println!(
         "exec/{name}: {rows} rows, {rounds} rounds: by hand {hand:?} ({:.1} M/s), datasets \
-         {datasets:?} ({:.1} M/s), ratio {:.2}",
+         {datasets:?} ({:.1} M/s), ratio {:.2} ({:.2}..{:.2})",
         rate(hand),
         rate(datasets),
-        ratios[ratios.len() / 2],
+        quarter(2),
+        quarter(1),
+        quarter(3),
     );
 }
 
@@ -188,7 +192,8 @@ fn join(executor: &Executor, pool: &rayon::ThreadPool, rows: usize, rounds: usiz
 fn sort(executor: &Executor, pool: &rayon::ThreadPool, rows: usize, rounds: usize) {
     let rows = Arc::new(pairs(3, rows, u64::MAX));
     let sorted = dataset(&rows).sort_by_key();
-    // Whether keys ascend, and a sum that shows where in the order a row stands.
+    // Whether keys ascend, and a sum that shows where in the order a row stands: the same work for
+    // both ways.
     let check = |parts: &mut dyn Iterator<Item = &[Pair]>| {
         let (mut last, mut at, mut sum) = (0, 0u64, 0u64);
         for &(key, value) in parts.flatten() {
@@ -196,12 +201,7 @@ fn sort(executor: &Executor, pool: &rayon::ThreadPool, rows: usize, rounds: usiz
             (last, at) = (key, at + 1);
             sum = sum.wrapping_add((key ^ value).wrapping_mul(at | 1));
         }
-        sum
-    };
-    let expected = {
-        let mut all = rows.to_vec();
-        all.sort_by_key(|row| row.0);
-        check(&mut std::iter::once(&all[..]))
+        (at, sum)
     };
     let collect = || {
         let run = executor.context();
@@ -213,7 +213,6 @@ fn sort(executor: &Executor, pool: &rayon::ThreadPool, rows: usize, rounds: usiz
             })
             .expect("a sort")
     };
-    assert_eq!(check(&mut collect().iter().map(|part| &part[..])), expected);
     compare(
         ("sort", rows.len(), rounds),
         || {
@@ -222,14 +221,42 @@ fn sort(executor: &Executor, pool: &rayon::ThreadPool, rows: usize, rounds: usiz
                 all.par_sort_by_key(|row| row.0);
                 all
             });
-            (all.len(), all[0], all[all.len() - 1])
+            check(&mut std::iter::once(&all[..]))
         },
-        || {
-            let parts = collect();
-            let (first, last) = (parts.iter().flatten().next(), parts.iter().flatten().next_back());
-            (parts.iter().map(Vec::len).sum(), *first.expect("rows"), *last.expect("rows"))
-        },
+        || check(&mut collect().iter().map(|part| &part[..])),
     );
+}
+
+/// Sums by key, of keys of which hardly one comes twice: folding before the shuffle is in vain.
+fn unique(executor: &Executor, pool: &rayon::ThreadPool, rows: usize, rounds: usize) {
+    let rows = Arc::new(pairs(5, rows, u64::MAX));
+    let sums = dataset(&rows).reduce_by_key(u64::wrapping_add);
+    let fold = |sum: &mut Checksum, (key, value): Pair| *sum = add(*sum, (1, key ^ value));
+    compare(
+        ("unique", rows.len(), rounds),
+        || pool.install(|| sum_by_hand(&rows)),
+        || executor.fold(&executor.context(), &sums, || (0, 0), fold, add).expect("sums"),
+    );
+}
+
+/// Rows are sent to their partition, and summed there: open addressing, half full.
+fn sum_by_hand(rows: &[Pair]) -> Checksum {
+    let sent = partitioned(rows);
+    let summed = (0..PARTITIONS).into_par_iter().with_max_len(1).map(|partition| {
+        let rows: usize = sent.iter().map(|buckets| buckets[partition].len()).sum();
+        let mask = (rows * 2).next_power_of_two() - 1;
+        let mut slots: Vec<Option<Pair>> = vec![None; mask + 1];
+        for &(key, value) in sent.iter().flat_map(|buckets| &buckets[partition]) {
+            let mut at = mixed(key) as usize & mask;
+            while slots[at].is_some_and(|slot| slot.0 != key) {
+                at = (at + 1) & mask;
+            }
+            let sum = slots[at].get_or_insert((key, 0));
+            sum.1 = sum.1.wrapping_add(value);
+        }
+        slots.iter().flatten().fold((0, 0), |sum, (key, value)| add(sum, (1, key ^ value)))
+    });
+    summed.reduce(|| (0, 0), add)
 }
 
 /// What is sought in a line: the level, which is the second field.
@@ -260,18 +287,24 @@ fn grep(executor: &Executor, pool: &rayon::ThreadPool, rows: usize, rounds: usiz
         || {
             pool.install(|| {
                 let counts = pieces.par_iter().with_max_len(1).map(|piece| {
-                    let (mut rest, mut count) = (&text[piece.clone()], 0);
+                    let (mut rest, mut count) = (&text[piece.clone()], (0, 0));
                     while !rest.is_empty() {
                         let line = line(rest);
-                        count += u64::from(is_error(line.trim_ascii_end()));
+                        let trimmed = line.trim_ascii_end();
+                        if is_error(trimmed) {
+                            count = add(count, (1, trimmed.len() as u64));
+                        }
                         rest = &rest[line.len()..];
                     }
                     count
                 });
-                counts.sum::<u64>()
+                counts.reduce(|| (0, 0), add)
             })
         },
-        || executor.count(&executor.context(), &found).expect("a count"),
+        || {
+            let each = |sum: &mut Checksum, line: &[u8]| *sum = add(*sum, (1, line.len() as u64));
+            executor.fold(&executor.context(), &found, || (0, 0), each, add).expect("a count")
+        },
     );
 }
 
@@ -294,6 +327,7 @@ fn lost(executor: &Executor, _pool: &rayon::ThreadPool, rows: usize, rounds: usi
         let held = tasks.filter(|task| task.kind == TaskKind::Hold).count();
         (cpu_seconds() - cpu, held as u32)
     };
+    let mut expected = None;
     for k in [1, 8, 32] {
         let mut shares = Vec::new();
         for round in 0..=rounds {
@@ -306,6 +340,8 @@ fn lost(executor: &Executor, _pool: &rayon::ThreadPool, rows: usize, rounds: usi
             });
             let (again, held) = compute(&run);
             assert_eq!(held, k, "exactly the lost ones");
+            let sum = executor.reduce(&run, &squares, u64::wrapping_add).expect("a sum");
+            assert_eq!(*expected.get_or_insert(sum), sum, "the same rows as at first");
             if round > 0 {
                 shares.push(again / whole * f64::from(PARTITIONS) / f64::from(k));
             }
@@ -333,7 +369,8 @@ fn main() {
     let executor = Executor::new(0, PARTITIONS as u32).expect("threads");
     let pool = rayon::ThreadPoolBuilder::new().build().expect("threads");
     type Work = fn(&Executor, &rayon::ThreadPool, usize, usize);
-    let works: [(&str, Work); 4] = [("join", join), ("sort", sort), ("grep", grep), ("lost", lost)];
+    let works: [(&str, Work); 5] =
+        [("join", join), ("sort", sort), ("grep", grep), ("unique", unique), ("lost", lost)];
     for (name, work) in works {
         if only.as_deref().is_none_or(|only| only == name) {
             work(&executor, &pool, rows, rounds);

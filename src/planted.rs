@@ -112,6 +112,8 @@ bugs! {
     SideInputLatest => "side-input-latest",
     /// E8: a checkpoint keeps the newest versions of side inputs only.
     SideInputUnkept => "side-input-unkept",
+    /// E7: whether to fold before the shuffle is found out from the wanted buckets' rows.
+    SampleOfWanted => "sample-of-wanted",
     /// E12: what a recomputed partition adds to an accumulator is counted again.
     CountOnRecompute => "count-on-recompute",
     /// E10: the overlay of a failed attempt is merged.

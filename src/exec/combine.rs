@@ -1,27 +1,41 @@
 //! Folding by key in two steps, the same for all operators that do so: within each source
 //! partition before the shuffle, then over the source partitions behind it.
 //!
-//! COMBINE-1: that the map side folds is fixed, and part of an operator's meaning: a float sum
-//! folded in one step and one folded in two differ in their last bits (ENGINE.md E7).
+//! COMBINE-1: the map side folds the first rows of a partition, and the others unless nearly all of
+//! the first ones had a key of their own: then each of the others is sent as a fold of one. A float
+//! sum differs in its last bits between the two, so the choice is a function of the partition's
+//! rows alone (SAMPLE-1), and nothing has to be recorded for a replay (ENGINE.md E7).
 
 use std::fmt::Display;
 use std::marker::PhantomData;
 
 use super::dataset::Dataset;
 use super::key::{Key, hash};
-use super::keyed::{RoomHint, Targets};
+use super::keyed::{KeyedRows, RoomHint, Targets};
 use super::node::{Dependency, Held, Meta, Parent, Shuffle, shuffle_node};
+use super::probe::Probe;
 use super::row::{Kv, Row};
-use super::table::ByteTable;
+use super::run::RunContext;
+use super::sample::{SAMPLED, Sample};
+use super::table::{ByteTable, Take};
 use super::tabled::{Tabled, Tabulate};
 use super::task::Task;
+use super::waiting::Waiting;
 use super::wire::Value;
 use crate::error::{Error, Result};
+use crate::planted::{Bug, planted};
 use crate::sync::Arc;
 
 /// What an operator folds, and how.
 pub(crate) trait Combine<V: Row>: Send + Sync + 'static {
     type Folded: Value;
+
+    /// Whether a value is as good as what it alone comes to: it is kept without cost, and merging
+    /// that is the same as folding the value, to the bit.
+    const ONE_FOLDS: bool;
+
+    /// What one value alone comes to.
+    fn one(&self, user: User<'_>, value: V::View<'_>) -> Result<Self::Folded>;
 
     /// Takes one value into what its key has.
     fn fold(&self, place: Place<'_, Self::Folded>, value: V::View<'_>) -> Result<()>;
@@ -33,8 +47,7 @@ pub(crate) trait Combine<V: Row>: Send + Sync + 'static {
 /// Where a value goes.
 pub(crate) struct Place<'p, A> {
     table: &'p mut ByteTable<A>,
-    hash: u64,
-    key: &'p [u8],
+    probe: Probe<'p>,
     user: User<'p>,
 }
 
@@ -49,6 +62,7 @@ impl<'p> User<'p> {
     pub(crate) fn new(task: &'p Task<'p>, meta: &'p Meta) -> User<'p> {
         User { task, meta }
     }
+
     #[inline]
     pub(crate) fn call<T>(&self, user: impl FnOnce() -> T) -> T {
         self.task.call(self.meta, user)
@@ -66,7 +80,7 @@ impl<A: Value> Place<'_, A> {
     #[inline]
     pub(crate) fn upsert(self, value: A, fold: impl FnOnce(A, A) -> A) {
         let user = self.user;
-        self.table.upsert(self.hash, self.key, value, |a, b| user.call(|| fold(a, b)));
+        self.table.upsert(&self.probe, value, |a, b| user.call(|| fold(a, b)));
     }
 
     /// The value of the key, new or old, and how to call user code on it.
@@ -74,7 +88,7 @@ impl<A: Value> Place<'_, A> {
     pub(crate) fn value(&mut self, make: impl FnOnce() -> A) -> (&mut A, User<'_>) {
         let user = self.user;
         let make = || user.call(make);
-        (self.table.get_or_insert_with(self.hash, self.key, make), self.user)
+        (self.table.value(&self.probe, make), self.user)
     }
 }
 
@@ -90,9 +104,91 @@ pub(crate) fn combine_by_key<K: Key, V: Row, C: Combine<V>>(
         parent,
         combine,
         before: TableHint::default(),
+        rest_before: RoomHint::default(),
     });
     let reduce_side = ReduceSide { map_side, before: TableHint::default(), key: PhantomData };
     Dataset::from_node(Tabled::new(name, reduce_side))
+}
+
+/// What a map task has for one reduce partition: the rows it folded, and behind them those that it
+/// did not, in order.
+struct Bucket<A> {
+    folded: ByteTable<A>,
+    single: KeyedRows<A>,
+}
+
+impl<A: Value> Bucket<A> {
+    fn held(self) -> Held {
+        let bytes = self.folded.memory() + self.single.memory();
+        Held::new(self, bytes)
+    }
+}
+
+/// The buckets of a map task while it runs.
+struct Filling<'t, A, C> {
+    combine: &'t C,
+    user: User<'t>,
+    buckets: Vec<Bucket<A>>,
+    waiting: Waiting<A>,
+    /// Written only on failure: what cannot fail then costs nothing for it.
+    refused: Option<Error>,
+}
+
+impl<A: Value, C> Filling<'_, A, C> {
+    #[inline]
+    fn take<V: Row>(&mut self, bucket: usize, probe: Probe<'_>, value: V::View<'_>, folds: bool)
+    where
+        C: Combine<V, Folded = A>,
+    {
+        if self.refused.is_some() {
+            return;
+        }
+        let done = if !folds {
+            let single = &mut self.buckets[bucket].single;
+            let one = self.combine.one(self.user, value);
+            one.map(|one| single.push(&probe, one))
+        } else if let Some(probe) = probe.owned().filter(|_| C::ONE_FOLDS) {
+            let one = self.combine.one(self.user, value);
+            one.map(|one| {
+                if self.waiting.push(bucket, probe, one) {
+                    self.settle::<V>();
+                }
+            })
+        } else {
+            // Rows keep their order.
+            self.settle::<V>();
+            let table = &mut self.buckets[bucket].folded;
+            self.combine.fold(Place { table, probe, user: self.user }, value)
+        };
+        if let Err(error) = done {
+            self.refused = Some(error);
+        }
+    }
+
+    /// Folds the rows that wait.
+    fn settle<V: Row>(&mut self)
+    where
+        C: Combine<V, Folded = A>,
+    {
+        self.waiting.warm(|bucket| &self.buckets[bucket].folded);
+        for (bucket, probe, one) in self.waiting.take() {
+            let place = Place { table: &mut self.buckets[bucket].folded, probe, user: self.user };
+            if let Err(error) = self.combine.merge(place, one) {
+                self.refused = Some(error);
+                return;
+            }
+        }
+    }
+
+    fn end<V: Row>(mut self) -> Result<Vec<Bucket<A>>>
+    where
+        C: Combine<V, Folded = A>,
+    {
+        if self.refused.is_none() {
+            self.settle::<V>();
+        }
+        self.refused.map_or(Ok(self.buckets), Err)
+    }
 }
 
 /// Folds each source partition into one table for each reduce partition.
@@ -101,6 +197,7 @@ struct MapSide<K: Row, V: Row, C> {
     parent: Parent<Kv<K, V>>,
     combine: C,
     before: TableHint,
+    rest_before: RoomHint,
 }
 
 /// Merges the tables of all source partitions, in their order.
@@ -122,35 +219,74 @@ impl TableHint {
         ByteTable::with_capacity(self.keys.room().max(at_least)).with_arena(self.arena.room())
     }
 
-    fn learn<A>(&self, tables: &[ByteTable<A>]) {
-        self.keys.learn(tables.iter().map(ByteTable::len));
-        self.arena.learn(tables.iter().map(ByteTable::arena_len));
+    fn learn<'t, A: 't>(&self, tables: impl ExactSizeIterator<Item = &'t ByteTable<A>> + Clone) {
+        self.keys.learn(tables.clone().map(ByteTable::len));
+        self.arena.learn(tables.map(ByteTable::arena_len));
     }
 }
 
-shuffle_node!([K: Key, V: Row, C: Combine<V>] MapSide<K, V, C>);
+shuffle_node!([K: Key, V: Row, C: Combine<V>] MapSide<K, V, C>,
+describe: |node, run, partition| node.how(run, partition));
+
+impl<K: Key, V: Row, C: Combine<V>> MapSide<K, V, C> {
+    /// What was decided about a partition of which something is held; nothing, if all was folded.
+    fn how(&self, run: &RunContext, partition: u32) -> Option<String> {
+        let mut held = (0..run.parallelism())
+            .filter_map(|reduce| run.bucket::<Bucket<C::Folded>>(self.meta.id, partition, reduce));
+        let single = held.any(|bucket| bucket.single.len() > 0);
+        single.then(|| format!("rows behind the first {SAMPLED} not folded: too many keys"))
+    }
+}
 
 impl<K: Key, V: Row, C: Combine<V>> Shuffle for MapSide<K, V, C> {
     fn buckets(&self, task: &Task<'_>, wanted: &[u32]) -> Result<Vec<Held>> {
-        let mut tables: Vec<ByteTable<C::Folded>> =
-            wanted.iter().map(|_| self.before.table(0)).collect();
+        let rest = self.rest_before.room();
+        let empty =
+            |_| Bucket { folded: self.before.table(0), single: KeyedRows::with_capacity(rest) };
+        let mut filling = Filling {
+            combine: &self.combine,
+            user: User { task, meta: &self.meta },
+            buckets: wanted.iter().map(empty).collect(),
+            waiting: Waiting::new(),
+            refused: None,
+        };
         let targets = Targets::new(task.run().parallelism(), wanted);
-        let user = User { task, meta: &self.meta };
-        let (mut scratch, mut refused) = (Vec::new(), None::<Error>);
+        let (mut scratch, mut sample) = (Vec::new(), Sample::new());
         self.parent.run(task, &mut |(key, value)| {
             let key = K::bytes(&key, &mut scratch);
-            let hash = hash(key);
-            if let Some(table) = targets.of(hash).filter(|_| refused.is_none()) {
-                let place = Place { table: &mut tables[table], hash, key, user };
-                // Written only on failure: what cannot fail then costs nothing for it.
-                if let Err(error) = self.combine.fold(place, value) {
-                    refused = Some(error);
-                }
+            let probe = Probe::new(hash(key), key);
+            let target = targets.of(probe.hash);
+            // SAMPLE-1: also of what is left out.
+            let looks = target.is_some() || !planted(Bug::SampleOfWanted);
+            let folds = looks && sample.next(probe.hash);
+            if let Some(bucket) = target {
+                filling.take::<V>(bucket, probe, value, folds);
             }
         })?;
-        refused.map_or(Ok(()), Err)?;
-        self.before.learn(&tables);
-        Ok(tables.into_iter().map(|table| Arc::new(table) as Held).collect())
+        let buckets = filling.end::<V>()?;
+        self.before.learn(buckets.iter().map(|bucket| &bucket.folded));
+        self.rest_before.learn(buckets.iter().map(|bucket| bucket.single.len()));
+        Ok(buckets.into_iter().map(Bucket::held).collect())
+    }
+}
+
+/// The table of a reduce partition while buckets are merged into it.
+struct Merging<'t, V: Row, C: Combine<V>> {
+    combine: &'t C,
+    user: User<'t>,
+    table: ByteTable<C::Folded>,
+}
+
+impl<V: Row, C: Combine<V>> Take<C::Folded> for Merging<'_, V, C> {
+    #[inline]
+    fn warm(&self, hashes: impl Iterator<Item = u64>) {
+        self.table.warm(hashes);
+    }
+
+    #[inline]
+    fn take(&mut self, probe: Probe<'_>, folded: C::Folded) -> Result<()> {
+        let place = Place { table: &mut self.table, probe, user: self.user };
+        self.combine.merge(place, folded)
     }
 }
 
@@ -166,21 +302,17 @@ impl<K: Key, V: Row, C: Combine<V>> Tabulate for ReduceSide<K, V, C> {
     fn table(&self, task: &Task<'_>, meta: &Meta) -> Result<ByteTable<C::Folded>> {
         let id = self.map_side.meta.id;
         let buckets = (0..task.partitions_of(id))
-            .map(|map| task.bucket::<ByteTable<C::Folded>>(id, map, task.partition()))
+            .map(|map| task.bucket::<Bucket<C::Folded>>(id, map, task.partition()))
             .collect::<Result<Vec<_>>>()?;
-        let fullest = buckets.iter().map(|bucket| bucket.len()).max().unwrap_or(0);
-        let mut table = self.before.table(fullest);
-        let user = User { task, meta };
+        let fullest = buckets.iter().map(|bucket| bucket.folded.len()).max().unwrap_or(0);
+        let (combine, user) = (&self.map_side.combine, User { task, meta });
+        let mut merging = Merging { combine, user, table: self.before.table(fullest) };
         for bucket in buckets {
-            for piece in bucket.pieces() {
-                table.warm(piece.clone().map(|(hash, ..)| hash));
-                for (hash, key, folded) in piece {
-                    let place = Place { table: &mut table, hash, key, user };
-                    self.map_side.combine.merge(place, folded.clone())?;
-                }
-            }
+            bucket.folded.pass_to(&mut merging)?;
+            bucket.single.pass_to(&mut merging)?;
         }
-        self.before.learn(std::slice::from_ref(&table));
+        let table = merging.table;
+        self.before.learn(std::iter::once(&table));
         Ok(table)
     }
 }

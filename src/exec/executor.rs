@@ -128,10 +128,15 @@ impl Executor {
         self.pool.install(|| (0..count).into_par_iter().with_max_len(1).map(each).collect())
     }
 
-    /// Does `aside` on one of the pool's threads while `body` runs on the caller's, which may use
-    /// the pool too. Returns when both are done.
-    pub(crate) fn beside<T>(&self, aside: impl FnOnce() + Send, body: impl FnOnce() -> T) -> T {
-        self.pool.in_place_scope(|scope| {
+    /// Does `aside` beside `body`, both on the pool's threads, and returns when both are done. What
+    /// `body` runs on this executor begins and ends there without waking anybody: a caller that
+    /// stays outside is put to sleep and woken for each stage.
+    pub(crate) fn beside<T: Send>(
+        &self,
+        aside: impl FnOnce() + Send,
+        body: impl FnOnce() -> T + Send,
+    ) -> T {
+        self.pool.scope(|scope| {
             scope.spawn(|_| aside());
             body()
         })
@@ -173,6 +178,7 @@ impl Executor {
                     wanted.remove(&work.partition);
                 }
             }
+            release(run, &plan, &wanted);
             if wanted.is_empty() {
                 return Ok(results.into_iter().flatten().collect());
             }
@@ -197,7 +203,9 @@ impl Executor {
                 return Ok(());
             }
             for stage in &stages {
-                if self.fill(run, plan, stage)? {
+                let lost = self.fill(run, plan, stage)?;
+                release(run, plan, wanted);
+                if lost {
                     break;
                 }
             }
@@ -347,6 +355,14 @@ impl Executor {
             );
         }
         (Outcome::Failed(failure), log)
+    }
+}
+
+/// Under a budget: lets buckets go that nobody is going to read for these partitions.
+fn release(run: &RunContext, plan: &Plan, wanted: &BTreeSet<u32>) {
+    let store = run.store();
+    if store.budget().is_some() {
+        store.release(&plan.still_read(store, wanted));
     }
 }
 

@@ -94,9 +94,12 @@ impl<R: Row> Dataset<R> {
             let name = plan.name(index);
             let work = work.unwrap_or_default();
             line(&mut text, &format!("{} {name}: {asked}{work}", index + 1));
-            for &partition in &demand.partitions {
-                if let Some(origin) = plan.nodes()[index].node.describe(run, partition) {
-                    line(&mut text, &format!("    {partition}: {origin}"));
+            let planned = &plan.nodes()[index];
+            // Of a shuffle, buckets of every partition are asked for.
+            let every = if demand.buckets.is_empty() { 0 } else { planned.partitions };
+            for partition in demand.partitions.iter().copied().chain(0..every) {
+                if let Some(more) = planned.node.describe(run, partition) {
+                    line(&mut text, &format!("    {partition}: {more}"));
                 }
             }
         });

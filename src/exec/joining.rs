@@ -1,18 +1,18 @@
 //! The hash join that all four joins are: one side is put into a table, the other looks up in it.
 
-use std::cell::Cell;
 use std::marker::PhantomData;
 
 use super::dataset::Dataset;
 use super::key::Key;
 use super::keyed::{KeyedInput, RoomHint, view_of};
 use super::node::{Compute, Dependency, Meta, Node, Partitioning};
+use super::probe::Probe;
 use super::row::{Data, Kv, Row};
 use super::run::RunContext;
-use super::table::ByteTable;
+use super::table::{ByteTable, Take};
 use super::task::Task;
 use super::wire::Value;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// What a join makes of a row of the probing side and the rows of the table with its key.
 pub(crate) trait Shape<V, W>: Send + Sync + 'static {
@@ -81,41 +81,72 @@ impl<K: Key, V: Value, W: Value, S: Shape<V, W>> Compute<Kv<K, S::Out>> for Join
         out: &mut dyn FnMut((<K as Row>::View<'_>, S::Out)),
     ) -> Result<()> {
         let mut groups = Groups::with_capacity(self.keys_before.room());
-        self.table.for_each(task, |hash, key, value| groups.push(hash, key, value))?;
+        self.table.pass_to(task, &mut groups)?;
         self.keys_before.learn(std::iter::once(groups.keys.len()));
-        let mut failed: Option<Error> = None;
-        let mut emit = |key: &[u8], row: S::Out| match view_of::<K>(key) {
-            Ok(view) => out((view, row)),
-            Err(error) => failed = Some(error),
-        };
-        self.probe.for_each(task, |hash, key, value| {
-            let Some(group) = groups.keys.get(hash, key) else {
-                if let Some(row) = S::alone(value) {
-                    emit(key, row);
-                }
-                return;
-            };
-            if S::KEEPS_UNASKED {
-                group.asked.set(true);
-            }
-            let (mut found, mut next) = (&group.first, group.next);
-            while let Some((value_after, next_after)) = groups.rows.get(next as usize) {
-                emit(key, S::matched(value.clone(), found.clone()));
-                (found, next) = (value_after, *next_after);
-            }
-            emit(key, S::matched(value, found.clone()));
-        })?;
         if S::KEEPS_UNASKED {
-            for (_, key, group) in groups.keys.iter().filter(|(.., group)| !group.asked.get()) {
-                for found in groups.of(group) {
-                    if let Some(row) = S::unasked(found.clone()) {
-                        emit(key, row);
-                    }
-                }
+            groups.asked.resize(groups.keys.len(), false);
+        }
+        let mut asking = Asking::<K, V, W, S> { groups, out, types: PhantomData };
+        self.probe.pass_to(task, &mut asking)?;
+        asking.end()
+    }
+}
+
+/// The probing side: asks for the group of each of its rows.
+struct Asking<'o, K: Key, V, W, S: Shape<V, W>> {
+    groups: Groups<W>,
+    out: &'o mut dyn FnMut((<K as Row>::View<'_>, S::Out)),
+    types: PhantomData<fn() -> V>,
+}
+
+impl<K: Key, V: Value, W: Value, S: Shape<V, W>> Asking<'_, K, V, W, S> {
+    /// The rows of the table that nobody asked for, if the shape keeps them.
+    fn end(self) -> Result<()> {
+        let Asking { groups, out, .. } = self;
+        let unasked = groups.keys.iter().zip(&groups.asked).filter(|(_, asked)| !**asked);
+        for ((_, key, group), _) in unasked {
+            for row in groups.of(group).filter_map(|found| S::unasked(found.clone())) {
+                emit::<K, _>(out, key, row)?;
             }
         }
-        failed.map_or(Ok(()), Err)
+        Ok(())
     }
+}
+
+impl<K: Key, V: Value, W: Value, S: Shape<V, W>> Take<V> for Asking<'_, K, V, W, S> {
+    fn warm(&self, hashes: impl Iterator<Item = u64>) {
+        self.groups.keys.warm(hashes);
+    }
+
+    #[inline]
+    fn take(&mut self, probe: Probe<'_>, value: V) -> Result<()> {
+        let Asking { groups, out, .. } = self;
+        let Some((row, group)) = groups.keys.look_up(&probe) else {
+            let Some(row) = S::alone(value) else { return Ok(()) };
+            return probe.with_key(|key| emit::<K, _>(out, key, row));
+        };
+        if S::KEEPS_UNASKED {
+            groups.asked[row] = true;
+        }
+        probe.with_key(|key| {
+            let (mut found, mut next) = (&group.first, group.next);
+            while let Some((value_after, next_after)) = groups.rows.get(next as usize) {
+                emit::<K, _>(out, key, S::matched(value.clone(), found.clone()))?;
+                (found, next) = (value_after, *next_after);
+            }
+            emit::<K, _>(out, key, S::matched(value, found.clone()))
+        })
+    }
+}
+
+#[inline]
+fn emit<K: Key, R>(
+    out: &mut dyn FnMut((<K as Row>::View<'_>, R)),
+    key: &[u8],
+    row: R,
+) -> Result<()> {
+    out((view_of::<K>(key)?, row));
+    Ok(())
 }
 
 /// The number that no row has.
@@ -127,6 +158,8 @@ struct Groups<W> {
     keys: ByteTable<Group<W>>,
     /// Value, and the next row of the same key.
     rows: Vec<(W, u32)>,
+    /// By the number of the key: whether the probing side has it. Empty if nobody wants to know.
+    asked: Vec<bool>,
 }
 
 struct Group<W> {
@@ -134,20 +167,19 @@ struct Group<W> {
     /// The second row, and the last one.
     next: u32,
     last: u32,
-    /// Whether the probing side has the key.
-    asked: Cell<bool>,
 }
 
 impl<W> Groups<W> {
     fn with_capacity(keys: usize) -> Groups<W> {
-        Groups { keys: ByteTable::with_capacity(keys), rows: Vec::new() }
+        let keys = ByteTable::with_capacity(keys);
+        Groups { keys, rows: Vec::new(), asked: Vec::new() }
     }
 
-    fn push(&mut self, hash: u64, key: &[u8], value: W) {
+    fn push(&mut self, probe: &Probe<'_>, value: W) {
         let mut new = Some(value);
-        let group = self.keys.get_or_insert_with(hash, key, || {
+        let group = self.keys.value(probe, || {
             let first = new.take().expect("asked for once");
-            Group { first, next: NONE, last: NONE, asked: Cell::new(false) }
+            Group { first, next: NONE, last: NONE }
         });
         let Some(value) = new else { return };
         let row = u32::try_from(self.rows.len()).ok().filter(|row| *row != NONE);
@@ -170,5 +202,17 @@ impl<W> Groups<W> {
             Some(value)
         });
         std::iter::once(&group.first).chain(others)
+    }
+}
+
+impl<W: Value> Take<W> for Groups<W> {
+    fn warm(&self, hashes: impl Iterator<Item = u64>) {
+        self.keys.warm(hashes);
+    }
+
+    #[inline]
+    fn take(&mut self, probe: Probe<'_>, value: W) -> Result<()> {
+        self.push(&probe, value);
+        Ok(())
     }
 }

@@ -4,13 +4,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::key::{Key, hash, partition_of};
 use super::node::{Compute, Dependency, Held, Meta, Parent, Partitioning, Shuffle, shuffle_node};
+use super::probe::Probe;
 use super::row::Kv;
-use super::table::{ByteTable, INLINE, pad};
+use super::table::{ByteTable, Take, WARM};
 use super::task::Task;
 use super::wire::Value;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::to_usize;
 use crate::sync::Arc;
+
+/// Keys up to this length lie in their row, as long as all have the same length.
+const INLINE: usize = 8;
 
 /// The rows of a dataset by the hash of their key, over as many partitions as the run's
 /// parallelism: read in place where the dataset is distributed like that already (narrow), through
@@ -69,6 +73,33 @@ impl<K: Key, V: Value> KeyedInput<K, V> {
                 task.held::<ByteTable<V>>(parent.meta().id, task.partition()).map(Some)
             }
             Route::Narrow(_) | Route::Wide(_) => Ok(None),
+        }
+    }
+
+    /// Hands over every row of the partition, a few at a time where they are in memory.
+    pub(crate) fn pass_to(&self, task: &Task<'_>, to: &mut impl Take<V>) -> Result<()> {
+        match &self.0 {
+            Route::Narrow(parent) if parent.holds_table() => {
+                let table = task.held::<ByteTable<V>>(parent.meta().id, task.partition())?;
+                table.pass_to(to)
+            }
+            Route::Narrow(_) => {
+                let mut failed = None;
+                self.for_each(task, |hash, key, value| {
+                    if failed.is_none() {
+                        failed = to.take(Probe::new(hash, key), value).err();
+                    }
+                })?;
+                failed.map_or(Ok(()), Err)
+            }
+            Route::Wide(shuffle) => {
+                let id = shuffle.meta.id;
+                for map in 0..task.partitions_of(id) {
+                    let rows = task.bucket::<KeyedRows<V>>(id, map, task.partition())?;
+                    rows.pass_to(to)?;
+                }
+                Ok(())
+            }
         }
     }
 
@@ -136,17 +167,31 @@ enum Keys {
 }
 
 impl<V> KeyedRows<V> {
-    fn with_capacity(rows: usize) -> KeyedRows<V> {
+    pub(crate) fn with_capacity(rows: usize) -> KeyedRows<V> {
         KeyedRows { rows: Vec::with_capacity(rows), keys: Keys::Inline(usize::MAX) }
     }
 
-    #[inline]
-    fn push(&mut self, hash: u64, key: &[u8], value: V) {
-        let place = match &mut self.keys {
-            Keys::Inline(len) if *len == key.len() => pad(key),
-            Keys::Inline(_) | Keys::Packed(_) => self.place_other(key),
+    /// Number of rows.
+    pub(crate) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Bytes of memory held, without what the values own.
+    pub(crate) fn memory(&self) -> usize {
+        let packed = match &self.keys {
+            Keys::Inline(_) => 0,
+            Keys::Packed(packed) => packed.capacity(),
         };
-        self.rows.push(KeyedRow { hash, place, value });
+        self.rows.capacity() * size_of::<KeyedRow<V>>() + packed
+    }
+
+    #[inline]
+    pub(crate) fn push(&mut self, probe: &Probe<'_>, value: V) {
+        let place = match (&self.keys, probe.few()) {
+            (Keys::Inline(all), Some((key, len))) if *all == len => key.to_le_bytes(),
+            _ => probe.with_key(|key| self.place_other(key)),
+        };
+        self.rows.push(KeyedRow { hash: probe.hash, place, value });
     }
 
     /// Places a key that has not the length of those before, or of which the length is not known.
@@ -154,7 +199,9 @@ impl<V> KeyedRows<V> {
         if let Keys::Inline(len) = self.keys {
             if self.rows.is_empty() && key.len() <= INLINE {
                 self.keys = Keys::Inline(key.len());
-                return pad(key);
+                let mut place = [0; INLINE];
+                place[..key.len()].copy_from_slice(key);
+                return place;
             }
             let mut packed = Vec::with_capacity(self.rows.capacity() * INLINE);
             for row in &mut self.rows {
@@ -166,6 +213,33 @@ impl<V> KeyedRows<V> {
         let Keys::Packed(packed) = &mut self.keys else { unreachable!("packed above") };
         packed.extend_from_slice(key);
         (packed.len() as u64).to_le_bytes()
+    }
+
+    /// Hands over every row, in order.
+    pub(crate) fn pass_to(&self, to: &mut impl Take<V>) -> Result<()>
+    where
+        V: Clone,
+    {
+        let mut start = 0;
+        for rows in self.rows.chunks(WARM) {
+            to.warm(rows.iter().map(|row| row.hash));
+            match &self.keys {
+                Keys::Inline(len) => {
+                    for KeyedRow { hash, place, value } in rows {
+                        let probe = Probe::padded(*hash, u64::from_le_bytes(*place), *len);
+                        to.take(probe, value.clone())?;
+                    }
+                }
+                Keys::Packed(packed) => {
+                    for KeyedRow { hash, place, value } in rows {
+                        let end = to_usize(u64::from_le_bytes(*place));
+                        to.take(Probe::new(*hash, &packed[start..end]), value.clone())?;
+                        start = end;
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     fn for_each(&self, mut each: impl FnMut(u64, &[u8], &V)) {
@@ -209,11 +283,15 @@ impl<K: Key, V: Value> Shuffle for KeyedShuffle<K, V> {
             let key = K::bytes(&key, &mut scratch);
             let hash = hash(key);
             if let Some(bucket) = targets.of(hash) {
-                buckets[bucket].push(hash, key, value);
+                buckets[bucket].push(&Probe::new(hash, key), value);
             }
         })?;
         self.rows_before.learn(buckets.iter().map(|bucket| bucket.rows.len()));
-        Ok(buckets.into_iter().map(|rows| Arc::new(rows) as Held).collect())
+        let held = |rows: KeyedRows<V>| {
+            let bytes = rows.memory();
+            Held::new(rows, bytes)
+        };
+        Ok(buckets.into_iter().map(held).collect())
     }
 }
 
@@ -278,6 +356,17 @@ mod tests {
 
     type Seen = Vec<(u64, Vec<u8>, u64)>;
 
+    struct Taken(Vec<((u64, Vec<u8>), u64)>);
+
+    impl Take<u64> for Taken {
+        fn warm(&self, _: impl Iterator<Item = u64>) {}
+
+        fn take(&mut self, probe: super::Probe<'_>, value: u64) -> Result<()> {
+            self.0.push(((probe.hash, probe.with_key(<[u8]>::to_vec)), value));
+            Ok(())
+        }
+    }
+
     impl Node for Probe {
         fn meta(&self) -> &Meta {
             &self.meta
@@ -301,7 +390,7 @@ mod tests {
             let mut seen: Seen = Vec::new();
             let each = |hash, key: &[u8], value| seen.push((hash, key.to_vec(), value));
             self.input.for_each(task, each)?;
-            Ok(Arc::new(seen))
+            Ok(Held::new(seen, 0))
         }
     }
 
@@ -338,10 +427,15 @@ mod tests {
             let keys = even.iter().map(|key| key.to_le_bytes().to_vec()).chain(uneven);
             let rows: Vec<_> = keys.map(|key| (hash(&key), key)).zip(0u64..).collect();
             let mut bucket = KeyedRows::with_capacity(room);
-            rows.iter().for_each(|((hash, key), value)| bucket.push(*hash, key, *value));
+            for ((hash, key), value) in &rows {
+                bucket.push(&super::Probe::new(*hash, key), *value);
+            }
             let mut seen = Vec::new();
             bucket.for_each(|hash, key, value| seen.push(((hash, key.to_vec()), *value)));
-            prop_assert_eq!(seen, rows);
+            prop_assert_eq!(&seen, &rows);
+            let mut taken = Taken(Vec::new());
+            bucket.pass_to(&mut taken).unwrap();
+            prop_assert_eq!(taken.0, rows);
         }
     }
 

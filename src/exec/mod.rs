@@ -16,14 +16,17 @@ mod name;
 mod node;
 mod operators;
 mod plan;
+mod probe;
 mod random;
 mod row;
 mod run;
+mod sample;
 mod source;
 mod store;
 mod table;
 mod tabled;
 mod task;
+mod waiting;
 mod wire;
 
 pub use accumulator::Accumulator;
@@ -50,6 +53,7 @@ pub(crate) use {
     key::partition_of,
     keyed::{KeyedInput, view_of},
     node::{Compute, Dependency, Held, Hold, Meta, Node, Parent, Partitioning, Role},
+    probe::{Probe, Word},
     table::ByteTable,
     task::Task,
 };

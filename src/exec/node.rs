@@ -96,7 +96,18 @@ impl Dependency {
 }
 
 /// A partition or bucket as the partition store holds it.
-pub(crate) type Held = Arc<dyn Any + Send + Sync>;
+#[derive(Clone)]
+pub(crate) struct Held {
+    pub(crate) value: Arc<dyn Any + Send + Sync>,
+    /// What it takes of memory, as far as its owner knows.
+    pub(crate) bytes: usize,
+}
+
+impl Held {
+    pub(crate) fn new(value: impl Any + Send + Sync, bytes: usize) -> Held {
+        Held { value: Arc::new(value), bytes }
+    }
+}
 
 /// How the partitions of a node come to be.
 pub(crate) enum Role<'n> {
@@ -166,7 +177,8 @@ pub(crate) trait Node: Send + Sync {
         false
     }
 
-    /// What `explain` adds about a partition (a source says where the rows come from).
+    /// What `explain` adds about a partition (a source says where the rows come from, a shuffle
+    /// what it decided about those of a partition of its parent).
     fn describe(&self, _run: &RunContext, _partition: u32) -> Option<String> {
         None
     }
@@ -253,7 +265,7 @@ fn bury(node: Arc<dyn Node>) {
 /// The lineage of the map side of a shuffle: a node with the fields `meta` and `parent`, whose
 /// partitions it cuts into buckets.
 macro_rules! shuffle_node {
-    ([$($generics:tt)*] $node:ty) => {
+    ([$($generics:tt)*] $node:ty $(, describe: $describe:expr)?) => {
         impl<$($generics)*> crate::exec::node::Node for $node {
             fn meta(&self) -> &crate::exec::node::Meta {
                 &self.meta
@@ -266,6 +278,15 @@ macro_rules! shuffle_node {
             fn role(&self) -> crate::exec::node::Role<'_> {
                 crate::exec::node::Role::Shuffle(self)
             }
+
+            $(fn describe(
+                &self,
+                run: &crate::exec::run::RunContext,
+                partition: u32,
+            ) -> Option<String> {
+                let describe: fn(&Self, &crate::exec::run::RunContext, u32) -> _ = $describe;
+                describe(self, run, partition)
+            })?
         }
     };
 }

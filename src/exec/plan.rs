@@ -201,6 +201,17 @@ impl Plan {
         stages
     }
 
+    /// The shuffles of which somebody still reads buckets before the action has these partitions.
+    pub(crate) fn still_read(&self, store: &Store, wanted: &BTreeSet<u32>) -> BTreeSet<OperatorId> {
+        let mut read = BTreeSet::new();
+        self.walk(store, wanted, &mut |index, demand, _| {
+            if !demand.buckets.is_empty() {
+                read.insert(self.nodes[index].node.meta().id);
+            }
+        });
+        read
+    }
+
     /// PLAN-2: goes from the target upwards and shows for each node what is asked of it and, if it
     /// is held, what of that is missing.
     pub(crate) fn walk(&self, store: &Store, wanted: &BTreeSet<u32>, visit: &mut Visit<'_>) {

@@ -144,11 +144,15 @@ impl RunContext {
         self
     }
 
-    /// Limits what this run keeps of persisted datasets to so many bytes, encoded. What was used
-    /// longest ago goes first and is computed again when it is asked for, as is a partition that
-    /// never fitted. Without a limit everything persisted stays until the run ends. What shuffles
-    /// and keyed operators hold is not counted, nor are persisted datasets that end a chain of
-    /// more than 1,024 operators: without them it could not be run.
+    /// Limits what this run keeps to so many bytes: persisted partitions (encoded) and the buckets
+    /// of shuffles whose consumers are done with them. What was used longest ago goes first and is
+    /// computed again when it is asked for, as is a partition that never fitted. Without a limit
+    /// everything stays until the run ends.
+    ///
+    /// What has to be there, for the stage that runs and those behind it, stays whatever the limit,
+    /// but takes from what others may keep: buckets that are still to be read, the tables of keyed
+    /// operators, sorted runs, and persisted datasets that end a chain of more than 1,024 operators
+    /// (without them it could not be run). Of rows that own memory themselves only the rows count.
     ///
     /// ```
     /// use sawmill::{Dataset, Executor, StorageLevel};
@@ -171,13 +175,20 @@ impl RunContext {
     /// Bytes of persisted partitions that are kept under the limit of [`RunContext::with_memory`].
     #[must_use]
     pub fn persisted_bytes(&self) -> usize {
-        self.store.kept().0
+        self.store.usage().persisted
+    }
+
+    /// Bytes of everything that this run holds at the moment.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        let usage = self.store.usage();
+        usage.needed + usage.spare
     }
 
     /// How many persisted partitions had to go for others.
     #[must_use]
     pub fn evictions(&self) -> u64 {
-        self.store.kept().1
+        self.store.usage().evicted
     }
 
     /// Makes the run end when the token is cancelled.
@@ -272,6 +283,16 @@ impl RunContext {
         operator: OperatorId,
         partition: u32,
     ) -> Option<Arc<T>> {
-        self.store.get(operator, Slot::Partition(partition))?.downcast().ok()
+        self.store.get(operator, Slot::Partition(partition))?.value.downcast().ok()
+    }
+
+    /// A held bucket.
+    pub(crate) fn bucket<T: Any + Send + Sync>(
+        &self,
+        operator: OperatorId,
+        map: u32,
+        reduce: u32,
+    ) -> Option<Arc<T>> {
+        self.store.get(operator, Slot::Bucket { map, reduce })?.value.downcast().ok()
     }
 }

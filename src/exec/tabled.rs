@@ -9,7 +9,6 @@ use super::table::ByteTable;
 use super::task::Task;
 use super::wire::Value;
 use crate::error::Result;
-use crate::sync::Arc;
 
 /// How the table of one partition is made.
 pub(crate) trait Tabulate: Send + Sync + 'static {
@@ -64,7 +63,9 @@ impl<T: Tabulate> Node for Tabled<T> {
 
 impl<T: Tabulate> Hold for Tabled<T> {
     fn hold(&self, task: &Task<'_>) -> Result<Held> {
-        Ok(Arc::new(self.made.table(task, &self.meta)?))
+        let table = self.made.table(task, &self.meta)?;
+        let bytes = table.memory();
+        Ok(Held::new(table, bytes))
     }
 }
 

@@ -54,7 +54,7 @@ impl<'r> Attempt<'r> {
     pub(crate) fn keep_offers(&self) {
         for (operator, partition, bytes) in self.offers.take() {
             let size = bytes.len();
-            self.run.store().keep(operator, partition, Arc::new(bytes), size);
+            self.run.store().keep(operator, partition, Held::new(bytes, size));
         }
     }
 
@@ -109,12 +109,11 @@ impl<'r> Task<'r> {
     /// all goes well.
     #[inline]
     pub(crate) fn call<T>(&self, meta: &Meta, user: impl FnOnce() -> T) -> T {
+        if self.attempt.tallies {
+            return self.call_counted(meta, user);
+        }
         let blame = Blame(self.attempt, meta.id);
-        let result = if self.attempt.tallies {
-            accumulator::at((meta.id, self.partition), user)
-        } else {
-            user()
-        };
+        let result = user();
         // Only unwinding may reach its drop.
         let _done = ManuallyDrop::new(blame);
         result
@@ -123,6 +122,17 @@ impl<'r> Task<'r> {
     /// Lays a failure to an operator, unless one was laid to another before.
     pub(crate) fn blame(&self, meta: &Meta) {
         self.attempt.blame(meta.id);
+    }
+
+    /// The same where closures may add to accumulators. Apart, because what it needs of registers
+    /// and stack each row of every operator would pay for.
+    #[cold]
+    #[inline(never)]
+    fn call_counted<T>(&self, meta: &Meta, user: impl FnOnce() -> T) -> T {
+        let blame = Blame(self.attempt, meta.id);
+        let result = accumulator::at((meta.id, self.partition), user);
+        let _done = ManuallyDrop::new(blame);
+        result
     }
 
     /// The error of user code that returned `Err`.
@@ -190,7 +200,7 @@ impl<'r> Task<'r> {
 }
 
 fn typed<T: Send + Sync + 'static>(held: Held) -> Arc<T> {
-    held.downcast().unwrap_or_else(|_| {
+    held.value.downcast().unwrap_or_else(|_| {
         unreachable!("an operator holds partitions of one type, and its consumers know it")
     })
 }

@@ -7,19 +7,18 @@
 
 use std::fmt;
 
+use crate::exec::{Probe, Word};
 use crate::ids::to_usize;
 
 /// Rows are numbered by 32 bits, from 1 in a slot.
 const EMPTY: u64 = 0;
 
-/// Keys up to this length lie in their row: a look-up then misses the cache once less.
-const INLINE: usize = 8;
+/// What a key in its row is expected to take, encoded.
+const KEY_BYTES: usize = 8;
 
 struct Row<S> {
     hash: u64,
-    /// The key itself, zero-padded, or where it begins in the arena, little-endian.
-    place: [u8; INLINE],
-    length: u32,
+    word: Word,
     /// `None`: removed, no slot points here.
     value: Option<S>,
 }
@@ -37,7 +36,9 @@ struct Row<S> {
 /// ```
 #[derive(Clone)]
 pub struct StateTable<S> {
-    /// Slots: the hash's high 32 bits, and the row's ordinal plus one; 0 is empty.
+    /// Slots: the hash's low 32 bits, and the row's ordinal plus one; 0 is empty. The bits of the
+    /// hash say where a slot belongs in an index of any size, so that one that grows or closes a
+    /// gap is read from end to end and touches no row.
     index: Vec<u64>,
     rows: Vec<Row<S>>,
     arena: Vec<u8>,
@@ -48,7 +49,7 @@ pub struct StateTable<S> {
 
 impl<S: Clone> Clone for Row<S> {
     fn clone(&self) -> Row<S> {
-        Row { hash: self.hash, place: self.place, length: self.length, value: self.value.clone() }
+        Row { hash: self.hash, word: self.word, value: self.value.clone() }
     }
 }
 
@@ -67,7 +68,7 @@ impl<S> fmt::Debug for StateTable<S> {
 fn slot(hash: u64, row: usize) -> u64 {
     #[allow(clippy::expect_used, reason = "2^32 rows of 32 bytes and more are beyond any limit")]
     let ordinal = u32::try_from(row + 1).expect("STATE: a partition has less than 2^32 keys");
-    (hash & !u64::from(u32::MAX)) | u64::from(ordinal)
+    hash << 32 | u64::from(ordinal)
 }
 
 fn row_of(slot: u64) -> usize {
@@ -75,7 +76,12 @@ fn row_of(slot: u64) -> usize {
 }
 
 fn same_tag(slot: u64, hash: u64) -> bool {
-    (slot ^ hash) >> 32 == 0
+    (slot >> 32) ^ (hash & u64::from(u32::MAX)) == 0
+}
+
+/// Where the search for a slot begins.
+fn home(slot: u64, mask: usize) -> usize {
+    to_usize(slot >> 32) & mask
 }
 
 impl<S> StateTable<S> {
@@ -119,12 +125,12 @@ impl<S> StateTable<S> {
 
     /// About how many bytes the encoded table has.
     pub(super) fn encoded_hint(&self) -> usize {
-        self.arena.len() + self.live * (INLINE + 2 + size_of::<S>()) + 8
+        self.arena.len() + self.live * (KEY_BYTES + 2 + size_of::<S>()) + 8
     }
 
     #[inline]
     fn key<'t>(&'t self, row: &'t Row<S>) -> &'t [u8] {
-        key_in(&self.arena, row)
+        row.word.key(&self.arena)
     }
 
     /// The slot that points to the key's row.
@@ -133,7 +139,7 @@ impl<S> StateTable<S> {
         if self.index.is_empty() {
             return None;
         }
-        let mask = self.index.len() - 1;
+        let (mask, probe) = (self.index.len() - 1, Probe::new(hash, key));
         let mut place = to_usize(hash) & mask;
         loop {
             let slot = self.index[place];
@@ -142,8 +148,7 @@ impl<S> StateTable<S> {
             }
             if same_tag(slot, hash) {
                 let ordinal = row_of(slot);
-                let row = &self.rows[ordinal];
-                if row.hash == hash && self.key(row) == key {
+                if probe.is(&self.rows[ordinal].word, &self.arena) {
                     return Some((place, ordinal));
                 }
             }
@@ -205,28 +210,13 @@ impl<S> StateTable<S> {
         if (self.live + 1) * 4 > self.index.len() * 3 {
             self.grow();
         }
-        #[allow(clippy::expect_used, reason = "keys are parts of records, limited far below")]
-        let length = u32::try_from(key.len()).expect("STATE: a key has less than 4 GiB");
-        let place = self.place(key);
+        let word = Probe::new(hash, key).enter(&mut self.arena);
         let ordinal = self.rows.len();
-        self.rows.push(Row { hash, place, length, value: Some(value) });
+        self.rows.push(Row { hash, word, value: Some(value) });
         self.edition += 1;
-        place_in(&mut self.index, hash, ordinal);
+        place_in(&mut self.index, slot(hash, ordinal));
         self.live += 1;
         ordinal
-    }
-
-    /// Puts a key where its row finds it.
-    #[inline]
-    fn place(&mut self, key: &[u8]) -> [u8; INLINE] {
-        if key.len() <= INLINE {
-            let mut place = [0; INLINE];
-            place[..key.len()].copy_from_slice(key);
-            return place;
-        }
-        let at = crate::ids::to_u64(self.arena.len());
-        self.arena.extend_from_slice(key);
-        at.to_le_bytes()
     }
 
     /// Removes the key. Returns its value.
@@ -267,14 +257,13 @@ impl<S> StateTable<S> {
     /// Touches what look-ups of these hashes will touch: the cache misses of all of them then pass
     /// at the same time, and not one after the other.
     pub(crate) fn warm(&self, hashes: impl Iterator<Item = u64>) {
-        let Some(mask) = self.index.len().checked_sub(1) else { return };
-        let mut touched = 0;
-        for hash in hashes {
-            let slot = self.index[to_usize(hash) & mask];
-            if slot != EMPTY {
-                touched ^= self.rows[row_of(slot)].hash;
-            }
-        }
+        let mask = self.index.len().wrapping_sub(1);
+        let touched = hashes.fold(0, |touched, hash| {
+            let slot = self.index.get(to_usize(hash) & mask).copied().unwrap_or(EMPTY);
+            // Of an empty slot some row, which costs less than to guess wrong.
+            let row = to_usize(slot & u64::from(u32::MAX)).saturating_sub(1);
+            touched ^ self.rows.get(row).map_or(0, |row| row.hash)
+        });
         std::hint::black_box(touched);
     }
 
@@ -321,7 +310,7 @@ impl<S> StateTable<S> {
         let mask = self.index.len() - 1;
         let mut next = (hole + 1) & mask;
         while self.index[next] != EMPTY {
-            let home = to_usize(self.rows[row_of(self.index[next])].hash) & mask;
+            let home = home(self.index[next], mask);
             // The entry may move if its home is not behind the hole, going round.
             if (next.wrapping_sub(home) & mask) >= (next.wrapping_sub(hole) & mask) {
                 self.index[hole] = self.index[next];
@@ -336,14 +325,18 @@ impl<S> StateTable<S> {
         if self.rows.len() > self.live + self.live / 2 {
             self.compact();
         }
-        self.rebuild(slots_for(self.live + 1).max(self.index.len() * 2));
+        let larger = vec![EMPTY; slots_for(self.live + 1).max(self.index.len() * 2)];
+        let slots = std::mem::replace(&mut self.index, larger);
+        slots.into_iter().filter(|slot| *slot != EMPTY).for_each(|slot| {
+            place_in(&mut self.index, slot);
+        });
     }
 
     fn rebuild(&mut self, slots: usize) {
         self.index.clear();
         self.index.resize(slots, EMPTY);
         for (ordinal, row) in self.rows.iter().enumerate().filter(|(_, row)| row.value.is_some()) {
-            place_in(&mut self.index, row.hash, ordinal);
+            place_in(&mut self.index, slot(row.hash, ordinal));
         }
     }
 
@@ -355,11 +348,7 @@ impl<S> StateTable<S> {
             if row.value.is_none() {
                 return false;
             }
-            if to_usize(u64::from(row.length)) > INLINE {
-                let at = crate::ids::to_u64(arena.len());
-                arena.extend_from_slice(key_in(&old, row));
-                row.place = at.to_le_bytes();
-            }
+            row.word = Probe::new(row.hash, row.word.key(&old)).enter(&mut arena);
             true
         });
         self.edition += 1;
@@ -376,34 +365,24 @@ impl<S> StateTable<S> {
     pub(super) fn drain_into(self, mut each: impl FnMut(u64, &[u8], S)) {
         for mut row in self.rows {
             if let Some(value) = row.value.take() {
-                each(row.hash, key_in(&self.arena, &row), value);
+                each(row.hash, row.word.key(&self.arena), value);
             }
         }
     }
 }
 
-/// The key of a row of the table with this arena.
-#[inline]
-fn key_in<'t, S>(arena: &'t [u8], row: &'t Row<S>) -> &'t [u8] {
-    let length = to_usize(u64::from(row.length));
-    if length <= INLINE {
-        &row.place[..length]
-    } else {
-        let at = to_usize(u64::from_le_bytes(row.place));
-        &arena[at..at + length]
-    }
-}
-
 /// Slots for so many keys at three quarters full, a power of two.
 fn slots_for(keys: usize) -> usize {
-    (keys + keys / 3 + 1).next_power_of_two().max(16)
+    let slots = (keys + keys / 3 + 1).next_power_of_two().max(16);
+    assert!(slots <= 1 << 32, "STATE: a partition has at most 3 * 2^30 keys");
+    slots
 }
 
-fn place_in(index: &mut [u64], hash: u64, ordinal: usize) {
+fn place_in(index: &mut [u64], slot: u64) {
     let mask = index.len() - 1;
-    let mut place = to_usize(hash) & mask;
+    let mut place = home(slot, mask);
     while index[place] != EMPTY {
         place = (place + 1) & mask;
     }
-    index[place] = slot(hash, ordinal);
+    index[place] = slot;
 }

@@ -13,7 +13,7 @@ use super::job::Stream;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{
     ByteTable, Compute, Data, Dataset, Dependency, Executor, Held, Hold, Key, KeyedInput, Kv, Meta,
-    Name, Node, OperatorId, Role, RunContext, Task, Value, view_of,
+    Name, Node, OperatorId, Probe, Role, RunContext, Task, Value, view_of,
 };
 use crate::state::{Changes, KeyedState, OperatorState, Overlay, State, StateTable};
 use crate::sync::{Arc, Mutex, lock};
@@ -207,7 +207,7 @@ where
                 group.1.push(value);
                 group
             };
-            groups.upsert(hash, key, (value, Vec::new()), fold);
+            groups.upsert(&Probe::new(hash, key), (value, Vec::new()), fold);
         })?;
         Ok(groups)
     }
@@ -302,7 +302,9 @@ where
             let message = format!("operator `{}` runs only in a started job", self.meta.name);
             Error::new(ErrorKind::Invalid, message)
         })?;
-        Ok(Arc::new(self.update(task, state)?))
+        let part = self.update(task, state)?;
+        let bytes = part.rows.capacity() * size_of::<U>();
+        Ok(Held::new(part, bytes))
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::marker::PhantomData;
 
 use crate::error::Result;
-use crate::exec::combine::{Combine, Place, combine_by_key};
+use crate::exec::combine::{Combine, Place, User, combine_by_key};
 use crate::exec::dataset::Dataset;
 use crate::exec::key::Key;
 use crate::exec::row::{Kv, Row};
@@ -13,12 +13,12 @@ use crate::exec::wire::Value;
 impl<K: Row, V: Row> Dataset<Kv<K, V>> {
     /// One row for each key: `init`, into which `fold` takes the values of the key.
     ///
-    /// Values are folded within each source partition, in order, from an `init` of its own; then
-    /// `merge` takes the results of the source partitions in their order: one fixed tree, whatever
-    /// the schedule. `init` is used once for each key and source partition that has it, so it
-    /// should be neutral, and it should not matter where the values are cut into partitions. Keys
-    /// come out by reduce partition, there in first-seen order. Values may be borrowed ones: only
-    /// what is folded is kept.
+    /// Values are folded within each source partition, in order, from an `init` of its own (where
+    /// nearly every row has a key of its own, each value from one of its own); then `merge` takes
+    /// the results of the source partitions in their order: one fixed tree, whatever the schedule.
+    /// So `init` should be neutral, and it should not matter where the values are cut into
+    /// partitions. Keys come out by reduce partition, there in first-seen order. Values may be
+    /// borrowed ones: only what is folded is kept.
     ///
     /// ```
     /// use sawmill::{Dataset, Executor};
@@ -106,6 +106,14 @@ where
     M: Fn(&mut A, A) + Send + Sync + 'static,
 {
     type Folded = A;
+    const ONE_FOLDS: bool = false;
+
+    #[inline]
+    fn one(&self, user: User<'_>, value: V::View<'_>) -> Result<A> {
+        let mut folded = user.call(&self.init);
+        user.call(|| (self.fold)(&mut folded, value));
+        Ok(folded)
+    }
 
     #[inline]
     fn fold(&self, mut place: Place<'_, A>, value: V::View<'_>) -> Result<()> {
@@ -135,6 +143,13 @@ where
     E: Display + 'static,
 {
     type Folded = A;
+    const ONE_FOLDS: bool = false;
+
+    fn one(&self, user: User<'_>, value: V::View<'_>) -> Result<A> {
+        let mut folded = user.call(&self.init);
+        user.attempt(|| (self.fold)(&mut folded, value))?;
+        Ok(folded)
+    }
 
     fn fold(&self, mut place: Place<'_, A>, value: V::View<'_>) -> Result<()> {
         let (folded, user) = place.value(&self.init);

@@ -1,7 +1,7 @@
 //! `count_by_key`: how many rows each key has.
 
 use crate::error::Result;
-use crate::exec::combine::{Combine, Place, combine_by_key};
+use crate::exec::combine::{Combine, Place, User, combine_by_key};
 use crate::exec::dataset::Dataset;
 use crate::exec::key::Key;
 use crate::exec::row::{Kv, Row};
@@ -32,6 +32,12 @@ pub(super) struct Count;
 
 impl<V: Row> Combine<V> for Count {
     type Folded = u64;
+    const ONE_FOLDS: bool = true;
+
+    #[inline]
+    fn one(&self, _: User<'_>, _: V::View<'_>) -> Result<u64> {
+        Ok(1)
+    }
 
     #[inline]
     fn fold(&self, place: Place<'_, u64>, _: V::View<'_>) -> Result<()> {

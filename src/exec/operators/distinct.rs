@@ -1,7 +1,7 @@
 //! `distinct`: each row once.
 
 use crate::error::Result;
-use crate::exec::combine::{Combine, Place, combine_by_key};
+use crate::exec::combine::{Combine, Place, User, combine_by_key};
 use crate::exec::dataset::Dataset;
 use crate::exec::key::Key;
 use crate::exec::row::Row;
@@ -28,6 +28,11 @@ struct Once;
 
 impl Combine<()> for Once {
     type Folded = ();
+    const ONE_FOLDS: bool = true;
+
+    fn one(&self, _: User<'_>, (): ()) -> Result<()> {
+        Ok(())
+    }
 
     #[inline]
     fn fold(&self, place: Place<'_, ()>, (): ()) -> Result<()> {

@@ -10,7 +10,6 @@ use crate::exec::row::Row;
 use crate::exec::run::{Lost, RunContext};
 use crate::exec::task::Task;
 use crate::exec::wire::{Wire, read_encoded};
-use crate::sync::Arc;
 
 /// Where a persisted dataset is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +88,8 @@ impl<R: Wire> Hold for Persist<R> {
     fn hold(&self, task: &Task<'_>) -> Result<Held> {
         let mut bytes = Vec::new();
         self.base.parent.run(task, &mut |view| R::put(view, &mut bytes))?;
-        Ok(Arc::new(bytes))
+        let size = bytes.capacity();
+        Ok(Held::new(bytes, size))
     }
 }
 

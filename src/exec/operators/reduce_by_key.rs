@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::marker::PhantomData;
 
 use crate::error::Result;
-use crate::exec::combine::{Combine, Place, combine_by_key};
+use crate::exec::combine::{Combine, Place, User, combine_by_key};
 use crate::exec::dataset::Dataset;
 use crate::exec::key::Key;
 use crate::exec::row::{Data, Kv, Row};
@@ -67,6 +67,12 @@ struct TryReduce<E, F>(F, PhantomData<fn() -> E>);
 
 impl<V: Value, F: Fn(V, V) -> V + Send + Sync + 'static> Combine<V> for Reduce<F> {
     type Folded = V;
+    const ONE_FOLDS: bool = true;
+
+    #[inline]
+    fn one(&self, _: User<'_>, value: V) -> Result<V> {
+        Ok(value)
+    }
 
     #[inline]
     fn fold(&self, place: Place<'_, V>, value: V) -> Result<()> {
@@ -87,6 +93,11 @@ where
     F: Fn(V, V) -> Result<V, E> + Send + Sync + 'static,
 {
     type Folded = V;
+    const ONE_FOLDS: bool = true;
+
+    fn one(&self, _: User<'_>, value: V) -> Result<V> {
+        Ok(value)
+    }
 
     fn fold(&self, mut place: Place<'_, V>, value: V) -> Result<()> {
         let mut new = Some(value);

@@ -85,7 +85,11 @@ impl<R: Wire> Shuffle for Deal<R> {
             }
             turn = if turn + 1 == places.len() { 0 } else { turn + 1 };
         })?;
-        Ok(buckets.into_iter().map(|bytes| Arc::new(bytes) as Held).collect())
+        let held = |bytes: Vec<u8>| {
+            let size = bytes.capacity();
+            Held::new(bytes, size)
+        };
+        Ok(buckets.into_iter().map(held).collect())
     }
 
     fn bucket_count(&self, _run: &RunContext) -> u32 {

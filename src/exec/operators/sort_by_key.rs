@@ -141,7 +141,8 @@ where
         self.parent.run(task, &mut |(key, value)| rows.push((K::own(key), value)))?;
         // Stable, so that equal keys stay in source order. How keys compare is user code.
         task.call(&self.meta, || rows.sort_by(|a, b| a.0.cmp(&b.0)));
-        Ok(Arc::new(rows))
+        let bytes = rows.capacity() * size_of::<(K::Owned, V)>();
+        Ok(Held::new(rows, bytes))
     }
 }
 
@@ -160,7 +161,8 @@ where
         task.call(&self.meta, || samples.sort());
         let begin = |range: usize| samples.get(range * samples.len() / ranges).cloned();
         let begins: Vec<K::Owned> = (1..ranges).filter_map(begin).collect();
-        Ok(Arc::new(begins))
+        let bytes = begins.capacity() * size_of::<K::Owned>();
+        Ok(Held::new(begins, bytes))
     }
 }
 
