@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{Advice, AtFlags, CWD, Dir, FileType, Mode, OFlags};
-use rustix::io::{Errno, retry_on_intr};
+use rustix::io::Errno;
 
+use super::failure::retry_on_intr;
 use super::lock::DirectoryLock;
 use super::pace::SharedPace;
 use super::page::{PageView, SharedPage};

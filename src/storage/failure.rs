@@ -6,6 +6,23 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind};
 
+/// How often a call is begun again that a signal has interrupted. More interruptions in a row than
+/// any timer causes: then it is an error, and nobody waits for ever.
+const INTERRUPTIONS: u32 = 10_000;
+
+/// Begins `call` again when a signal has interrupted it: then it has not happened.
+pub(super) fn retry_on_intr<T>(
+    mut call: impl FnMut() -> rustix::io::Result<T>,
+) -> rustix::io::Result<T> {
+    for _ in 0..INTERRUPTIONS {
+        match call() {
+            Err(rustix::io::Errno::INTR) => {}
+            done => return done,
+        }
+    }
+    call()
+}
+
 /// A failed file operation: which one, on what, with which error number.
 #[derive(Clone, Debug)]
 pub struct IoFailure {
@@ -85,5 +102,29 @@ impl From<IoFailure> for Error {
         let kind = if failure.is_disk_full() { ErrorKind::DiskFull } else { ErrorKind::Io };
         let path = failure.path.clone();
         Error::new(kind, format!("{} failed", failure.operation)).at_path(path).caused_by(failure)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    /// A call that is always interrupted was begun again for ever: whoever appended hung.
+    #[test]
+    fn what_is_always_interrupted_ends_with_an_error() {
+        let mut calls = 0;
+        let outcome: rustix::io::Result<()> = retry_on_intr(|| {
+            calls += 1;
+            Err(Errno::INTR)
+        });
+        assert_eq!((outcome, calls), (Err(Errno::INTR), INTERRUPTIONS + 1));
+        calls = 0;
+        let outcome = retry_on_intr(|| {
+            calls += 1;
+            if calls < 3 { Err(Errno::INTR) } else { Ok(calls) }
+        });
+        assert_eq!(outcome, Ok(3));
     }
 }

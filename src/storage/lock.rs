@@ -14,8 +14,10 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
+use super::failure::retry_on_intr;
 use super::{BLOCK, IoFailure, Lock, LockKind};
 
 /// Bytes of a holder's text that are read back.
@@ -30,18 +32,22 @@ pub(super) fn try_lock(
     kind: LockKind,
 ) -> io::Result<bool> {
     let lock = range(start, length, kind)?;
-    loop {
+    let taken = retry_on_intr(|| {
         // SAFETY: the descriptor is open while borrowed, and `lock` lives through the call.
         let answer = unsafe { libc::fcntl(descriptor.as_raw_fd(), libc::F_OFD_SETLK, &lock) };
-        if answer == 0 {
-            return Ok(true);
+        match outcome(answer) {
+            Err(Errno::AGAIN | Errno::ACCESS) => Ok(false),
+            outcome => outcome.map(|()| true),
         }
-        let error = io::Error::last_os_error();
-        match error.raw_os_error() {
-            Some(libc::EINTR) => {}
-            Some(libc::EAGAIN | libc::EACCES) => return Ok(false),
-            _ => return Err(error),
-        }
+    });
+    Ok(taken?)
+}
+
+/// What `fcntl` has answered.
+fn outcome(answer: libc::c_int) -> rustix::io::Result<()> {
+    match io::Error::last_os_error() {
+        _ if answer == 0 => Ok(()),
+        error => Err(Errno::from_io_error(&error).unwrap_or(Errno::IO)),
     }
 }
 
@@ -49,19 +55,14 @@ pub(super) fn try_lock(
 pub(super) fn is_locked(descriptor: BorrowedFd<'_>, byte: u64) -> io::Result<bool> {
     // What would be in the way of sharing it.
     let mut lock = range(byte, 1, LockKind::Shared)?;
-    loop {
+    retry_on_intr(|| {
         // SAFETY: the descriptor is open while borrowed, and `lock` lives through the call, which
         // writes into it.
         let answer =
             unsafe { libc::fcntl(descriptor.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) };
-        if answer == 0 {
-            return Ok(i32::from(lock.l_type) != libc::F_UNLCK);
-        }
-        let error = io::Error::last_os_error();
-        if error.raw_os_error() != Some(libc::EINTR) {
-            return Err(error);
-        }
-    }
+        outcome(answer)
+    })?;
+    Ok(i32::from(lock.l_type) != libc::F_UNLCK)
 }
 
 /// A range of bytes and how to lock it, for the kernel.
@@ -138,7 +139,7 @@ fn same_file(
 
 fn read_holder(descriptor: BorrowedFd<'_>) -> io::Result<String> {
     let mut text = [0; HOLDER_MAX];
-    let length = rustix::io::retry_on_intr(|| rustix::io::pread(descriptor, &mut text, 0))?;
+    let length = retry_on_intr(|| rustix::io::pread(descriptor, &mut text, 0))?;
     Ok(String::from_utf8_lossy(&text[..length]).trim_end().to_owned())
 }
 
@@ -149,7 +150,7 @@ fn write_holder(descriptor: BorrowedFd<'_>, holder: &str) -> io::Result<()> {
         end -= 1;
     }
     let text = &holder.as_bytes()[..end];
-    let written = rustix::io::retry_on_intr(|| rustix::io::pwrite(descriptor, text, 0))?;
+    let written = retry_on_intr(|| rustix::io::pwrite(descriptor, text, 0))?;
     if written != text.len() {
         return Err(io::ErrorKind::WriteZero.into());
     }

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{FallocateFlags, Stat};
-use rustix::io::{Errno, retry_on_intr};
+use rustix::io::Errno;
 
 use super::directory::SystemDirectory;
+use super::failure::retry_on_intr;
 use super::probe::Wish;
 use super::{Directory, File, FileStamp, IoFailure, LockKind, MappedBytes, Mapping, Storage};
 use super::{lock, mmap};

@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::AsFd;
 
-use rustix::io::{Errno, ReadWriteFlags, retry_on_intr};
+use rustix::io::{Errno, ReadWriteFlags};
 
+use super::failure::retry_on_intr;
 use super::posix::{SystemFile, system_file};
 use super::{Channel, Completion, IoFailure, Op};
 
