@@ -33,6 +33,15 @@ sim-lives SEEDS="100000":
 faults-real LAST="8":
     bash tests/faults_real.sh {{LAST}}
 
+# Power cuts under ext4 and XFS: SEEDS workloads, all file systems or one, and PLANTED bug or the
+# control. Needs root, FUSE and loop devices; skips what is not there.
+power-cuts SEEDS="1" SYSTEM="all" PLANTED="":
+    cargo run --release --manifest-path tests/real_disks/Cargo.toml -- power-cuts {{SEEDS}} {{SYSTEM}} {{PLANTED}}
+
+# Small file systems that are full, for real: a ballast leaves 4 KiB more each time.
+disk-full:
+    cargo run --release --manifest-path tests/real_disks/Cargo.toml -- disk-full
+
 # Real kills of real processes, as many as a release needs.
 kill-long:
     SAWMILL_KILLS=200 cargo test --release --all-features --test wal_kill --test wal_in_flight -- --nocapture
