@@ -29,18 +29,24 @@ sim-long:
 sim-lives SEEDS="100000":
     SAWMILL_SIM_SEEDS=0..{{SEEDS}} cargo test --release --all-features --test wal_sim -- --nocapture
 
-# Real system calls that fail, by strace; file limits; a small tmpfs. Skips what is not allowed.
+# Real system calls that fail, by strace; file limits; small and odd disks. Skips what is not
+# allowed.
 faults-real LAST="8":
     bash tests/faults_real.sh {{LAST}}
 
 # Power cuts under ext4 and XFS: SEEDS workloads, all file systems or one, and PLANTED bug or the
 # control. Needs root, FUSE and loop devices; skips what is not there.
 power-cuts SEEDS="1" SYSTEM="all" PLANTED="":
+    cargo test --release --manifest-path tests/real_disks/Cargo.toml
     cargo run --release --manifest-path tests/real_disks/Cargo.toml -- power-cuts {{SEEDS}} {{SYSTEM}} {{PLANTED}}
 
 # Small file systems that are full, for real: a ballast leaves 4 KiB more each time.
 disk-full:
     cargo run --release --manifest-path tests/real_disks/Cargo.toml -- disk-full
+
+# A log of SIZE MiB, killed, then recovered and read within a memory cgroup of 64 MiB.
+small-memory SIZE="4096":
+    cargo run --release --manifest-path tests/real_disks/Cargo.toml -- small-memory {{SIZE}}
 
 # Real kills of real processes, as many as a release needs.
 kill-long:

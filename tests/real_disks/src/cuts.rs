@@ -2,10 +2,11 @@
 //! judged.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::PathBuf;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 
 use sawmill::{Wal, WalOptions};
@@ -15,7 +16,7 @@ use crate::oracle::{Found, Mark, Oracle, Step};
 use crate::place::{FileSystem, Place};
 use crate::random::Random;
 use crate::record::Identity;
-use crate::recording::Plan;
+use crate::recording::{Plan, Start};
 use crate::trace::Event;
 use crate::workload::{options, read};
 use crate::{Failure, Outcome};
@@ -39,6 +40,8 @@ pub(crate) struct Tally {
     pub(crate) prefixes: usize,
     /// Media that lost some of it.
     pub(crate) subsets: usize,
+    /// Media in which a frame, a segment's head or a slot of `LOG` was torn within.
+    pub(crate) torn: usize,
     /// How many of both were left by a step of the workload.
     pub(crate) steps: BTreeMap<&'static str, usize>,
     /// Records that were acknowledged in the end.
@@ -50,6 +53,7 @@ impl Tally {
     fn add(&mut self, other: Tally) {
         self.prefixes += other.prefixes;
         self.subsets += other.subsets;
+        self.torn += other.torn;
         for (step, count) in other.steps {
             *self.steps.entry(step).or_default() += count;
         }
@@ -58,8 +62,67 @@ impl Tally {
     }
 }
 
+/// Goes through a recording, and stops where the next event changes what a power cut could leave:
+/// `look` is told the number of the moment and of the event.
+fn walk(
+    start: &Start,
+    events: &[Event],
+    mut look: impl FnMut(usize, usize, &Volatile, &Oracle) -> Outcome,
+) -> Result<Oracle, Failure> {
+    let mut volatile = Volatile::new(start.medium.clone());
+    let mut oracle = start.oracle.clone();
+    let (mut moment, mut mounted) = (0, false);
+    for (at, event) in events.iter().enumerate() {
+        if event.changes_medium() && mounted {
+            look(moment, at, &volatile, &oracle)?;
+            moment += 1;
+            oracle.medium_changes();
+        }
+        volatile.step(event);
+        if let Event::Mark(text) = event {
+            let mark: Mark = text.parse()?;
+            mounted |= mark == Mark::Mounted;
+            oracle.hear(mark);
+        }
+    }
+    look(moment, events.len(), &volatile, &oracle)?;
+    Ok(oracle)
+}
+
+/// Some of what power cuts could leave, to be recovered and cut again.
+pub(crate) fn some_cuts(
+    plan: Plan<'_>,
+    start: &Start,
+    events: &[Event],
+    count: usize,
+) -> Result<Vec<Start>, Failure> {
+    let mut moments = 0;
+    walk(start, events, |moment, _, _, _| {
+        moments = moment + 1;
+        Ok(())
+    })?;
+    let mut random = Random::new(&[plan.seed, 2]);
+    let chosen: BTreeSet<usize> = (0..count).map(|_| random.below(moments)).collect();
+    let mut cuts = Vec::new();
+    walk(start, events, |moment, _, volatile, oracle| {
+        if chosen.contains(&moment) {
+            let mut medium = volatile.durable.clone();
+            let left = volatile.some(&mut random, plan.file_system.block);
+            left.iter().for_each(|change| medium.apply(change));
+            cuts.push(Start::cut(medium, oracle.clone()));
+        }
+        Ok(())
+    })?;
+    Ok(cuts)
+}
+
 /// Looks at what every power cut within a recording could leave.
-pub(crate) fn replay(plan: Plan<'_>, events: &[Event], effort: Effort) -> Result<Tally, Failure> {
+pub(crate) fn replay(
+    plan: Plan<'_>,
+    start: &Start,
+    events: &[Event],
+    effort: Effort,
+) -> Result<Tally, Failure> {
     let place = Place::new()?;
     let whole = Mutex::new(Tally::default());
     let stop = AtomicBool::new(false);
@@ -67,11 +130,15 @@ pub(crate) fn replay(plan: Plan<'_>, events: &[Event], effort: Effort) -> Result
         let mut threads = Vec::new();
         for job in 0..effort.jobs {
             let bench = Bench::new(&place, plan.file_system, job)?;
-            let worker = Worker { bench, plan, effort, job, stop: &stop, tally: Tally::default() };
-            threads.push(scope.spawn(|| -> Outcome {
-                let tally =
-                    worker.work(events).inspect_err(|_| stop.store(true, Ordering::Relaxed))?;
-                whole.lock().map_err(|_| "a worker panicked")?.add(tally);
+            let mut worker =
+                Worker { bench, plan, effort, job, stop: &stop, tally: Tally::default() };
+            let (whole, stop) = (&whole, &stop);
+            threads.push(scope.spawn(move || -> Outcome {
+                let walked = walk(start, events, |moment, at, volatile, oracle| {
+                    worker.moment(at, moment, volatile, oracle)
+                });
+                worker.tally.held = walked.inspect_err(|_| stop.store(true, Relaxed))?.held();
+                whole.lock().map_err(|_| "a worker panicked")?.add(worker.tally);
                 Ok(())
             }));
         }
@@ -94,28 +161,6 @@ struct Worker<'a> {
 }
 
 impl Worker<'_> {
-    fn work(mut self, events: &[Event]) -> Result<Tally, Failure> {
-        let mut volatile = Volatile::new(Medium::blank(self.plan.file_system.bytes));
-        let mut oracle = Oracle::default();
-        let (mut moment, mut mounted) = (0, false);
-        for (at, event) in events.iter().enumerate() {
-            if event.changes_medium() && mounted {
-                self.moment(at, moment, &volatile, &oracle)?;
-                moment += 1;
-                oracle.medium_changes();
-            }
-            volatile.step(event);
-            if let Event::Mark(text) = event {
-                let mark: Mark = text.parse()?;
-                mounted |= mark == Mark::Mounted;
-                oracle.hear(mark);
-            }
-        }
-        self.moment(events.len(), moment, &volatile, &oracle)?;
-        self.tally.held = oracle.held();
-        Ok(self.tally)
-    }
-
     /// Looks at what a cut at this moment could leave, if it is this worker's turn.
     fn moment(
         &mut self,
@@ -124,7 +169,7 @@ impl Worker<'_> {
         volatile: &Volatile,
         oracle: &Oracle,
     ) -> Outcome {
-        if moment % self.effort.jobs != self.job || self.stop.load(Ordering::Relaxed) {
+        if moment % self.effort.jobs != self.job || self.stop.load(Relaxed) {
             return Ok(());
         }
         self.tally.prefixes += 1;
@@ -138,13 +183,14 @@ impl Worker<'_> {
             // The first loses all that it may.
             let left = match subset {
                 0 => Vec::new(),
-                _ => volatile.some(&mut Random::new(&seed), &self.plan.file_system.whole),
+                _ => volatile.some(&mut Random::new(&seed), self.plan.file_system.block),
             };
             // Few changes leave few choices, and none is looked at twice.
             if seen.contains(&left) {
                 continue;
             }
             self.tally.subsets += 1;
+            self.tally.torn += usize::from(left.iter().any(Change::is_torn));
             self.state(at, &format!("subset {subset}"), volatile, &left, oracle)?;
             seen.insert(left);
         }
@@ -164,12 +210,25 @@ impl Worker<'_> {
         let judged = self.bench.look(&volatile.durable, left, oracle, closes);
         let judged = judged.map_err(|error| format!("event {at}, {what}: {error}"))?;
         if let Err(wrong) = judged {
+            self.keep(at, what, volatile, left)?;
             self.tally.violations.push(format!("event {at}, {what}: {wrong}"));
             if self.tally.violations.len() >= ENOUGH {
-                self.stop.store(true, Ordering::Relaxed);
+                self.stop.store(true, Relaxed);
             }
         }
         Ok(())
+    }
+}
+
+impl Worker<'_> {
+    /// Leaves the image of a violation in the folder that `SAWMILL_KEEP` names, to be looked at.
+    fn keep(&self, at: usize, what: &str, volatile: &Volatile, left: &[Change]) -> Outcome {
+        let Some(folder) = std::env::var_os("SAWMILL_KEEP") else { return Ok(()) };
+        let Plan { file_system, seed, .. } = self.plan;
+        let name = format!("{}-seed-{seed}-event-{at}-{what}", file_system.name).replace(' ', "-");
+        let image = File::create(PathBuf::from(folder).join(name))?;
+        volatile.durable.write_to(&image)?;
+        Ok(left.iter().try_for_each(|change| change.write_to(&image))?)
     }
 }
 
@@ -183,7 +242,6 @@ struct Bench<'a> {
 impl<'a> Bench<'a> {
     fn new(place: &Place, file_system: &'a FileSystem, job: usize) -> Result<Self, Failure> {
         let image = place.file(&format!("image-{job}"));
-        File::create(&image)?;
         Ok(Bench { file_system, image, on: place.folder(&format!("mount-{job}"))? })
     }
 
@@ -195,11 +253,14 @@ impl<'a> Bench<'a> {
         oracle: &Oracle,
         closes: bool,
     ) -> Result<Result<(), String>, Failure> {
-        let image = File::options().write(true).open(&self.image)?;
+        // A new file each time: the loop device of the last one may still be there, and have
+        // something to write.
+        let image = File::create_new(&self.image)?;
         durable.write_to(&image)?;
         left.iter().try_for_each(|change| change.write_to(&image))?;
         drop(image);
         let mount = self.file_system.mount_image(&self.image, &self.on)?;
+        fs::remove_file(&self.image)?;
         let judged = self.judge(oracle, closes).map_err(|error| error.to_string());
         mount.unmount()?;
         Ok(judged)

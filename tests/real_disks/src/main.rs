@@ -8,6 +8,7 @@ mod cuts;
 mod device;
 mod full;
 mod medium;
+mod memory;
 mod oracle;
 mod place;
 mod random;
@@ -25,7 +26,8 @@ type Outcome = Result<(), Failure>;
 
 const USAGE: &str = "\
 real-disks power-cuts [SEEDS [FILE-SYSTEM [PLANTED-BUG]]]
-real-disks disk-full";
+real-disks disk-full
+real-disks small-memory [MEBIBYTES]";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -39,6 +41,15 @@ fn main() -> ExitCode {
         }
         ["disk-full"] => alone(false, full::disk_full),
         ["fill", log] => full::fill(Path::new(log)),
+        ["small-memory"] => memory::small_memory(4096),
+        ["small-memory", mebibytes] => number(mebibytes).and_then(memory::small_memory),
+        ["write-large", log, mebibytes] => {
+            number(mebibytes).and_then(|size| memory::write_large(Path::new(log), size))
+        }
+        ["recover-large", log, durable] => {
+            number(durable).and_then(|durable| memory::recover_large(Path::new(log), durable))
+        }
+        ["hoard"] => memory::hoard(),
         _ => Err(USAGE.into()),
     };
     match done {
@@ -48,6 +59,10 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn number(word: &str) -> Result<u64, Failure> {
+    Ok(word.parse()?)
 }
 
 fn workload_of(log: &Path, marks: &Path, seed: &str, process: &str) -> Outcome {
@@ -60,9 +75,6 @@ fn alone(fuse: bool, what: impl FnOnce() -> Outcome) -> Outcome {
         println!("skipped: {why}");
         return Ok(());
     }
-    match place::in_own_namespace()? {
-        None => what(),
-        Some(true) => Ok(()),
-        Some(false) => Err("see above".into()),
-    }
+    place::in_own_namespace()?;
+    what()
 }

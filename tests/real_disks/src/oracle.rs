@@ -9,7 +9,7 @@ use crate::record::Identity;
 /// What the workload says to the device's log, always before anything can follow from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mark {
-    /// The file system is mounted, and what follows may be cut.
+    /// What follows may be cut.
     Mounted,
     /// A record was acknowledged, or shown by a reader.
     Held(u64, Identity),
@@ -31,7 +31,7 @@ pub(crate) enum Step {
 }
 
 impl Step {
-    const ALL: [(Step, &str); 4] = [
+    pub(crate) const ALL: [(Step, &str); 4] = [
         (Step::Open, "open"),
         (Step::Append, "append"),
         (Step::Close, "close"),

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::ops::Range;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -26,12 +26,9 @@ pub(crate) struct FileSystem {
     pub(crate) bytes: usize,
     make: &'static [&'static str],
     options: &'static str,
-    /// Bytes that it takes for granted are written whole, or it cannot be mounted any more.
-    pub(crate) whole: Range<usize>,
+    /// Bytes of its blocks.
+    pub(crate) block: usize,
 }
-
-/// The checksum of ext4's super block covers two sectors.
-const SUPER_BLOCK: Range<usize> = 1024..2048;
 
 /// The smallest that their tools make, so that a thousand of them can be looked at in a minute.
 pub(crate) const ALL: [FileSystem; 3] = [
@@ -50,7 +47,7 @@ pub(crate) const ALL: [FileSystem; 3] = [
             "lazy_itable_init=0,lazy_journal_init=0",
         ],
         options: "loop",
-        whole: SUPER_BLOCK,
+        block: 1024,
     },
     FileSystem {
         name: "ext4-4k-discard",
@@ -67,7 +64,7 @@ pub(crate) const ALL: [FileSystem; 3] = [
             "lazy_itable_init=0,lazy_journal_init=0",
         ],
         options: "loop,discard",
-        whole: SUPER_BLOCK,
+        block: 4096,
     },
     FileSystem {
         name: "xfs",
@@ -75,7 +72,7 @@ pub(crate) const ALL: [FileSystem; 3] = [
         bytes: 24 << 20,
         make: &["--unsupported"],
         options: "loop,nouuid",
-        whole: 0..0,
+        block: 4096,
     },
 ];
 
@@ -156,6 +153,21 @@ pub(crate) fn forget_loop(device: &Path) -> Outcome {
     run(Command::new("losetup").arg("-d").arg(device)).map(drop)
 }
 
+/// Waits until a forgotten loop device has let its file go, which takes a moment after the last
+/// user is gone.
+pub(crate) fn wait_for_loop(device: &Path) -> Outcome {
+    let name = device.file_name().unwrap_or_default();
+    let attached = Path::new("/sys/block").join(name).join("loop");
+    let end = Instant::now() + BUSY;
+    while attached.exists() {
+        if Instant::now() > end {
+            return Err(format!("{} does not go away", device.display()).into());
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
 /// Runs a command to its end, which must be good; returns what it printed.
 pub(crate) fn run(command: &mut Command) -> Result<String, Failure> {
     let name = command.get_program().to_string_lossy().into_owned();
@@ -183,16 +195,16 @@ pub(crate) fn refused(fuse: bool) -> Option<String> {
     (!alone).then(|| "mount namespaces are not allowed".into())
 }
 
-/// Runs this very command again in a mount namespace of its own, unless this is it: whatever is
-/// mounted goes when it ends, however it ends. Returns how that ended.
-pub(crate) fn in_own_namespace() -> io::Result<Option<bool>> {
+/// Becomes this very command in a mount namespace of its own, unless it is that already: whatever
+/// is mounted goes when it ends, however it ends.
+pub(crate) fn in_own_namespace() -> Outcome {
     if std::env::var_os(OWN).is_some() {
-        return Ok(None);
+        return Ok(());
     }
     let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "--kill-child"]);
-    command.arg(std::env::current_exe()?).args(std::env::args_os().skip(1)).env(OWN, "1");
-    Ok(Some(command.status()?.success()))
+    command.args(["--mount", "--propagation", "private"]).env(OWN, "1");
+    command.arg(std::env::current_exe()?).args(std::env::args_os().skip(1));
+    Err(command.exec().into())
 }
 
 /// A folder in memory, mounted over a temporary one.

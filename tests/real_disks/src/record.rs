@@ -31,9 +31,11 @@ impl Identity {
         bytes.extend(self.parts.to_le_bytes());
         let seed = [u64::from(self.writer), u64::from(self.number), u64::from(self.part)];
         let mut random = Random::new(&seed);
+        let length = length.max(HEAD);
         while bytes.len() < length {
-            bytes.push(u8::try_from(random.below(256)).unwrap_or(0));
+            bytes.extend(random.next().to_le_bytes());
         }
+        bytes.truncate(length);
         bytes
     }
 

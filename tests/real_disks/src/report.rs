@@ -4,13 +4,16 @@ use std::ops::Range;
 use std::time::Instant;
 
 use crate::cuts::{self, Effort, Tally};
+use crate::oracle::Step;
 use crate::place;
-use crate::recording::{self, Plan};
-use crate::trace::Kinds;
+use crate::recording::{self, Plan, Start};
+use crate::trace::{Event, Kinds};
 use crate::{Failure, Outcome};
 
 /// Subsets of each moment, and images looked at side by side.
 const EFFORT: Effort = Effort { subsets: 8, jobs: 8 };
+/// So many of the media that a cut left are recovered under the eyes of the device.
+const NESTED: usize = 3;
 /// The rule without which nothing is durable.
 const CONTROL: &str = "skip-durable-flag";
 
@@ -62,28 +65,48 @@ pub(crate) fn power_cuts(chosen: &Chosen) -> Outcome {
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
 }
 
-/// One recording and all its cuts; what is wrong with the outcome, if anything.
+/// A recording and all its cuts, then some of these recovered, and cut within that; what is wrong
+/// with the outcome, if anything.
 fn campaign(plan: Plan<'_>) -> Result<Option<String>, Failure> {
     let name = plan.file_system.name;
     let bug = plan.planted.map(|bug| format!(" with the bug {bug}")).unwrap_or_default();
     let title = format!("{name}, seed {}, {}{bug}", plan.seed, plan.backend());
-    let begun = Instant::now();
-    let events = recording::record(plan)?;
-    println!("{title}: {}", Kinds::of(&events));
-    let recorded = begun.elapsed();
-    let tally = cuts::replay(plan, &events, EFFORT)?;
-    let took = begun.elapsed() - recorded;
-    let Tally { prefixes, subsets, steps, held, violations } = tally;
-    let rate = (prefixes + subsets) as f64 / took.as_secs_f64();
-    println!(
-        "  {held} records held; {prefixes} prefixes + {subsets} subsets, {steps:?}, {rate:.0}/s: \
-         {} violations",
-        violations.len()
-    );
-    violations.iter().take(3).for_each(|violation| println!("  {violation}"));
-    Ok(match (plan.planted, violations.is_empty()) {
-        (None, false) => Some(format!("{title}: {} violations", violations.len())),
-        (Some(_), true) => Some(format!("{title}: nothing was noticed")),
+    let start = Start::blank(plan.file_system);
+    let events = recording::record(plan, &start)?;
+    let kinds = Kinds::of(&events);
+    println!("{title}: {kinds}");
+    let tally = replayed(plan, &start, &events)?;
+    let met = [kinds.flushes_beside_writes, tally.torn, tally.subsets];
+    let unseen = Step::ALL.iter().any(|(_, name)| !tally.steps.contains_key(name));
+    let missed = unseen || met.contains(&0);
+    let mut violations = tally.violations.len();
+    for cut in cuts::some_cuts(plan, &start, &events, NESTED)? {
+        if violations > 0 {
+            break;
+        }
+        let events = recording::record(plan, &cut)?;
+        println!("  recovered: {}", Kinds::of(&events));
+        violations += replayed(plan, &cut, &events)?.violations.len();
+    }
+    Ok(match (plan.planted, violations) {
+        (None, 1..) => Some(format!("{title}: {violations} violations")),
+        (None, 0) if missed => Some(format!("{title}: what it is for was not met")),
+        (Some(_), 0) => Some(format!("{title}: nothing was noticed")),
         _ => None,
     })
+}
+
+/// What all cuts of a recording have shown.
+fn replayed(plan: Plan<'_>, start: &Start, events: &[Event]) -> Result<Tally, Failure> {
+    let begun = Instant::now();
+    let tally = cuts::replay(plan, start, events, EFFORT)?;
+    let Tally { prefixes, subsets, torn, steps, held, violations } = &tally;
+    let rate = (prefixes + subsets) as f64 / begun.elapsed().as_secs_f64();
+    println!(
+        "    {held} records held; {prefixes} prefixes + {subsets} subsets ({torn} torn), {steps:?}, \
+         {rate:.0}/s: {} violations",
+        violations.len()
+    );
+    violations.iter().take(3).for_each(|violation| println!("    {violation}"));
+    Ok(tally)
 }

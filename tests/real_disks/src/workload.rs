@@ -68,20 +68,24 @@ struct Process<'a> {
 }
 
 /// The first process makes the log, closes and opens it, and kills itself; the second recovers it,
-/// goes on and closes.
+/// goes on and closes, and does so again; the third recovers it after a power cut.
 pub(crate) fn run(log: &Path, marks: &Path, seed: u64, which: u32) -> Outcome {
     let mut random = Random::new(&[seed, u64::from(which)]);
     let depths = [None, Some(1), Some(2), Some(4)];
     let options = WalOptions { write_depth: depths[random.below(4)], ..options() };
     let writer = 1 + which * 1000;
     let mut process = Process { log, marks: Marks::open(marks)?, random, options, writer };
-    if which == 0 {
-        process.life(Step::Open, 2)?;
-        let wal = process.open(Step::Open)?;
-        process.round(&wal, true)
-    } else {
-        process.life(Step::Recover, 2)?;
-        process.life(Step::Open, 1)
+    match which {
+        0 => {
+            process.life(Step::Open, 2)?;
+            let wal = process.open(Step::Open)?;
+            process.round(&wal, true)
+        }
+        1 => {
+            process.life(Step::Recover, 2)?;
+            process.life(Step::Open, 1)
+        }
+        _ => process.life(Step::Recover, 1),
     }
 }
 
