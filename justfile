@@ -36,6 +36,20 @@ faults-real PLACES="4":
     SAWMILL_FAULT_PLACES={{PLACES}} cargo test --release --all-features --test faults_real -- --nocapture --include-ignored --test-threads=1
     bash tests/faults_real.sh 8
 
+# Power cuts under ext4 and XFS: SEEDS workloads, all file systems or one, and PLANTED bug or the
+# control. Needs root, FUSE and loop devices; skips what is not there.
+power-cuts SEEDS="1" SYSTEM="all" PLANTED="":
+    cargo test --release --manifest-path tests/real_disks/Cargo.toml
+    cargo run --release --manifest-path tests/real_disks/Cargo.toml -- power-cuts {{SEEDS}} {{SYSTEM}} {{PLANTED}}
+
+# Small file systems that are full, for real: a ballast leaves 4 KiB more each time.
+disk-full:
+    cargo run --release --manifest-path tests/real_disks/Cargo.toml -- disk-full
+
+# A log of SIZE MiB, killed, then recovered and read within a memory cgroup of 64 MiB.
+small-memory SIZE="4096":
+    cargo run --release --manifest-path tests/real_disks/Cargo.toml -- small-memory {{SIZE}}
+
 # The golden logs of a new version of the format, into DIR. Those that are there are never edited.
 golden DIR:
     SAWMILL_GOLDEN={{DIR}} cargo test --all-features --test wal_golden -- --ignored
