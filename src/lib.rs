@@ -74,6 +74,7 @@ mod exec;
 #[doc(hidden)]
 pub mod fuzzing;
 mod ids;
+mod inspect;
 mod options;
 pub mod planted;
 mod recovery;
@@ -106,6 +107,7 @@ pub use exec::{
 pub use ids::{
     BatchId, Epoch, Generation, LogId, Lsn, Position, ProducerId, SegmentNumber, StreamId,
 };
+pub use inspect::{CheckpointReport, EngineReport, JobReport, OperatorReport};
 pub use options::EngineOptions;
 pub use sink::{BatchOutput, JsonLines, JsonRow, SinkIdentity};
 #[doc(hidden)]
