@@ -4,6 +4,7 @@
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 
+use sawmill::storage::{BackendChoice, Directory, OpenMode, Storage as _, SystemStorage};
 use sawmill::{ErrorKind, Lsn, StreamId, Wal, WalOptions};
 
 fn open(path: &Path) -> Wal {
@@ -43,6 +44,8 @@ fn a_sealed_segment_that_is_cut_under_a_replay_is_an_error_and_no_signal() {
     for length in [0, 8192, 400 << 10] {
         let place = tempfile::tempdir().unwrap();
         let wal = large_frames(place.path());
+        // Held by the page cache, it is mapped.
+        segments(place.path()).iter().for_each(|path| drop(std::fs::read(path).unwrap()));
         let mut replay = wal.replay().unwrap();
         assert_eq!(replay.next().unwrap().unwrap().payload, payload(1, 300 << 10));
         cut(&segments(place.path())[0], length);
@@ -51,6 +54,46 @@ fn a_sealed_segment_that_is_cut_under_a_replay_is_an_error_and_no_signal() {
         assert!(error.position().is_some(), "{error}");
         assert!(replay.next().is_none());
     }
+}
+
+/// Whether the page cache holds any of these files.
+fn is_cached(directory: &dyn Directory, names: &[String]) -> bool {
+    names.iter().any(|name| {
+        let map = directory.open(name, OpenMode::Read).unwrap().map(1 << 20).unwrap();
+        (0..1 << 20).step_by(4096).any(|at| map.is_resident(at))
+    })
+}
+
+#[test]
+fn what_the_cache_does_not_hold_is_read_past_it_and_stays_out_of_it() {
+    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let wal = open(place.path());
+    for lsn in 1..=400 {
+        drop(wal.submit(&payload(lsn, 17_000)).unwrap());
+    }
+    wal.sync().unwrap();
+    let storage = SystemStorage::new(BackendChoice::Auto).unwrap();
+    let directory = storage.directory(place.path(), false).unwrap();
+    let names = directory.list().unwrap().into_iter().filter(|name| name.ends_with(".seg"));
+    let names: Vec<_> = names.take(5).collect();
+    for name in &names {
+        directory.open(name, OpenMode::Read).unwrap().forget_cached().unwrap();
+    }
+    // Where there is no way past the cache, or it does not let go, this shows nothing.
+    let shows = wal.backend().direct && !is_cached(&*directory, &names);
+    for threads in [0, 2] {
+        let mut replay = wal.replay().unwrap().verify_ahead(threads);
+        for lsn in 1..=400 {
+            let record = replay.next().unwrap().unwrap();
+            assert_eq!((record.lsn.get(), record.payload), (lsn, &*payload(lsn, 17_000)));
+        }
+        assert!(replay.next().is_none());
+        assert!(!shows || !is_cached(&*directory, &names));
+    }
+    // What it holds is taken from there.
+    names.iter().for_each(|name| drop(std::fs::read(place.path().join(name)).unwrap()));
+    let mut replay = wal.replay().unwrap();
+    assert_eq!((0..400).filter(|_| replay.next().unwrap().is_ok()).count(), 400);
 }
 
 /// The gap that a map cannot close: the bytes that are being looked at.

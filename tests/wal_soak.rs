@@ -120,8 +120,15 @@ impl Soak<'_> {
         while !self.stop.load(Ordering::Relaxed) {
             let from = self.wal.durable_lsn().next();
             let mut tail = self.wal.tail(from).unwrap();
-            let Some(first) = tail.next() else { return };
-            assert_eq!(first.unwrap().lsn, from);
+            match tail.next() {
+                None => return,
+                Some(Ok(first)) => assert_eq!(first.lsn, from),
+                // On a busy machine the log went away below it before it ran.
+                Some(Err(error)) => {
+                    assert!(matches!(error.kind(), ErrorKind::Invalid | ErrorKind::Closed));
+                    continue;
+                }
+            }
             while self.wal.first_lsn() <= from.advance(STALL) {
                 if self.stop.load(Ordering::Relaxed) {
                     return;
@@ -300,7 +307,8 @@ fn bounded(samples: &[Held], writers: u64) {
         assert!(count < 40 || late <= early + slack, "{name}: {early}, later {late}");
     };
     grows_not("KiB of memory", |held| held.anonymous_kib, 16 << 10);
-    grows_not("descriptors", |held| held.descriptors, 16);
+    // Rings of up to 16 write slots, and what readers leave for the next one, may come late.
+    grows_not("descriptors", |held| held.descriptors, 32);
     // As many as hold the lead, a block for each record at most.
     grows_not("files", |held| held.segments, LEAD * 4096 / SEGMENT);
     // The log's own bounds, whatever came before: options, stacks, what the test holds.

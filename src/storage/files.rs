@@ -192,7 +192,9 @@ fn write_pieces(
     mut fill: impl FnMut(&mut AlignedBuf),
 ) -> Result<(), IoFailure> {
     let mut next = from;
-    let mut spare: Vec<AlignedBuf> = Vec::new();
+    let pieces = usize::try_from((to - from).div_ceil(PIECE as u64)).unwrap_or(usize::MAX);
+    let mut spare =
+        if pieces > 1 { AlignedBuf::several(PIECE, pieces.min(IN_FLIGHT)) } else { Vec::new() };
     let mut in_flight: Vec<(u64, u64, usize)> = Vec::new();
     let mut failed = None;
     loop {

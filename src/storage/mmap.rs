@@ -7,6 +7,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use memmap2::{Advice, Mmap, MmapOptions};
 
+use super::BLOCK;
+
 /// Maps the first `length` bytes; the caller has checked that the file has them. `length` is not
 /// zero: an empty map has no address.
 pub(super) fn map(descriptor: BorrowedFd<'_>, length: usize) -> io::Result<Mmap> {
@@ -24,4 +26,17 @@ pub(super) fn map(descriptor: BorrowedFd<'_>, length: usize) -> io::Result<Mmap>
 /// Brings a range into memory; an error where touching it would raise a signal.
 pub(super) fn populate(map: &Mmap, range: Range<usize>) -> io::Result<()> {
     map.advise_range(Advice::PopulateRead, range.start, range.len())
+}
+
+/// Whether the page cache holds the page at `at`. Where the kernel does not say, it does.
+pub(super) fn is_resident(map: &Mmap, at: usize) -> bool {
+    let mut page = [1_u8];
+    if at >= map.len() {
+        return true;
+    }
+    // SAFETY: within the map, checked above.
+    let start = unsafe { map.as_ptr().add(at - at % BLOCK) };
+    // SAFETY: one page of the map, and a byte for what is said of it; nothing is touched.
+    let told = unsafe { libc::mincore(start.cast_mut().cast(), 1, page.as_mut_ptr()) };
+    told != 0 || page[0] & 1 == 1
 }

@@ -394,6 +394,18 @@ impl Mapping {
     }
 }
 
+impl Mapping {
+    /// Whether the page cache holds the page at `at`, so that touching it asks no device. Where
+    /// the kernel does not say: yes.
+    #[must_use]
+    pub fn is_resident(&self, at: usize) -> bool {
+        match &self.0 {
+            MappedBytes::Mapped(map) => mmap::is_resident(map, at),
+            MappedBytes::Owned(_) => true,
+        }
+    }
+}
+
 impl std::ops::Deref for Mapping {
     type Target = [u8];
 

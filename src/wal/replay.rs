@@ -6,10 +6,12 @@
 //! from the device before it is called corruption (LOG.md L14).
 
 mod ahead;
+mod cold;
 mod frames;
 mod mapped;
 pub(crate) mod par;
 mod reader;
+mod source;
 
 use std::fmt;
 use std::ops::Range;
@@ -22,8 +24,8 @@ use crate::sync::Arc;
 use crate::wal::compress::{Packed, unpack};
 use crate::wal::index::SegmentIndex;
 use crate::wal::record::{self, RecordKind};
-use crate::wal::segment::SegmentMap;
 use frames::{Frames, Step};
+use source::Held;
 
 /// How much is brought into the cache at once, of what another core has verified: well within the
 /// smallest cache.
@@ -49,9 +51,13 @@ pub struct Record<'a> {
 
 /// The log's records in LSN order, from a place up to what was durable when the replay began.
 ///
-/// Only user records are shown: LSNs rise, but some may be skipped. A replay keeps the segments it
-/// started with: truncation meanwhile takes nothing from it. To see what was appended since, take
-/// another one from the next LSN. It also keeps the lock of the segment that was active: drop it
+/// Only user records are shown: LSNs rise, but some may be skipped. A replay keeps the segments
+/// it started with: truncation meanwhile takes nothing from it. To see what was appended since,
+/// take another one from the next LSN. What the page cache holds of a sealed segment is read
+/// there, by a map; a segment that it does not hold is read past it, with up to four reads of 1
+/// MiB in flight and 20 MiB of memory at most, and is not there afterwards either: who means to
+/// read a log again and again, and has the memory, reads its files once, or
+/// [`copied`](Replay::copied). It also keeps the lock of the segment that was active: drop it
 /// before the log is opened again, or that fails with [`Locked`](crate::ErrorKind::Locked).
 ///
 /// A segment file that somebody else cuts short meanwhile is an error, not a signal, unless it
@@ -78,7 +84,7 @@ pub struct Record<'a> {
 pub struct Replay {
     frames: Frames,
     /// What holds the current frame; if nothing, the frames' own window.
-    map: Option<Arc<SegmentMap>>,
+    map: Option<Held>,
     /// The current frame's records, if it is compressed; and the memory for the next one.
     plain: Vec<u8>,
     unpacked: bool,
@@ -207,10 +213,11 @@ impl Replay {
     }
 
     /// Verifies frames ahead of the reader on `threads` threads of its own, at most 64; 0 (the
-    /// default): on the reader's. Only sealed segments, and at most `8 * threads` pieces of
-    /// 512 KiB (or one frame) at once. Records, their order and errors are the same. The threads
-    /// start with the first [`next`](Replay::next) and end before the replay is dropped, or when
-    /// there is nothing left to verify. If the system refuses threads, there are fewer.
+    /// default): on the reader's. Only sealed segments that the page cache holds, and at most
+    /// `8 * threads` pieces of 512 KiB (or one frame) at once. Records, their order and errors
+    /// are the same. The threads start with the first [`next`](Replay::next) and end before the
+    /// replay is dropped, or when there is nothing left to verify. If the system refuses
+    /// threads, there are fewer.
     ///
     /// ```
     /// # let place = tempfile::tempdir()?;
@@ -388,5 +395,7 @@ impl fmt::Debug for Replay {
     }
 }
 
+#[cfg(test)]
+mod cold_tests;
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,8 @@
 //!
 //! STAGING-1: a record gets an LSN only when its frame has a place in a prepared segment and a
 //! buffer (LOG.md L5). STAGING-2: frames leave in the order of their positions and LSNs.
-//! STAGING-3: all buffers together stay below the memory limit, or there is only one.
+//! STAGING-3: all buffers together stay below the memory limit, or there is only one. (Where two
+//! share a huge page and one is given up for a larger one, its memory goes with its neighbour's.)
 //! STAGING-4: user records leave one prepared segment untouched, for internal ones.
 
 use std::collections::VecDeque;
@@ -17,6 +18,7 @@ use super::segment::{FIRST_FRAME, Segment};
 use super::stage::{Reservation, Stage};
 use crate::ids::{Lsn, Position, SegmentNumber, StreamId, to_u64, to_usize};
 use crate::planted::{Bug, planted};
+use crate::storage::buffer::HUGE;
 use crate::storage::staging_word::{Claimed, Room};
 use crate::storage::{AlignedBuf, BLOCK};
 use crate::sync::Arc;
@@ -325,8 +327,13 @@ impl Staging {
         if self.allocated > 0 && self.allocated + size > self.limits.memory {
             return Err(NoRoom::Memory);
         }
-        self.allocated += size;
-        Ok(AlignedBuf::zeroed(size))
+        // Buffers of the usual size come as many as fill a huge page; the others wait in the pool.
+        let usual = size == self.limits.frame.next_multiple_of(BLOCK) && size >= HUGE / 8;
+        let most = self.limits.memory.saturating_sub(self.allocated) / size;
+        let count = if usual { (HUGE / size).min(most).max(1) } else { 1 };
+        self.allocated += size * count;
+        self.pool.extend(AlignedBuf::several(size, count));
+        Ok(self.pool.pop().unwrap_or_else(|| AlignedBuf::zeroed(size)))
     }
 
     /// Takes back the buffer of a frame that was written.

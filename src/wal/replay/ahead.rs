@@ -2,7 +2,9 @@
 //!
 //! AHEAD-1: what comes out is what the reader would have found itself, in the same order. At the
 //! first thing that is out of the ordinary the threads stop before it, and the reader goes on
-//! alone from there: it confirms and reports errors in their place.
+//! alone from there: it confirms and reports errors in their place. A segment that the page cache
+//! does not hold is out of the ordinary: the device delivers more slowly than one core verifies,
+//! and threads would only wait for one another there.
 //! AHEAD-2: at most `limit` batches exist at once, each of one frame or about [`BATCH`] bytes.
 //! AHEAD-3: no thread outlives the value.
 //!
@@ -18,6 +20,7 @@ use std::ops::Range;
 
 use super::frames::is_wanted;
 use super::mapped::Mapped;
+use super::source::PastCache;
 use crate::ids::{Lsn, to_u64, to_usize};
 use crate::storage::BLOCK;
 use crate::sync::{Arc, Condvar, JoinHandle, Mutex, lock, spawn, wait};
@@ -61,6 +64,7 @@ struct Scout {
     from: Lsn,
     through: Lsn,
     map: Option<Mapped>,
+    past_cache: PastCache,
 }
 
 #[derive(Debug)]
@@ -111,6 +115,7 @@ impl Ahead {
     /// if the system refuses some, `None` if it refuses all.
     pub(super) fn start(
         threads: usize,
+        past_cache: PastCache,
         sealed: &[SegmentEntry],
         at: usize,
         expected: Expected,
@@ -119,7 +124,8 @@ impl Ahead {
         if at >= sealed.len() {
             return None;
         }
-        let scout = Scout { sealed: sealed.to_vec(), at, expected, from, through, map: None };
+        let (sealed, map) = (sealed.to_vec(), None);
+        let scout = Scout { sealed, at, expected, from, through, map, past_cache };
         let state = Mutex::new(State {
             scout: Some(scout),
             batches: VecDeque::new(),
@@ -325,7 +331,8 @@ impl Scout {
         let segment = &self.sealed.get(self.at)?.segment;
         if self.map.as_ref().is_none_or(|map| map.segment() != segment.number()) {
             self.map = None;
-            self.map = Mapped::of(segment, PIECE);
+            let map = Mapped::of(segment, PIECE)?;
+            self.map = (!self.past_cache.goes_for(&map.share())).then_some(map);
         }
         let offset = self.expected.position.offset;
         let bytes = self.map.as_mut()?.secure(offset, to_u64(BLOCK))?;

@@ -6,8 +6,9 @@
 use std::ops::Range;
 
 use super::ahead::{Ahead, Piece};
-use super::mapped::{Mapped, PIECE};
+use super::mapped::PIECE;
 use super::reader::Reader;
+use super::source::{Held, Source};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogId, Lsn, Position, SegmentNumber, to_u64, to_usize};
 use crate::planted::{Bug, planted};
@@ -17,7 +18,7 @@ use crate::wal::frame::{self, FRAME_HEADER, FrameHeader, FrameKind};
 use crate::wal::index::{SegmentEntry, SegmentIndex};
 use crate::wal::read_only::truncated;
 use crate::wal::scan::{self, Expected, Fault};
-use crate::wal::segment::{Segment, SegmentMap};
+use crate::wal::segment::Segment;
 use crate::wal::tombstone::Tombstone;
 
 /// Where the frames come from, and how far it was read.
@@ -32,7 +33,7 @@ pub(super) struct Frames {
     pub(super) from: Lsn,
     /// Frames that begin above are not looked at.
     pub(super) through: Lsn,
-    map: Option<Mapped>,
+    source: Source,
     reader: Reader,
     /// Whether, behind the last record, the next segment must continue this one.
     seam: bool,
@@ -48,8 +49,8 @@ pub(super) struct Frames {
 pub(super) struct Found {
     pub(super) header: FrameHeader,
     pub(super) crc: u32,
-    /// The map it is in, else it is in the reader's window.
-    pub(super) map: Option<Arc<SegmentMap>>,
+    /// What it is in, if not in the reader's window.
+    pub(super) map: Option<Held>,
     /// Where the payload is; empty if nobody wants it.
     pub(super) payload: Range<usize>,
     /// Whether another core has read it, and this one has not.
@@ -74,16 +75,18 @@ impl Frames {
     ) -> Frames {
         let entries = index.reaching(from);
         let expected = Expected::start_of(log, SegmentNumber::new(0), 0);
+        let source = Source::new(Arc::clone(&index), Arc::clone(&directory), through, PIECE);
         let reader = Reader::new(Arc::clone(&index), directory, log, through);
         let start = expected;
-        let mut frames = Frames::at_start(index, reader, entries, start, (from, through));
+        let bounds = (from, through);
+        let mut frames = Frames::at_start(index, (source, reader), entries, start, bounds);
         frames.seat();
         frames
     }
 
     fn at_start(
         index: Arc<SegmentIndex>,
-        reader: Reader,
+        (source, reader): (Source, Reader),
         entries: Vec<SegmentEntry>,
         expected: Expected,
         (from, through): (Lsn, Lsn),
@@ -95,7 +98,7 @@ impl Frames {
             expected,
             from,
             through,
-            map: None,
+            source,
             reader,
             seam: false,
             mapped: true,
@@ -128,10 +131,11 @@ impl Frames {
             let seam = until > nth && last < through;
             let until = if seam { until } else { nth + usize::from(next.is_some()) };
             let (index, directory) = (Arc::clone(index), Arc::clone(directory));
+            let source = Source::new(Arc::clone(&index), Arc::clone(&directory), last, PIECE);
             let mut reader = Reader::new(Arc::clone(&index), directory, log, last);
             reader.go_on();
             let (entries, expected) = (all[nth..=until].to_vec(), start_of(log, entry));
-            let part = Frames::at_start(index, reader, entries, expected, (from, last));
+            let part = Frames::at_start(index, (source, reader), entries, expected, (from, last));
             parts.push(Frames { seam, ..part });
         }
         parts
@@ -309,11 +313,15 @@ impl Frames {
     /// The next frame that was verified ahead. When there is none any more, it is looked for here.
     fn find_ahead(&mut self) -> Option<Found> {
         if self.threads > 0 && self.mapped {
+            let sealed = &self.entries[..self.entries.len().saturating_sub(1)];
+            let offset = self.expected.position.offset;
+            self.source.secure(sealed, self.at, offset, to_u64(BLOCK))?;
+            if self.source.is_past_cache() {
+                return None;
+            }
             let threads = std::mem::take(&mut self.threads);
-            let sealed = self.entries.len().saturating_sub(1);
-            let bounds = (self.from, self.through);
-            let sealed = &self.entries[..sealed];
-            self.ahead = Ahead::start(threads, sealed, self.at, self.expected, bounds);
+            let (bounds, past_cache) = ((self.from, self.through), self.source.past_cache());
+            self.ahead = Ahead::start(threads, past_cache, sealed, self.at, self.expected, bounds);
         }
         let Some(next) = self.ahead.as_mut()?.next() else {
             self.ahead = None;
@@ -323,11 +331,11 @@ impl Frames {
             (self.at, self.expected) = (at, place);
         }
         let Piece { header, crc, payload } = next.piece.clone();
-        Some(Found { header, crc, map: Some(Arc::clone(next.map)), payload, far: true })
+        Some(Found { header, crc, map: Some(Held::Map(Arc::clone(next.map))), payload, far: true })
     }
 
-    /// What stands at a place: in the map of a sealed segment, or, of the active one and of one
-    /// that cannot be mapped, in the file; when `direct`, on the device.
+    /// What stands at a place: in the source of sealed segments, or, of the active one and of one
+    /// that cannot be had so, in the file; when `direct`, on the device.
     fn look(
         &mut self,
         at: usize,
@@ -343,7 +351,7 @@ impl Frames {
         if sealed
             && !direct
             && self.mapped
-            && let Some(judged) = self.look_at_map(&segment, expected)
+            && let Some(judged) = self.look_at_sealed(at, expected)
         {
             return Ok(judged);
         }
@@ -353,33 +361,27 @@ impl Frames {
         self.look_at_file(&segment, expected, direct)
     }
 
-    /// `None` if the bytes cannot be had by a map.
-    fn look_at_map(
-        &mut self,
-        segment: &Segment,
-        expected: &Expected,
-    ) -> Option<Result<Found, Fault>> {
-        if self.map.as_ref().is_none_or(|map| map.segment() != segment.number()) {
-            self.map = None;
-            self.map = Mapped::of(segment, PIECE);
-        }
-        let (from, through) = (self.from, self.through);
-        let map = self.map.as_mut()?;
-        let offset = expected.position.offset;
-        let (header, crc) = match scan::judge_header(map.secure(offset, to_u64(BLOCK))?, expected) {
+    /// `None` if the bytes cannot be had by the source.
+    fn look_at_sealed(&mut self, at: usize, expected: &Expected) -> Option<Result<Found, Fault>> {
+        let sealed = &self.entries[..self.entries.len() - 1];
+        let (source, offset) = (&mut self.source, expected.position.offset);
+        let header = source.secure(sealed, at, offset, to_u64(BLOCK))?;
+        let (header, crc) = match scan::judge_header(header, expected) {
             Ok(found) => found,
             Err(fault) => return Some(Err(fault)),
         };
-        let start = to_usize(offset) + FRAME_HEADER;
-        let mut payload = start..start;
-        if is_wanted(&header, from, through) {
-            let bytes = map.secure(offset, header.length_on_disk())?;
+        let mut length = 0;
+        if is_wanted(&header, self.from, self.through) {
+            let bytes = source.secure(sealed, at, offset, header.length_on_disk())?;
             let Some(bytes) = frame::payload(&header, bytes) else {
                 return Some(Err(Fault::Payload));
             };
-            payload.end += bytes.len();
+            length = bytes.len();
         }
-        Some(Ok(Found { header, crc, map: Some(map.share()), payload, far: false }))
+        let held = source.share()?;
+        let start = to_usize(offset - held.start()) + FRAME_HEADER;
+        let payload = start..start + length;
+        Some(Ok(Found { header, crc, map: Some(held), payload, far: false }))
     }
 
     fn look_at_file(

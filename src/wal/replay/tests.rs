@@ -13,7 +13,7 @@ use crate::wal::segment::file_name;
 use crate::wal::writer_tests::{PLACE, Writer, disk, one_record};
 
 /// A log of several segments: `count` frames of one record, each with its LSN in it.
-fn written(disk: &SimDisk, count: u64, length: usize) -> Writer {
+pub(super) fn written(disk: &SimDisk, count: u64, length: usize) -> Writer {
     let mut writer = Writer::open(disk).unwrap();
     for lsn in 1..=count {
         writer.append(&payload(lsn, length)).unwrap();
@@ -21,7 +21,7 @@ fn written(disk: &SimDisk, count: u64, length: usize) -> Writer {
     writer
 }
 
-fn payload(lsn: u64, length: usize) -> Vec<u8> {
+pub(super) fn payload(lsn: u64, length: usize) -> Vec<u8> {
     let mut bytes = vec![u8::try_from(lsn % 251).unwrap(); length];
     bytes[..8].copy_from_slice(&lsn.to_le_bytes());
     bytes

@@ -109,7 +109,7 @@ fn cool(directory: &dyn Directory, files: &[Filled]) -> Outcome {
 /// Reads the frames' bytes from the device, and does nothing with them.
 fn stream(directory: &dyn Directory, files: &[Filled]) -> Outcome<u64> {
     let mut channel = directory.channel()?;
-    let (mut free, mut in_flight, mut moved) = (Vec::new(), 0, 0);
+    let (mut free, mut in_flight, mut moved) = (AlignedBuf::several(PIECE, DEPTH), 0, 0);
     let mut complete = |channel: &mut dyn sawmill::storage::Channel, free: &mut Vec<_>| {
         let Some(completion) = channel.complete() else { return Ok(false) };
         moved += completion.result? as u64;
@@ -122,7 +122,7 @@ fn stream(directory: &dyn Directory, files: &[Filled]) -> Outcome<u64> {
             if in_flight == DEPTH && complete(&mut *channel, &mut free)? {
                 in_flight -= 1;
             }
-            let mut buffer = free.pop().unwrap_or_else(|| AlignedBuf::zeroed(PIECE));
+            let mut buffer = free.pop().ok_or("a buffer is missing")?;
             buffer.set_len((bytes - offset).min(PIECE as u64) as usize);
             channel.submit(Op::Read { file: Arc::clone(&file), offset, buffer });
             in_flight += 1;

@@ -68,8 +68,12 @@ struct State {
 impl Raw {
     pub(crate) fn open(path: &Path) -> Outcome<Raw> {
         let (file, channel) = prepare(path, "raw", FILE)?;
+        let mut buffers = AlignedBuf::several(BUFFER, 2);
+        let (Some(filling), Some(other)) = (buffers.pop(), buffers.pop()) else {
+            return Err("a buffer is missing".into());
+        };
         let state = State {
-            filling: AlignedBuf::zeroed(BUFFER),
+            filling,
             used: 0,
             group: 1,
             durable: 0,
@@ -77,7 +81,7 @@ impl Raw {
             records: 0,
             written: Written::default(),
             failed: None,
-            idle: Some((channel, AlignedBuf::zeroed(BUFFER))),
+            idle: Some((channel, other)),
         };
         Ok(Raw { state: Mutex::new(state), done: Condvar::new(), file })
     }

@@ -50,12 +50,12 @@ impl State {
         if self.in_flight == DEPTH {
             self.complete()?;
         }
-        Ok(self.free.pop().unwrap_or_else(|| {
-            // Its pages are there before it is used.
-            let mut fresh = AlignedBuf::zeroed(PIECE);
-            fresh.fill(b'x');
-            fresh
-        }))
+        if self.free.is_empty() && self.in_flight == 0 {
+            self.free = AlignedBuf::several(PIECE, DEPTH + 1);
+            // Their pages are there before they are used.
+            self.free.iter_mut().for_each(|fresh| fresh.fill(b'x'));
+        }
+        self.free.pop().ok_or_else(|| "a buffer is missing".into())
     }
 
     fn write(&mut self, buffer: AlignedBuf) {
