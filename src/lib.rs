@@ -107,7 +107,10 @@ pub use ids::{
     BatchId, Epoch, Generation, LogId, Lsn, Position, ProducerId, SegmentNumber, StreamId,
 };
 pub use options::EngineOptions;
-pub use sink::{BatchOutput, JsonLines, JsonRow, SinkIdentity};
+pub use sink::{
+    BatchOutput, BatchSink, JsonLines, JsonRow, Opening, Outcome, SinkError, SinkIdentity,
+    TwoPhaseSink,
+};
 #[doc(hidden)]
 pub use source::Attached;
 pub use source::{Ingest, Received, StreamSource, TextFiles};

@@ -102,6 +102,8 @@ bugs! {
     SinkWithoutName => "sink-without-name",
     /// E2: a planned batch is planned anew after a restart.
     ReplanAfterRestart => "replan-after-restart",
+    /// E2: a prepared batch is aborted at recovery, and prepared anew.
+    AbortPrepared => "abort-prepared",
     /// E12: what a recomputed partition adds to an accumulator is counted again.
     CountOnRecompute => "count-on-recompute",
     /// E10: the overlay of a failed attempt is merged.

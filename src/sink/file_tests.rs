@@ -7,7 +7,7 @@ use super::{JsonLines, Sink, SinkContext, SinkIdentity};
 use crate::checksum::{crc32c, xxh3};
 use crate::error::{ErrorKind, Result};
 use crate::exec::{Dataset, Executor, Name};
-use crate::ids::{BatchId, LogId, to_usize};
+use crate::ids::{BatchId, Epoch, LogId, to_usize};
 use crate::sim::{CrashManner, CrashOutcome, FaultKind, SimDisk};
 use crate::storage::{BackendChoice, Storage, SystemStorage};
 use crate::sync::Arc;
@@ -68,7 +68,7 @@ fn publish(sink: &dyn Sink, batch: u64) -> Result<Vec<u8>> {
 
 fn open(disk: &SimDisk, sink: &dyn Sink, progress: Option<&Vec<u8>>) -> Result<()> {
     let storage: Arc<dyn Storage> = Arc::new(disk.clone());
-    let cx = SinkContext { storage: &storage };
+    let cx = SinkContext { storage: &storage, epoch: Epoch::new(1) };
     sink.open(cx, &identity("out"), progress.map(Vec::as_slice))
 }
 
@@ -269,7 +269,7 @@ fn a_directory_belongs_to_one_sink() {
     let disk = SimDisk::new(1);
     run(&disk, &mut Vec::new()).unwrap();
     let storage: Arc<dyn Storage> = Arc::new(disk.clone());
-    let cx = SinkContext { storage: &storage };
+    let cx = SinkContext { storage: &storage, epoch: Epoch::new(1) };
     let other_log = SinkIdentity { log: LogId::from_bytes([8; 16]), ..identity("out") };
     for other in [identity("other"), other_log] {
         let error = sink().open(cx, &other, None).unwrap_err();
@@ -294,7 +294,9 @@ fn planted_sink_without_name_is_caught() {
         run(&disk, &mut Vec::new()).unwrap();
         let storage: Arc<dyn Storage> = Arc::new(disk.clone());
         // What `a_directory_belongs_to_one_sink` would see: no error, and the output is gone.
-        sink().open(SinkContext { storage: &storage }, &identity("other"), None).unwrap();
+        sink()
+            .open(SinkContext { storage: &storage, epoch: Epoch::new(1) }, &identity("other"), None)
+            .unwrap();
         assert_ne!(found(&disk), model());
     });
 }
@@ -311,7 +313,8 @@ fn computed_lines_do_not_depend_on_threads() {
         let rows = Dataset::from_vec(numbers.clone(), 7);
         let options = JsonLines::from(&path).with_roll_bytes(10_000);
         let sink = options.attach(Name::new("out"), rows);
-        sink.open(SinkContext { storage: &storage }, &identity("out"), None).unwrap();
+        sink.open(SinkContext { storage: &storage, epoch: Epoch::new(1) }, &identity("out"), None)
+            .unwrap();
         for batch in 1..3 {
             let output = sink.compute(&executor, &executor.context()).unwrap();
             sink.publish(BatchId::new(batch), 1, &*output).unwrap();

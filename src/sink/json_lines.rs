@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::json::JsonRow;
 use super::line_files::LineFiles;
 use super::progress::Progress;
-use super::{Output, Sink, SinkContext, SinkIdentity};
+use super::{Output, Sink, SinkContext, SinkIdentity, digest_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{Dataset, Executor, Name, RunContext};
 use crate::ids::BatchId;
@@ -168,6 +168,10 @@ impl<R: JsonRow> Sink for JsonLinesSink<R> {
             }
         })?;
         Ok(Box::new(lines))
+    }
+
+    fn digest(&self, output: &(dyn Any + Send + Sync)) -> Option<u64> {
+        output.downcast_ref::<Lines>().map(|lines| digest_of(lines.iter().map(Vec::as_slice)))
     }
 
     fn publish(

@@ -20,6 +20,7 @@ mod keyed;
 mod marks;
 mod options;
 mod outputs;
+mod prepare;
 mod progress;
 mod publish;
 mod run;
@@ -47,7 +48,7 @@ pub(crate) use driver::{Env, JobDriver};
 #[cfg(not(feature = "testing"))]
 pub(crate) use hooks::{Hooks, NoHooks};
 #[cfg(test)]
-pub(crate) use journal::{BatchAttempt, StreamEntry};
-pub(crate) use journal::{BatchCompletion, BatchPlan, Entry, JOURNAL, JobShape};
+pub(crate) use journal::{BatchAttempt, BatchResults, StreamEntry};
+pub(crate) use journal::{BatchCompletion, BatchPlan, BatchPreparation, Entry, JOURNAL, JobShape};
 pub(crate) use progress::Board;
 pub(crate) use streams::{OpenedStream, StreamTable, add as add_stream};

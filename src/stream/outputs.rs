@@ -1,10 +1,10 @@
 //! The sinks that a stream can be given to.
 
-use std::error::Error as StdError;
+use serde::Serialize;
 
 use super::job::Stream;
 use crate::exec::{Name, Row};
-use crate::sink::{self, BatchOutput, JsonLines, JsonRow};
+use crate::sink::{self, BatchOutput, BatchSink, JsonLines, JsonRow, SinkError, TwoPhaseSink};
 
 impl<R: JsonRow> Stream<R> {
     /// Writes every row as a line of JSON into files of a directory, exactly once as far as the
@@ -23,11 +23,21 @@ impl<R: Row> Stream<R> {
     pub fn for_each_batch(
         &self,
         name: Name,
-        f: impl for<'a> Fn(&BatchOutput<'a, R>) -> Result<(), Box<dyn StdError + Send + Sync>>
-        + Send
-        + Sync
-        + 'static,
+        f: impl for<'a> Fn(&BatchOutput<'a, R>) -> Result<(), SinkError> + Send + Sync + 'static,
     ) {
         self.registry().add_sink(sink::for_each_batch(name, self.dataset().clone(), f));
+    }
+
+    /// Gives every batch to a sink of your own, in order, at least once: see [`BatchSink`].
+    pub fn write_to(&self, name: Name, sink: impl BatchSink<R>) {
+        self.registry().add_sink(sink::custom(name, self.dataset().clone(), sink));
+    }
+
+    /// Gives every batch to a sink of your own that can prepare: see [`TwoPhaseSink`].
+    pub fn write_in_two_phases(&self, name: Name, sink: impl TwoPhaseSink<R>)
+    where
+        R::Owned: Serialize,
+    {
+        self.registry().add_sink(sink::in_two_phases(name, self.dataset().clone(), sink));
     }
 }
