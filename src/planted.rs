@@ -112,6 +112,12 @@ bugs! {
     NoDigestCheck => "no-digest-check",
     /// E19: the file sink does not cut its file back at restart.
     NoSinkCut => "no-sink-cut",
+    /// E5: a writer that was taken over from goes on.
+    LowerEpochWrites => "lower-epoch-writes",
+    /// E5: a log sink does not look for its own commit before it publishes.
+    CommitNotLookedFor => "commit-not-looked-for",
+    /// E19: a compacted file's entry has only the batch of the compaction.
+    CompactionForgetsRange => "compaction-forgets-range",
     /// E15: the manifest is switched before the data file is durable.
     ManifestBeforeData => "manifest-before-data",
 }

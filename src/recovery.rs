@@ -217,6 +217,7 @@ pub(crate) fn recover(
     ground: Ground,
 ) -> Result<JobDriver> {
     options.validate()?;
+    job.check_required()?;
     for source in &job.sources {
         source.check_log(env.wal.log_id())?;
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::for_each::{BatchOutput, Collected};
-use super::{Output, Sink, SinkContext, SinkIdentity};
+use super::{Output, Promise, Sink, SinkContext, SinkIdentity};
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{Dataset, Executor, Name, Row, RunContext};
 use crate::ids::{BatchId, Epoch};
@@ -104,6 +104,12 @@ pub trait BatchSink<R: Row>: Send + Sync + 'static {
     /// # Errors
     /// Any: it is called again with the same batch.
     fn publish(&self, batch: &BatchOutput<'_, R>) -> Result<(), SinkError>;
+
+    /// What the sink promises: [`Job::guarantees`](crate::Job::guarantees) says so, and
+    /// `sawmill::testing::certify` finds out whether it is true.
+    fn promise(&self) -> (Promise, &'static str) {
+        (Promise::AtLeastOnce, "a sink of the user's own, which promises no more")
+    }
 }
 
 /// The sink that hands each batch to `sink`.
@@ -263,5 +269,9 @@ impl<R: Row, S: BatchSink<R>> Sink for Custom<R, S> {
             self.head.with((batch, attempt), output, |output| self.sink.publish(output))?;
         }
         Ok(self.head.published(batch))
+    }
+
+    fn promise(&self) -> (Promise, &'static str) {
+        self.sink.promise()
     }
 }

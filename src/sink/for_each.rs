@@ -3,8 +3,8 @@
 use std::any::Any;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::Sink;
 use super::custom::{BatchSink, Opening, SinkError, custom};
+use super::{Promise, Sink};
 use crate::error::Result;
 use crate::exec::{Dataset, Name, Row};
 use crate::ids::BatchId;
@@ -77,7 +77,34 @@ impl<R: Row> BatchOutput<'_, R> {
 
     /// All rows, in order.
     pub fn rows(&self) -> impl Iterator<Item = &R::Owned> {
-        self.partitions.iter().flatten()
+        let rows = self.partitions.iter().flatten();
+        #[cfg(any(test, feature = "testing"))]
+        let rows = rows.inspect(|_| drill::row());
+        rows
+    }
+}
+
+/// Lets the conformance kit end the process while a sink looks at the rows.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) mod drill {
+    use std::cell::Cell;
+
+    thread_local!(static LEFT: Cell<Option<usize>> = const { Cell::new(None) });
+
+    /// Runs `call`, which panics at the row behind so many, if it looks at that many.
+    pub(crate) fn dying_at_row<T>(rows: usize, call: impl FnOnce() -> T) -> T {
+        LEFT.set(Some(rows));
+        let done = call();
+        LEFT.set(None);
+        done
+    }
+
+    pub(super) fn row() {
+        match LEFT.get() {
+            // Not a bug of anybody: it says nothing on the way.
+            Some(0) => std::panic::resume_unwind(Box::new("the process dies at this row")),
+            left => LEFT.set(left.map(|left| left - 1)),
+        }
     }
 }
 
@@ -124,6 +151,10 @@ where
 
     fn publish(&self, batch: &BatchOutput<'_, R>) -> Result<(), SinkError> {
         (self.0)(batch)
+    }
+
+    fn promise(&self) -> (Promise, &'static str) {
+        (Promise::AtLeastOnce, "a function cannot be fenced; it may recognise a batch by its id")
     }
 }
 

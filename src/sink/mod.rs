@@ -8,14 +8,15 @@
 //! `abort`, and the log says which: a durable `BatchPrepared` is published, whatever else is not
 //! (ENGINE.md E2).
 
+mod collect;
 mod custom;
-#[cfg(test)]
-mod file_tests;
+mod files;
 mod for_each;
-mod json;
-mod json_lines;
-mod line_files;
-mod progress;
+mod log;
+mod promise;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+mod stdout;
 mod two_phase;
 
 use std::any::Any;
@@ -29,14 +30,29 @@ use crate::ids::{BatchId, Epoch, LogId, to_u64};
 use crate::planted::{Bug, planted};
 use crate::storage::Storage;
 
+pub use collect::CollectedRows;
 pub use custom::{BatchSink, Opening, SinkError};
+#[cfg(feature = "csv")]
+pub use files::{CsvFields, CsvRow};
+pub use files::{FileManifest, JsonRow, ManifestFile, OutputFiles, TextRow};
 pub use for_each::BatchOutput;
-pub use json::JsonRow;
-pub use json_lines::JsonLines;
+pub use log::{CommittedRow, CommittedRows};
+pub use promise::Promise;
+#[cfg(feature = "sqlite")]
+pub use sqlite::{SqlValue, SqliteTable};
 pub use two_phase::{Outcome, TwoPhaseSink};
 
 pub(crate) use custom::custom;
+#[cfg(feature = "csv")]
+pub(crate) use files::Csv;
+pub(crate) use files::{Json, Text, file_sink};
+#[cfg(feature = "testing")]
+pub(crate) use for_each::drill::dying_at_row;
 pub(crate) use for_each::for_each_batch;
+pub(crate) use log::log_sink;
+#[cfg(feature = "sqlite")]
+pub(crate) use sqlite::SqliteSink;
+pub(crate) use stdout::Stdout;
 pub(crate) use two_phase::{TwoPhase, in_two_phases};
 
 /// Whose outputs these are (ENGINE.md E5). With a batch's id, the identity of what is published.
@@ -114,6 +130,18 @@ pub(crate) trait Sink: Debug + Send + Sync {
     /// Digest of what [`Sink::compute`] gave, if the rows have bytes: computed again, they must
     /// have the same.
     fn digest(&self, output: &(dyn Any + Send + Sync)) -> Option<u64>;
+
+    /// Everything that was published is completed, durably: what follows from that may be done. Called
+    /// between batches now and then, and before the job ends.
+    ///
+    /// # Errors
+    /// As [`Sink::publish`]; it is called again later, and nothing depends on it.
+    fn settle(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// What the sink promises, and on what that rests.
+    fn promise(&self) -> (Promise, &'static str);
 
     /// The two phases of a sink that has them: it is then never asked to [`publish`](Sink::publish).
     fn two_phase(&self) -> Option<&dyn TwoPhase> {

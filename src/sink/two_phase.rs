@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::custom::{Head, Opening, SinkError};
 use super::for_each::{BatchOutput, Collected};
-use super::{Output, Sink, SinkContext, SinkIdentity};
+use super::{Output, Promise, Sink, SinkContext, SinkIdentity};
 use crate::checksum::Xxh3;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{Dataset, Executor, Name, Row, RunContext};
@@ -62,6 +62,11 @@ pub trait TwoPhaseSink<R: Row>: Send + Sync + 'static {
     /// # Errors
     /// Any: it is called again.
     fn abort(&self, batch: BatchId) -> Result<(), SinkError>;
+
+    /// As [`BatchSink::promise`](crate::BatchSink::promise).
+    fn promise(&self) -> (Promise, &'static str) {
+        (Promise::Idempotent, "what is prepared is published by its token, once")
+    }
 }
 
 /// The two phases, as the driver sees them.
@@ -140,6 +145,10 @@ impl<R: Row<Owned: Serialize>, S: TwoPhaseSink<R>> Sink for InTwoPhases<R, S> {
     ) -> Result<Vec<u8>> {
         let message = format!("the sink `{}` publishes batch {batch} by a token", self.head.name);
         Err(Error::new(ErrorKind::Invalid, message))
+    }
+
+    fn promise(&self) -> (Promise, &'static str) {
+        self.sink.promise()
     }
 
     fn two_phase(&self) -> Option<&dyn TwoPhase> {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::guarantees::Delivery;
 use super::journal::{JobShape, OperatorShape, SourceShape};
 use super::stateful::StatefulOperator;
 use crate::error::{Error, ErrorKind, Result};
@@ -67,6 +68,8 @@ pub struct Job {
     pub(crate) sources: Vec<Arc<dyn Source>>,
     pub(crate) sinks: Vec<Arc<dyn Sink>>,
     pub(crate) operators: Vec<Arc<dyn StatefulOperator>>,
+    /// What the job must at least promise.
+    pub(crate) required: Option<Delivery>,
 }
 
 impl Job {
@@ -105,7 +108,7 @@ impl Job {
             let message = format!("job `{name}` has neither a sink nor state: nothing comes of it");
             return Err(Error::new(ErrorKind::Invalid, message));
         }
-        Ok((Job { name, sources, sinks, operators }, made))
+        Ok((Job { name, sources, sinks, operators, required: None }, made))
     }
 
     /// What must not change under the job's state.

@@ -8,6 +8,7 @@ mod checkpointing;
 mod cut;
 mod driver;
 mod fallible;
+mod guarantees;
 mod handle;
 #[cfg_attr(
     not(feature = "testing"),
@@ -30,6 +31,7 @@ mod trigger;
 
 #[cfg(feature = "testing")]
 pub use driver::Stepped;
+pub use guarantees::{Delivery, Guarantees, Link};
 pub use handle::StateHandle;
 #[cfg(feature = "testing")]
 pub use hooks::{Hooks, NoHooks, Step};
