@@ -203,11 +203,14 @@ impl Engine {
     }
 }
 
+/// The directory of the checkpoints, in an engine's.
+pub(crate) const CHECKPOINTS: &str = "checkpoints";
+
 fn open_checkpoints(
     storage: &dyn Storage,
     path: &Path,
     options: &EngineOptions,
 ) -> Result<CheckpointStore> {
-    let directory = storage.directory(&path.join("checkpoints"), true)?;
+    let directory = storage.directory(&path.join(CHECKPOINTS), true)?;
     CheckpointStore::open(directory, options.checkpoints_kept)
 }

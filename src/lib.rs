@@ -75,6 +75,7 @@ mod exec;
 #[doc(hidden)]
 pub mod fuzzing;
 mod ids;
+mod inspect;
 mod options;
 pub mod planted;
 mod recovery;
@@ -107,6 +108,7 @@ pub use exec::{
 pub use ids::{
     BatchId, Epoch, Generation, LogId, Lsn, Position, ProducerId, SegmentNumber, StreamId,
 };
+pub use inspect::{CheckpointReport, EngineReport, JobReport, OperatorReport};
 pub use options::EngineOptions;
 pub use sink::{
     BatchOutput, BatchSink, CollectedRows, CommittedRow, CommittedRows, FileManifest, JsonRow,

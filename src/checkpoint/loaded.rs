@@ -28,7 +28,16 @@ pub struct ExtentInfo {
     pub(super) crc: u32,
 }
 
-/// A checkpoint whose whole data file was read and compared with its digest.
+/// How much of a data file is read before it is believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// Its length, header, index and footer: enough to list what is there.
+    Index,
+    /// Every byte, compared with the digest in the manifest: enough to start from it.
+    Whole,
+}
+
+/// A checkpoint whose data file was read, as far as its [`Look`] says, and is what was written.
 pub struct Loaded {
     /// What it says about itself.
     pub meta: CheckpointMeta,
@@ -54,7 +63,11 @@ impl fmt::Debug for Loaded {
 
 impl Loaded {
     /// Opens and verifies the checkpoint that the manifest names so.
-    pub(super) fn open(directory: &Arc<dyn Directory>, entry: &Entry) -> Result<Loaded> {
+    pub(super) fn open(
+        directory: &Arc<dyn Directory>,
+        entry: &Entry,
+        look: Look,
+    ) -> Result<Loaded> {
         let name = file_name(entry.meta.checkpoint);
         let file = match directory.open(&name, OpenMode::ReadDirect) {
             Ok(file) => file,
@@ -67,7 +80,10 @@ impl Loaded {
             Err(failure) => return Err(io::unreadable(failure)),
         };
         let mut channel = directory.channel().map_err(io::unreadable)?;
-        verify(&mut *channel, &file, &entry.digest)?;
+        match look {
+            Look::Index => check_length(&file, &entry.digest)?,
+            Look::Whole => verify(&mut *channel, &file, &entry.digest)?,
+        }
         let (meta, extents) = read_index(&mut *channel, &file)?;
         if meta != entry.meta {
             return Err(damaged(&*file, Damage::Inconsistent));
@@ -80,6 +96,12 @@ impl Loaded {
             file,
             channels: Mutex::new(vec![channel]),
         })
+    }
+
+    /// When the data file was written last, in nanoseconds since the Unix epoch; `None` where the
+    /// system does not say.
+    pub(crate) fn written_ns(&self) -> Option<i64> {
+        self.file.stamp().ok().map(|stamp| stamp.modified_ns)
     }
 
     /// Reads and checks one extent's bytes. Any number of threads may read at the same time.
@@ -113,13 +135,16 @@ pub(super) fn verify(
     file: &Arc<dyn File>,
     expected: &Digest,
 ) -> Result<()> {
-    let length = file.stamp().map_err(io::unreadable)?.length;
-    if length != expected.length || length % to_u64(BLOCK) != 0 || length == 0 {
-        return Err(damaged(&**file, Damage::Digest));
-    }
+    check_length(file, expected)?;
     let mut digester = Digester::default();
-    io::read_pieces(channel, file, 0, length, |piece| digester.update(piece))?;
+    io::read_pieces(channel, file, 0, expected.length, |piece| digester.update(piece))?;
     if digester.digest() == *expected { Ok(()) } else { Err(damaged(&**file, Damage::Digest)) }
+}
+
+fn check_length(file: &Arc<dyn File>, expected: &Digest) -> Result<()> {
+    let length = file.stamp().map_err(io::unreadable)?.length;
+    let whole = length == expected.length && length % to_u64(BLOCK) == 0 && length > 0;
+    if whole { Ok(()) } else { Err(damaged(&**file, Damage::Digest)) }
 }
 
 /// Reads header, footer and trailer of a file whose length is a positive multiple of a block.

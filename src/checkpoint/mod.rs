@@ -16,11 +16,13 @@
 
 mod bytes;
 mod data;
+mod find;
 #[doc(hidden)]
 pub mod fuzz;
 mod io;
 mod loaded;
 mod manifest;
+mod report;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -28,7 +30,9 @@ mod writer;
 
 use std::fmt;
 
+pub(crate) use loaded::Look;
 pub use loaded::{ExtentInfo, Loaded};
+pub(crate) use report::{Report, Status};
 pub use store::{CheckpointStore, Written};
 
 use crate::ids::{BatchId, Generation, LogId, Lsn};

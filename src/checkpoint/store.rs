@@ -3,18 +3,18 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::io;
-use super::loaded::{self, Loaded, damaged};
+use super::find::{MANIFEST, evidence, find_manifest, lost_manifest};
+use super::loaded::{self, Loaded, Look};
 use super::manifest::{self, Digest, Entry, Manifest};
 use super::writer::{Writer, write_data};
-use super::{CheckpointMeta, Damage, Extent, file_name, file_number};
+use super::{CheckpointMeta, Extent, file_name, file_number};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{to_u64, to_usize};
 use crate::planted::{Bug, planted};
 use crate::storage::{BLOCK, Channel, Directory, File, IoFailure, OpenMode, files};
 use crate::sync::{Mutex, lock};
 
-const MANIFEST: &str = "MANIFEST";
+/// The next manifest, before its rename.
 const NEXT: &str = "MANIFEST.tmp";
 
 /// What a write did.
@@ -73,14 +73,12 @@ impl CheckpointStore {
         }
         let names = directory.list()?;
         let mut channel = directory.channel()?;
-        let manifest = if names.iter().any(|name| name == MANIFEST) {
+        if names.iter().any(|name| name == MANIFEST) {
             // A process that died between rename and sync left a name that a power cut may still
             // take back; what follows from this manifest must not outlive it.
             directory.sync()?;
-            Some(read_manifest(&*directory, &mut *channel)?)
-        } else {
-            None
-        };
+        }
+        let manifest = find_manifest(&*directory, &names, &mut *channel)?;
         let durable = manifest.as_ref().map_or(0, |found| found.sequence);
         let mut store = CheckpointStore {
             directory,
@@ -116,8 +114,11 @@ impl CheckpointStore {
             if self.kept.iter().any(|meta| meta.checkpoint == number) {
                 continue;
             }
-            match self.evidence(name, channel) {
-                Ok(seen) if seen > self.durable => return Err(self.lost_manifest(name, seen)),
+            let log = self.kept.last().map(|meta| meta.log_id);
+            match evidence(&*self.directory, name, channel, log) {
+                Ok(seen) if seen > self.durable => {
+                    return Err(lost_manifest(&*self.directory, name, seen, self.durable));
+                }
                 Ok(_) => self.leftovers.push(name.clone()),
                 // Not readable: nothing names it, so it is not needed; it is left where it is.
                 Err(_) if self.durable > 0 => {}
@@ -125,36 +126,6 @@ impl CheckpointStore {
             }
         }
         Ok(())
-    }
-
-    /// The sequence of the manifest that was durable when an unnamed data file was begun.
-    fn evidence(&self, name: &str, channel: &mut dyn Channel) -> Result<u64> {
-        let file = self.directory.open(name, OpenMode::ReadDirect).map_err(io::unreadable)?;
-        if file.stamp().map_err(io::unreadable)?.length < to_u64(BLOCK) {
-            return Ok(0);
-        }
-        match loaded::read_header(channel, &file) {
-            Ok(header) => {
-                let foreign = self.kept.last().is_some_and(|meta| meta.log_id != header.log_id);
-                Ok(if foreign { 0 } else { header.manifest })
-            }
-            // A crash tears what was not yet synced: a header that is not whole says nothing.
-            Err(error) if error.kind() == ErrorKind::Corrupt => Ok(0),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn lost_manifest(&self, name: &str, seen: u64) -> Error {
-        let found = match self.durable {
-            0 => "there is none".to_owned(),
-            sequence => format!("the one here is number {sequence}"),
-        };
-        let message = format!(
-            "{name} was written when manifest {seen} was durable, but {found}: the manifest was \
-             removed or an old one put back; restore it, or move this directory away to start \
-             from empty"
-        );
-        Error::new(ErrorKind::Corrupt, message).at_path(self.directory.path().join(MANIFEST))
     }
 
     /// What the last durable manifest names, oldest first: none of what they need of the log may
@@ -175,7 +146,7 @@ impl CheckpointStore {
         let mut fell_back = Vec::new();
         let mut kind = ErrorKind::Corrupt;
         for entry in self.entries().rev() {
-            match Loaded::open(&self.directory, &entry) {
+            match Loaded::open(&self.directory, &entry, Look::Whole) {
                 Ok(mut loaded) => {
                     loaded.fell_back = fell_back;
                     return Ok(Some(loaded));
@@ -339,26 +310,6 @@ impl CheckpointStore {
 /// Whether the name is gone.
 fn removed(directory: &dyn Directory, name: &str) -> bool {
     files::remove_if_there(directory, name).is_ok()
-}
-
-/// The manifest of a directory, whole.
-fn read_manifest(directory: &dyn Directory, channel: &mut dyn Channel) -> Result<Manifest> {
-    let file = directory.open(MANIFEST, OpenMode::ReadDirect).map_err(io::unreadable)?;
-    let length = file.stamp().map_err(io::unreadable)?.length;
-    let whole = length > 0 && length % to_u64(BLOCK) == 0 && length <= manifest::LIMIT;
-    let parsed = if whole {
-        manifest::decode(&io::read_range(channel, &file, 0, length)?)
-    } else {
-        Err(Damage::Length)
-    };
-    parsed.map_err(|damage| {
-        if matches!(damage, Damage::Version(_)) {
-            return damaged(&*file, damage);
-        }
-        let message = "the manifest of the checkpoints is damaged; restore it, or move this \
-                       directory away to start from empty";
-        Error::new(ErrorKind::Corrupt, message).at_path(file.path()).caused_by(damage)
-    })
 }
 
 /// One write's operations, its syncs counted.

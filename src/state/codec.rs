@@ -55,6 +55,11 @@ fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
     None
 }
 
+/// How many keys a table's bytes say that they hold.
+pub(crate) fn encoded_keys(bytes: &[u8]) -> Option<u64> {
+    bytes.first_chunk().map(|count| u64::from_le_bytes(*count))
+}
+
 fn not_encodable(cause: postcard::Error) -> Error {
     Error::new(ErrorKind::Invalid, "a state value cannot be encoded").caused_by(cause)
 }

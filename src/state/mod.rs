@@ -12,6 +12,7 @@ mod schema;
 mod table;
 
 pub(crate) use changes::Changes;
+pub(crate) use codec::encoded_keys;
 pub use operator::{KeyedState, OperatorState};
 pub use overlay::Overlay;
 pub use schema::schema_id;

@@ -1,10 +1,11 @@
 //! The command line of sawmill.
 //!
-//! Exit codes: 0 done, 1 a log that was looked at is damaged, 2 an error, which is a sentence on
+//! Exit codes: 0 done, 1 what was looked at is damaged, 2 an error, which is a sentence on
 //! stderr. What is printed is described in `docs/command-line.md`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints")]
 
 mod bench;
+mod checkpoint;
 mod doctor;
 mod wal_append;
 mod wal_bench;
@@ -35,6 +36,9 @@ enum Area {
     /// Work with a log directory.
     #[command(subcommand)]
     Wal(Wal),
+    /// Look at the checkpoints of an engine's directory, writing nothing.
+    #[command(subcommand)]
+    Checkpoint(checkpoint::Command),
     /// Find out what disk, file system and limits really give a log here, with advice.
     Doctor(doctor::Arguments),
 }
@@ -67,6 +71,7 @@ fn main() -> ExitCode {
     }
     let outcome = match Command::parse().area {
         Area::Wal(command) => run(command),
+        Area::Checkpoint(command) => checkpoint::run(&command),
         Area::Doctor(arguments) => doctor::run(&arguments),
     };
     match outcome {

@@ -1,0 +1,180 @@
+//! What the command line says about an engine's checkpoints: whole, damaged, beside a running job.
+#![allow(clippy::unwrap_used, reason = "a test stops at what fails")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use sawmill::{
+    Bytes, Engine, EngineOptions, ErrorKind, Job, Received, RunOptions, StateHandle, Trigger, name,
+};
+use serde_json::Value;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_sawmill");
+
+/// Appends the words, counts what is there, and ends; each run leaves a checkpoint.
+fn count(place: &Path, words: &[&str]) -> StateHandle<Bytes, u64> {
+    let engine = Engine::open(place, EngineOptions::default()).unwrap();
+    let (job, counts) = job(&engine);
+    let events = engine.ingest(name!("events")).unwrap();
+    for word in words {
+        events.append(word.as_bytes()).unwrap();
+    }
+    let trigger = Trigger::AvailableNow { bytes: 1 << 20 };
+    let run = engine.start(job, RunOptions { trigger, ..RunOptions::default() }).unwrap();
+    run.await_termination().unwrap();
+    engine.close().unwrap();
+    counts
+}
+
+fn job(engine: &Engine) -> (Job, StateHandle<Bytes, u64>) {
+    let events = engine.ingest(name!("events")).unwrap();
+    Job::build(name!("trees"), |job| {
+        let words = job.source(name!("in"), Received::from(&events)).pair_with(|_| 1u64);
+        let counts = words.map_with_state::<u64, ()>(name!("counts"), |_word, new, total| {
+            *total = Some(total.unwrap_or(0) + new.sum::<u64>());
+            None
+        });
+        counts.state
+    })
+    .unwrap()
+}
+
+fn sawmill(arguments: &[&str], place: &Path) -> (i32, String) {
+    let output =
+        Command::new(PROGRAM).arg("checkpoint").args(arguments).arg(place).output().unwrap();
+    let text = if output.status.code() == Some(2) { &output.stderr } else { &output.stdout };
+    (output.status.code().unwrap(), String::from_utf8(text.clone()).unwrap())
+}
+
+fn json(arguments: &[&str], place: &Path) -> (i32, Value) {
+    let (code, text) = sawmill(arguments, place);
+    (code, serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}")))
+}
+
+fn files(place: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let entries = fs::read_dir(place.join("checkpoints")).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths.map(|path| (path.clone(), fs::read(&path).unwrap())).collect()
+}
+
+fn data_file(place: &Path, number: u64) -> PathBuf {
+    place.join("checkpoints").join(format!("{number:020}.ckpt"))
+}
+
+fn flip(path: &Path, at: usize) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[at] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn checkpoints_are_listed_shown_and_verified_without_a_change() {
+    let place = tempfile::tempdir().unwrap();
+    count(place.path(), &["oak", "ash", "oak"]);
+    count(place.path(), &["elm"]);
+    let before = files(place.path());
+
+    let (code, list) = json(&["list", "--json"], place.path());
+    assert_eq!((code, &list["sound"]), (0, &Value::from(true)), "{list}");
+    let listed = list["checkpoints"].as_array().unwrap();
+    let numbers: Vec<_> = listed.iter().map(|one| one["number"].as_u64().unwrap()).collect();
+    assert_eq!(numbers.len(), 2, "two are kept: {list}");
+    assert!(numbers[0] < numbers[1], "oldest first: {list}");
+    assert!(listed.iter().all(|one| one["operators"][0]["keys"].is_null()), "{list}");
+
+    let (code, newest) = json(&["show", "--json"], place.path());
+    assert_eq!((code, newest["number"].as_u64().unwrap()), (0, numbers[1]));
+    assert_eq!(newest["job"], "trees");
+    assert_eq!(newest["operators"][0]["name"], "counts");
+    assert_eq!(newest["operators"][0]["keys"], 3, "oak, ash, elm: {newest}");
+    assert_eq!(newest["sources"][0], "in");
+    assert_eq!(newest["streams"][0]["name"], "events");
+    assert_eq!(newest["bytes"], before[&data_file(place.path(), numbers[1])].len());
+    let (code, text) = sawmill(&["show"], place.path());
+    assert!(code == 0 && text.contains("pins the log from record"), "{text}");
+
+    let (code, text) = sawmill(&["verify"], place.path());
+    assert!(code == 0 && text.ends_with("sound\n"), "{text}");
+    assert_eq!(files(place.path()), before, "looking changed something");
+}
+
+#[test]
+fn damage_is_told_with_what_a_start_will_make_of_it() {
+    let place = tempfile::tempdir().unwrap();
+    count(place.path(), &["oak"]);
+    count(place.path(), &["oak", "elm"]);
+    let (_, newest) = json(&["show", "--json"], place.path());
+    let number = newest["number"].as_u64().unwrap();
+    // A byte of state: the index does not show it, reading all does.
+    flip(&data_file(place.path(), number), 64 + 24 + 9);
+    let (code, list) = json(&["list", "--json"], place.path());
+    assert_eq!((code, &list["sound"]), (0, &Value::from(true)));
+    let (code, text) = sawmill(&["verify"], place.path());
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains(&format!("checkpoint {number} of batch")), "{text}");
+    assert!(text.contains(&format!("falls back to checkpoint {}", number - 1)), "{text}");
+    // It does, and counts the same.
+    assert_eq!(count(place.path(), &["oak"]).get(b"oak"), Some(3));
+}
+
+#[test]
+fn a_damaged_or_lost_manifest_is_damage() {
+    let place = tempfile::tempdir().unwrap();
+    count(place.path(), &["oak"]);
+    count(place.path(), &["oak"]);
+    let manifest = place.path().join("checkpoints/MANIFEST");
+    flip(&manifest, 70);
+    let (code, object) = json(&["verify", "--json"], place.path());
+    assert_eq!((code, &object["sound"]), (1, &Value::from(false)));
+    assert!(object["error"].as_str().unwrap().contains("MANIFEST"), "{object}");
+    fs::remove_file(&manifest).unwrap();
+    let (code, text) = sawmill(&["verify"], place.path());
+    assert!(code == 1 && text.contains("the manifest was removed"), "{text}");
+    let (code, text) = sawmill(&["list"], place.path());
+    assert!(code == 2 && text.contains("the manifest was removed"), "{text}");
+}
+
+#[test]
+fn what_is_not_there_is_said() {
+    let place = tempfile::tempdir().unwrap();
+    let (code, text) = sawmill(&["list"], &place.path().join("nowhere"));
+    assert!(code == 2 && text.contains("nowhere"), "{text}");
+    assert_eq!(
+        Engine::inspect(place.path().join("nowhere"), true).unwrap_err().kind(),
+        ErrorKind::Io
+    );
+    Engine::open(place.path(), EngineOptions::default()).unwrap().close().unwrap();
+    let (code, text) = sawmill(&["show"], place.path());
+    assert!(code == 2 && text.contains("those that are kept: none"), "{text}");
+    assert_eq!(sawmill(&["verify"], place.path()), (0, "sound\n".to_owned()));
+}
+
+/// A writer removes data files between the reading of the manifest and theirs: that is no damage.
+#[test]
+fn beside_a_running_job_nothing_is_taken_for_damage() {
+    let place = tempfile::tempdir().unwrap();
+    let engine = Engine::open(place.path(), EngineOptions::default()).unwrap();
+    let events = engine.ingest(name!("events")).unwrap();
+    let (job, _) = job(&engine);
+    let options = RunOptions {
+        trigger: Trigger::Bytes(1 << 20),
+        checkpoint_interval: Duration::ZERO,
+        ..RunOptions::default()
+    };
+    let run = engine.start(job, options).unwrap();
+    let mut seen = Vec::new();
+    while seen.len() < 20 {
+        events.append(b"oak").unwrap();
+        let report = Engine::inspect(place.path(), true).unwrap();
+        assert!(report.is_sound(), "{report:?}");
+        if seen.last() != Some(&report.manifest) {
+            seen.push(report.manifest);
+        }
+    }
+    assert!(seen.is_sorted(), "{seen:?}");
+    run.stop().unwrap();
+    engine.close().unwrap();
+}
