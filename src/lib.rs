@@ -60,8 +60,8 @@
 //! - [`Stream`]: batch after batch through `map`, `filter`, `flat_map_rows`, `reduce_by_key`,
 //!   [`map_with_state`](Stream::map_with_state); [`StateHandle`] asks for completed state.
 //! - Sources: [`Received`] records of the log, [`TextFiles`]. Sinks: files of JSON, text or CSV
-//!   ([`OutputFiles`]), another log ([`CommittedRows`]), SQLite (feature `sqlite`), [`for_each_batch`](Stream::for_each_batch), and your own ([`BatchSink`],
-//!   [`TwoPhaseSink`]).
+//!   ([`OutputFiles`]), another log ([`CommittedRows`]), SQLite (feature `sqlite`),
+//!   [`for_each_batch`](Stream::for_each_batch), and your own ([`BatchSink`], [`TwoPhaseSink`]).
 //! - [`Dataset`] and [`Executor`]: the same operators over one set of rows, without a log.
 //! - [`Error`]: its [`ErrorKind`] says what the caller can do.
 //! - `testing`, `sim` (feature `testing`): jobs driven by hand, on a disk that crashes on demand.

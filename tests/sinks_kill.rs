@@ -43,12 +43,14 @@ fn work(place: &Path) {
             *total = Some(sum);
             Some((key, sum))
         });
-        let upsert = "INSERT INTO totals VALUES (?1, ?2)
+        let upsert = "INSERT INTO totals VALUES (?1, ?2, 1)
             ON CONFLICT (key) DO UPDATE SET total = excluded.total, writes = writes + 1";
-        let table = SqliteTable::new(&database, upsert.replace("?2)", "?2, 1)")).with_setup(
-            "CREATE TABLE IF NOT EXISTS totals (key INTEGER PRIMARY KEY, total INTEGER, writes INTEGER)",
-        );
-        totals.out.write_sqlite(name!("totals"), table, |(key, sum)| vec![(*key).into(), (*sum).into()]);
+        let columns = "(key INTEGER PRIMARY KEY, total INTEGER, writes INTEGER)";
+        let table = SqliteTable::new(&database, upsert)
+            .with_setup(format!("CREATE TABLE IF NOT EXISTS totals {columns}"));
+        totals
+            .out
+            .write_sqlite(name!("totals"), table, |(key, sum)| vec![(*key).into(), (*sum).into()]);
     })
     .unwrap();
     let options = RunOptions {

@@ -131,8 +131,8 @@ pub(crate) trait Sink: Debug + Send + Sync {
     /// have the same.
     fn digest(&self, output: &(dyn Any + Send + Sync)) -> Option<u64>;
 
-    /// Everything that was published is completed, durably: what follows from that may be done. Called
-    /// between batches now and then, and before the job ends.
+    /// Everything that was published is completed, durably: what follows from that may be done.
+    /// Called between batches now and then, and before the job ends.
     ///
     /// # Errors
     /// As [`Sink::publish`]; it is called again later, and nothing depends on it.
@@ -143,7 +143,8 @@ pub(crate) trait Sink: Debug + Send + Sync {
     /// What the sink promises, and on what that rests.
     fn promise(&self) -> (Promise, &'static str);
 
-    /// The two phases of a sink that has them: it is then never asked to [`publish`](Sink::publish).
+    /// The two phases of a sink that has them: it is then never asked to
+    /// [`publish`](Sink::publish).
     fn two_phase(&self) -> Option<&dyn TwoPhase> {
         None
     }

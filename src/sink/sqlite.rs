@@ -63,8 +63,8 @@ pub struct SqliteTable {
 }
 
 impl SqliteTable {
-    /// Executes `insert` once for each row, with its values as `?1`, `?2`, ...; an upsert serves for
-    /// rows that replace earlier ones.
+    /// Executes `insert` once for each row, with its values as `?1`, `?2`, ...; an upsert serves
+    /// for rows that replace earlier ones.
     pub fn new(path: impl Into<PathBuf>, insert: impl Into<String>) -> SqliteTable {
         SqliteTable { path: path.into(), setup: String::new(), insert: insert.into() }
     }

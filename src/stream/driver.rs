@@ -161,8 +161,8 @@ impl JobDriver {
         Ok(())
     }
 
-    /// Tells the sinks that all they published is completed. Nothing depends on what they make of it:
-    /// a failure is an alarm until it is done.
+    /// Tells the sinks that all they published is completed. Nothing depends on what they make of
+    /// it: a failure is an alarm until it is done.
     fn settle_sinks(&self) {
         let failed = self.job.sinks.iter().filter_map(|sink| sink.settle().err()).next();
         self.board.update(|progress| progress.sink_alarm = failed.map(|error| error.to_string()));

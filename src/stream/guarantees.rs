@@ -7,7 +7,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::sink::Promise;
 use crate::sync::Arc;
 
-/// How often a record counts, in a part of a job or in all of it; from the weakest to the strongest.
+/// How often a record counts, in a part of a job or in all of it; from the weakest to the
+/// strongest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Delivery {
     /// Once or never.

@@ -34,9 +34,9 @@ pub trait SinkUnderTest {
 }
 
 /// Runs a job into the sink that `new` makes, again and again: with the process killed before,
-/// within and after each call of the sink, between all steps of all batches and at operations of the
-/// disk; with calls refused and replies lost; with a second death in recovery. Then with a writer
-/// that was taken over from. Says which promise was kept.
+/// within and after each call of the sink, between all steps of all batches and at operations of
+/// the disk; with calls refused and replies lost; with a second death in recovery. Then with a
+/// writer that was taken over from. Says which promise was kept.
 ///
 /// ```
 /// use std::sync::{Arc, Mutex};

@@ -14,7 +14,8 @@ use crate::sink::SinkIdentity;
 pub(super) const NAME: &str = "_manifest";
 const FORMAT: u32 = 1;
 
-/// What a file sink says about its files: the contents of `_manifest`, which is replaced as a whole.
+/// What a file sink says about its files: the contents of `_manifest`, which is replaced as a
+/// whole.
 ///
 /// Everything in it is of completed batches, and stays as it is but for compaction: files are in
 /// order, their batches too, and a file of which more is written later only grows. It may be some

@@ -7,16 +7,16 @@ use std::time::Duration;
 ///
 /// The directory gets files `part-000000.jsonl`, `part-000001.jsonl`, ... (`.txt`, `.csv`), row
 /// after row, partition after partition, batch after batch. A file is finished at the end of a line
-/// when it has reached `roll_bytes` or `roll_rows`, and at the beginning of a batch when the file is
-/// older than `roll_every`. The bytes do not depend on the number of threads.
+/// when it has reached `roll_bytes` or `roll_rows`, and at the beginning of a batch when the file
+/// is older than `roll_every`. The bytes do not depend on the number of threads.
 ///
 /// Exactly once: after a crash the sink cuts its files back to what completed batches wrote, and
 /// writes the batch in flight again. Who reads the files while the job runs may see up to one batch
 /// that is not completed yet; who follows [`FileManifest`](crate::FileManifest) never does. The
-/// directory belongs to one sink of one job; a file `_sink` in it says to which, and another sink is
-/// refused with `JobMismatch`. The last 64 files that completed batches wrote must stay as they are:
-/// the next start refuses with `SinkFailed` if one is gone, of another length, or (the last one)
-/// changed. Older ones may be moved away.
+/// directory belongs to one sink of one job; a file `_sink` in it says to which, and another sink
+/// is refused with `JobMismatch`. The last 64 files that completed batches wrote must stay as they
+/// are: the next start refuses with `SinkFailed` if one is gone, of another length, or (the last
+/// one) changed. Older ones may be moved away.
 ///
 /// ```
 /// use sawmill::OutputFiles;

@@ -10,7 +10,8 @@ use crate::ids::BatchId;
 use crate::storage::OpenMode;
 
 impl PartFiles {
-    /// All that was published is completed: readers are told, then what was replaced goes (PARTS-5).
+    /// All that was published is completed: readers are told, then what was replaced goes
+    /// (PARTS-5).
     pub(super) fn settle(&mut self) -> Result<()> {
         let (batch, time, finished) = self.published;
         if self.manifest.0 == batch || batch == BatchId::default() {

@@ -125,8 +125,8 @@ impl<R: Row, F: LineFormat<R>> Sink for FileSink<R, F> {
     }
 
     fn promise(&self) -> (Promise, &'static str) {
-        let why = "files are cut back to what completed; who reads them without `_manifest` may see \
-                   up to one batch more, and files beside the one that replaced them";
+        let why = "files are cut back to what completed; who reads them without `_manifest` \
+                   may see up to one batch more, and files beside the one that replaced them";
         (Promise::Idempotent, why)
     }
 

@@ -78,8 +78,8 @@ impl LogSink {
 
     /// What the target has of this output behind what is known (LOGOUT-2, LOGOUT-3).
     fn look(&self, writer: &mut Writer) -> Result<()> {
-        // What is on its way to the disk is not passed over. The last record that is known is looked
-        // at once more: its epoch may be the only sign of a later writer.
+        // What is on its way to the disk is not passed over. The last record that is known is
+        // looked at once more: its epoch may be the only sign of a later writer.
         let through = self.target.sync()?;
         let mut replay = self.target.replay_from(writer.seen)?.stream(writer.stream);
         while let Some(record) = replay.next() {
@@ -215,8 +215,8 @@ impl Sink for LogSink {
             let text = format!("the sink `{}` is not open", self.head.name);
             return Err(self.error(ErrorKind::SinkFailed, text));
         };
-        // Somebody has written: the attempt before, which failed behind its commit, a later writer of
-        // this output, or anybody else.
+        // Somebody has written: the attempt before, which failed behind its commit, a later writer
+        // of this output, or anybody else.
         if self.target.appended_lsn() > writer.seen {
             self.look(writer)?;
         }
