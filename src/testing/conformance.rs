@@ -142,7 +142,7 @@ impl<W: SinkUnderTest> Life<W> {
             rows.collect(crate::name!("model"))
         })?;
         for sink in job.sinks.iter_mut().filter(|sink| sink.name() != "model") {
-            *sink = Interposed::new(Arc::clone(sink), &self.calls, &self.disk);
+            *sink = Interposed::around(Arc::clone(sink), &self.calls, &self.disk);
         }
         Ok((job, model))
     }
@@ -238,7 +238,7 @@ impl<W: SinkUnderTest, F: Fn() -> W> Kit<F> {
         if life.live(Box::new(hooks)).is_ok() {
             return;
         }
-        life.die(number % 2 == 0);
+        life.die(number.is_multiple_of(2));
         self.go_on(life, &format!("death at {step:?} number {number}"));
     }
 

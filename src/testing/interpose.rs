@@ -73,7 +73,11 @@ pub(super) struct Interposed {
 }
 
 impl Interposed {
-    pub(super) fn new(inner: Arc<dyn Sink>, calls: &Arc<Calls>, disk: &SimDisk) -> Arc<dyn Sink> {
+    pub(super) fn around(
+        inner: Arc<dyn Sink>,
+        calls: &Arc<Calls>,
+        disk: &SimDisk,
+    ) -> Arc<dyn Sink> {
         Arc::new(Interposed { inner, calls: Arc::clone(calls), disk: disk.clone() })
     }
 

@@ -148,9 +148,11 @@ impl PartFiles {
     /// Undoes everything that is not in the progress.
     fn cut_back(&mut self) -> Result<()> {
         self.file = None;
-        self.remove(|files, numbers| {
-            !files.progress.counts(numbers) && !files.progress.is_replaced(numbers)
-        })?;
+        if !planted(Bug::NoSinkCut) {
+            self.remove(|files, numbers| {
+                !files.progress.counts(numbers) && !files.progress.is_replaced(numbers)
+            })?;
+        }
         for mark in self.progress.finished.clone() {
             self.check_file(&mark, OpenMode::Read)?;
         }
@@ -169,9 +171,7 @@ impl PartFiles {
         let numbers = |name: &String| self.lines.names.numbers(name);
         let mut removed = false;
         for name in self.io.names()? {
-            if numbers(&name).is_some_and(|numbers| which(self, numbers))
-                && !planted(Bug::NoSinkCut)
-            {
+            if numbers(&name).is_some_and(|numbers| which(self, numbers)) {
                 self.io.unlink(&name)?;
                 removed = true;
             }

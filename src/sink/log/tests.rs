@@ -12,7 +12,7 @@ use crate::sink::for_each::Collected;
 use crate::sink::{Sink, SinkContext, SinkIdentity};
 use crate::storage::Storage;
 use crate::sync::Arc;
-use crate::wal::{Background, Wal, WalOptions, WalReader};
+use crate::wal::{Background, Wal, WalOptions};
 
 const BATCHES: u64 = 5;
 
@@ -203,7 +203,7 @@ fn a_read_only_reader_delivers_the_same() {
     let out = sink(&target);
     open(&*out, "out", 1, None).unwrap();
     publish(&*out, 1, 1).unwrap();
-    let reader = WalReader::open_read_only_with(&disk, "/target").unwrap();
+    let reader = Wal::open_read_only_with(&disk, "/target").unwrap();
     let mut rows = CommittedRows::of_reader(reader, "rows").unwrap();
     let mut read = || {
         let mut all = Vec::new();
@@ -218,7 +218,7 @@ fn a_read_only_reader_delivers_the_same() {
     (2..=3).for_each(|batch| drop(publish(&*out, batch, 1).unwrap()));
     all.extend(read());
     assert_eq!(all, model(3));
-    let reader = WalReader::open_read_only_with(&disk, "/target").unwrap();
+    let reader = Wal::open_read_only_with(&disk, "/target").unwrap();
     let error = CommittedRows::of_reader(reader, "no such").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
 }
