@@ -314,8 +314,8 @@ pub fn check(world: &World, finished: &Finished) -> Result<(), String> {
     if finished.output != expected {
         return Err(format!("sink has\n{}callback was given\n{expected}", finished.output));
     }
-    let ledgers = world.ledgers.iter().flat_map(|ledgers| [&ledgers.left, &ledgers.right]);
-    ledgers.map(|ledger| check_ledger(&ledger.lock().unwrap(), &outside)).collect()
+    let mut ledgers = world.ledgers.iter().flat_map(|ledgers| [&ledgers.left, &ledgers.right]);
+    ledgers.try_for_each(|ledger| check_ledger(&ledger.lock().unwrap(), &outside))
 }
 
 /// E2: every batch is published once, in order, as the callback was given it; nothing is in doubt.
