@@ -60,6 +60,10 @@ kill-long KILLS="1000":
     SAWMILL_STALL_MS=10000 cargo test --release --all-features --test wal_processes -- --nocapture
     cargo test --release --all-features --test crash --test inputs -- --nocapture --include-ignored
 
+# A job with a file, two SQLite tables and a log as outputs, killed KILLS times.
+kill-sinks KILLS="500":
+    SAWMILL_KILLS={{KILLS}} cargo test --release --all-features --test sinks_kill -- --nocapture
+
 # Writers, truncation, recycling and stalled readers for SECONDS: nothing grows.
 soak SECONDS="600" WRITERS="64":
     SAWMILL_SOAK_SECONDS={{SECONDS}} SAWMILL_SOAK_WRITERS={{WRITERS}} cargo test --release --test wal_soak -- --nocapture --ignored a_long_soak

@@ -56,6 +56,8 @@ pub enum ErrorKind {
     Invalid,
     /// A direct source's file is not what was read before.
     SourceChanged,
+    /// A batch was computed again, with another result than the first time.
+    OutputChanged,
     /// The job is not the one whose state the directory holds.
     JobMismatch,
     /// User code failed: an `Err`, or a panic, after its retries.

@@ -46,7 +46,7 @@
 //! | a record that was only submitted | there or not, whole |
 //! | the batch in flight | executed again as planned, published once per id |
 //! | state | the newest whole checkpoint, and what was planned since, computed again |
-//! | files of [`JsonLines`] | cut back to what completed, then continued |
+//! | files in [`OutputFiles`] | cut back to what completed, then continued |
 //! | [`for_each_batch`](Stream::for_each_batch) | may see the batch in flight again, with its id |
 //!
 //! Results are the same bytes whatever the number of threads, the schedule, retries and crashes.
@@ -59,8 +59,9 @@
 //!   it, [`StreamRun`] is a job that runs, [`RunOptions`] and [`Trigger`] say how.
 //! - [`Stream`]: batch after batch through `map`, `filter`, `flat_map_rows`, `reduce_by_key`,
 //!   [`map_with_state`](Stream::map_with_state); [`StateHandle`] asks for completed state.
-//! - Sources: [`Received`] records of the log, [`TextFiles`]. Sinks: [`JsonLines`] and
-//!   [`for_each_batch`](Stream::for_each_batch).
+//! - Sources: [`Received`] records of the log, [`TextFiles`]. Sinks: files of JSON, text or CSV
+//!   ([`OutputFiles`]), another log ([`CommittedRows`]), SQLite (feature `sqlite`),
+//!   [`for_each_batch`](Stream::for_each_batch), and your own ([`BatchSink`], [`TwoPhaseSink`]).
 //! - [`Dataset`] and [`Executor`]: the same operators over one set of rows, without a log.
 //! - [`Error`]: its [`ErrorKind`] says what the caller can do.
 //! - `testing`, `sim` (feature `testing`): jobs driven by hand, on a disk that crashes on demand.
@@ -109,14 +110,22 @@ pub use ids::{
 };
 pub use inspect::{CheckpointReport, EngineReport, JobReport, OperatorReport};
 pub use options::EngineOptions;
-pub use sink::{BatchOutput, JsonLines, JsonRow, SinkIdentity};
+pub use sink::{
+    BatchOutput, BatchSink, CollectedRows, CommittedRow, CommittedRows, FileManifest, JsonRow,
+    ManifestFile, Opening, Outcome, OutputFiles, Promise, SinkError, SinkIdentity, TextRow,
+    TwoPhaseSink,
+};
+#[cfg(feature = "csv")]
+pub use sink::{CsvFields, CsvRow};
+#[cfg(feature = "sqlite")]
+pub use sink::{SqlValue, SqliteTable};
 #[doc(hidden)]
 pub use source::Attached;
 pub use source::{Ingest, Received, StreamSource, TextFiles};
 pub use state::State;
 pub use stream::{
-    Job, JobBuilder, Listener, Marks, Progress, RunOptions, SideInput, StateHandle, Stateful,
-    Stream, StreamRun, Trigger,
+    Delivery, Guarantees, Job, JobBuilder, Link, Listener, Marks, Progress, RunOptions, SideInput,
+    StateHandle, Stateful, Stream, StreamRun, Trigger,
 };
 pub use wal::{
     AppendOptions, Background, Backup, Compression, Damage, Durability, Entry, EpochReport, Hold,

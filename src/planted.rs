@@ -114,6 +114,8 @@ bugs! {
     SideInputUnkept => "side-input-unkept",
     /// E7: whether to fold before the shuffle is found out from the wanted buckets' rows.
     SampleOfWanted => "sample-of-wanted",
+    /// E2: a prepared batch is aborted at recovery, and prepared anew.
+    AbortPrepared => "abort-prepared",
     /// E12: what a recomputed partition adds to an accumulator is counted again.
     CountOnRecompute => "count-on-recompute",
     /// E10: the overlay of a failed attempt is merged.
@@ -122,6 +124,12 @@ bugs! {
     NoDigestCheck => "no-digest-check",
     /// E19: the file sink does not cut its file back at restart.
     NoSinkCut => "no-sink-cut",
+    /// E5: a writer that was taken over from goes on.
+    LowerEpochWrites => "lower-epoch-writes",
+    /// E5: a log sink does not look for its own commit before it publishes.
+    CommitNotLookedFor => "commit-not-looked-for",
+    /// E19: a compacted file's entry has only the batch of the compaction.
+    CompactionForgetsRange => "compaction-forgets-range",
     /// E15: the manifest is switched before the data file is durable.
     ManifestBeforeData => "manifest-before-data",
 }

@@ -15,8 +15,9 @@ use crate::planted::{Bug, planted};
 use crate::sink::{SinkContext, SinkIdentity};
 use crate::state::OperatorState;
 use crate::stream::{
-    Batch, BatchCompletion, BatchPlan, Board, Boundary, EngineState, Entry, Env, Hooks, JOURNAL,
-    Job, JobDriver, JobShape, Marks, OpenedStream, RunOptions, SideVersion, Writing, add_stream,
+    Batch, BatchCompletion, BatchPlan, BatchPreparation, Board, Boundary, EngineState, Entry, Env,
+    Hooks, JOURNAL, Job, JobDriver, JobShape, Marks, OpenedStream, RunOptions, SideVersion,
+    Writing, add_stream,
 };
 use crate::sync::{Arc, Mutex};
 use crate::wal::Wal;
@@ -28,6 +29,8 @@ pub(crate) struct Found {
     pub(crate) lsn: Lsn,
     /// How often its sinks may have been called.
     pub(crate) attempts: u32,
+    /// What two-phase sinks hold: the last record counts.
+    pub(crate) prepared: Option<BatchPreparation>,
     pub(crate) completion: Option<(BatchCompletion, Lsn)>,
 }
 
@@ -155,7 +158,8 @@ impl Scan {
                     let text = format!("batch {} is planned where {expected} is due", plan.batch);
                     return Err(disorder(text, lsn));
                 }
-                self.batches.push_back(Found { plan, lsn, attempts: 1, completion: None });
+                let (attempts, prepared, completion) = (1, None, None);
+                self.batches.push_back(Found { plan, lsn, attempts, prepared, completion });
             }
             Entry::BatchAttempted(again) if again.batch > self.boundary.batch => {
                 let found = self.find(again.batch, "attempted", lsn)?;
@@ -168,8 +172,19 @@ impl Scan {
                 }
                 found.completion = Some((done, lsn));
             }
+            Entry::BatchPrepared(held) if held.batch > self.boundary.batch => {
+                let found = self.find(held.batch, "prepared", lsn)?;
+                if found.completion.is_some() {
+                    let text = format!("batch {} is prepared after its completion", held.batch);
+                    return Err(disorder(text, lsn));
+                }
+                found.prepared = Some(held);
+            }
             // The checkpoint has what came of these.
-            Entry::BatchPlanned(_) | Entry::BatchAttempted(_) | Entry::BatchCompleted(_) => {}
+            Entry::BatchPlanned(_)
+            | Entry::BatchAttempted(_)
+            | Entry::BatchPrepared(_)
+            | Entry::BatchCompleted(_) => {}
         }
         Ok(())
     }
@@ -208,6 +223,7 @@ pub(crate) fn recover(
     ground: Ground,
 ) -> Result<JobDriver> {
     options.validate()?;
+    job.check_required()?;
     for source in &job.sources {
         source.check_log(env.wal.log_id())?;
     }
@@ -349,7 +365,8 @@ fn open_sinks(driver: &JobDriver, batches: &VecDeque<Found>) -> Result<()> {
             sink: sink.name().to_owned(),
         };
         let recorded = progress.iter().find(|named| named.name == sink.name());
-        let cx = SinkContext { storage: &driver.env.storage };
+        let epoch = driver.env.wal.position_at(Lsn::ZERO).epoch;
+        let cx = SinkContext { storage: &driver.env.storage, epoch };
         sink.open(cx, &identity, recorded.map(|named| named.bytes.as_slice()))?;
     }
     Ok(())
@@ -359,7 +376,8 @@ fn open_sinks(driver: &JobDriver, batches: &VecDeque<Found>) -> Result<()> {
 fn replay_batches(driver: &mut JobDriver, batches: VecDeque<Found>) -> Result<()> {
     for found in batches {
         let attempt = if found.completion.is_some() { 1 } else { found.attempts + 1 };
-        let batch = Batch::new(found.plan, found.lsn, attempt);
+        let mut batch = Batch::new(found.plan, found.lsn, attempt);
+        batch.prepared = found.prepared;
         match found.completion {
             Some((done, lsn)) => driver.rebuild(batch, &done, lsn)?,
             None if planted(Bug::ReplanAfterRestart) => {}
@@ -373,7 +391,7 @@ fn replay_batches(driver: &mut JobDriver, batches: VecDeque<Found>) -> Result<()
 mod tests {
     use super::*;
     use crate::ids::StreamId;
-    use crate::stream::{BatchAttempt, StreamEntry};
+    use crate::stream::{BatchAttempt, BatchResults, StreamEntry};
 
     fn plan(batch: u64) -> Entry {
         Entry::BatchPlanned(BatchPlan {
@@ -387,10 +405,15 @@ mod tests {
     }
 
     fn done(batch: u64) -> Entry {
-        let (digests, sinks) = (Vec::new(), Vec::new());
-        let (job, batch, accumulators) = ("job".to_owned(), BatchId::new(batch), Vec::new());
-        let attempt = 1;
-        Entry::BatchCompleted(BatchCompletion { job, batch, attempt, digests, sinks, accumulators })
+        let (job, batch, attempt) = ("job".to_owned(), BatchId::new(batch), 1);
+        let (sinks, results) = (Vec::new(), BatchResults::default());
+        Entry::BatchCompleted(BatchCompletion { job, batch, attempt, sinks, results })
+    }
+
+    fn held(batch: u64) -> Entry {
+        let (job, batch, attempt) = ("job".to_owned(), BatchId::new(batch), 1);
+        let (tokens, results) = (Vec::new(), BatchResults::default());
+        Entry::BatchPrepared(BatchPreparation { job, batch, attempt, tokens, results })
     }
 
     fn again(batch: u64, attempt: u32) -> Entry {
@@ -410,7 +433,7 @@ mod tests {
 
     #[test]
     fn what_the_checkpoint_has_is_left_out_and_the_rest_is_in_order() {
-        let log = vec![done(3), plan(4), done(4), plan(5), done(5), plan(6), again(6, 2)];
+        let log = vec![done(3), plan(4), done(4), plan(5), held(5), done(5), plan(6), again(6, 2)];
         let scan = scan(4, log).unwrap();
         let batches = scan
             .batches
@@ -432,6 +455,8 @@ mod tests {
             vec![again(1, 2)],
             vec![plan(1), done(1), done(1)],
             vec![plan(1), plan(2), done(2)],
+            vec![held(1)],
+            vec![plan(1), done(1), held(1)],
             vec![open("a", 1), open("b", 1)],
         ] {
             let story = format!("{log:?}");

@@ -11,8 +11,8 @@ use engine_common::*;
 use sawmill::sim::{CrashOutcome, FaultKind};
 use sawmill::testing::{Harness, NoHooks, Stepped};
 use sawmill::{
-    Engine, EngineOptions, ErrorKind, Ingest, Job, JsonLines, Listener, Progress, Received, Result,
-    RunOptions, StreamRun, name,
+    Engine, EngineOptions, ErrorKind, Ingest, Job, Listener, OutputFiles, Progress, Received,
+    Result, RunOptions, StreamRun, name,
 };
 
 type Calls = Arc<Mutex<Vec<(u64, u32)>>>;
@@ -212,7 +212,7 @@ fn a_smaller_roll_size_than_before_takes_effect_at_the_next_line() {
         let events = engine.ingest(name!("events")).unwrap();
         let (job, ()) = Job::build(name!("lines"), |job| {
             let words = job.source(name!("in"), Received::from(&events));
-            let output = JsonLines::new("/out").with_roll_bytes(roll_bytes);
+            let output = OutputFiles::new("/out").with_roll_bytes(roll_bytes);
             words.write_json_lines(name!("lines"), output);
         })
         .unwrap();
@@ -226,5 +226,8 @@ fn a_smaller_roll_size_than_before_takes_effect_at_the_next_line() {
     let all: String = (1..=3).flat_map(|life| (0..5).map(move |w| word(life, w))).collect();
     assert_eq!(output(&world.disk), all);
     let parts = world.disk.files().into_iter().filter(|path| path.starts_with("/out")).count();
-    assert_eq!(parts, 7, "`_sink`, the first life's with a line more, 4 of one, the last life's");
+    assert_eq!(
+        parts, 8,
+        "`_sink`, `_manifest`, the first life's with a line more, 4 of one, the last life's"
+    );
 }

@@ -1,17 +1,14 @@
 //! Rows handed to user code, batch by batch (ENGINE.md E20).
 
 use std::any::Any;
-use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::{Output, Sink, SinkContext, SinkIdentity};
-use crate::error::{Error, ErrorKind, Result};
-use crate::exec::{Dataset, Executor, Name, Row, RunContext};
+use super::custom::{BatchSink, Opening, SinkError, custom};
+use super::{Promise, Sink};
+use crate::error::Result;
+use crate::exec::{Dataset, Name, Row};
 use crate::ids::BatchId;
-use crate::sync::{Arc, Mutex, lock};
-use crate::versioned;
-
-const VERSION: u8 = 1;
+use crate::sync::Arc;
 
 /// One batch of rows, as user code gets it.
 ///
@@ -80,119 +77,102 @@ impl<R: Row> BatchOutput<'_, R> {
 
     /// All rows, in order.
     pub fn rows(&self) -> impl Iterator<Item = &R::Owned> {
-        self.partitions.iter().flatten()
+        let rows = self.partitions.iter().flatten();
+        #[cfg(any(test, feature = "testing"))]
+        let rows = rows.inspect(|_| drill::row());
+        rows
     }
 }
 
-/// What user code returns if it fails: any error.
-pub(crate) type UserResult = std::result::Result<(), Box<dyn std::error::Error + Send + Sync>>;
+/// Lets the conformance kit end the process while a sink looks at the rows.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) mod drill {
+    use std::cell::Cell;
+
+    thread_local!(static LEFT: Cell<Option<usize>> = const { Cell::new(None) });
+
+    /// Runs `call`, which panics at the row behind so many, if it looks at that many.
+    pub(crate) fn dying_at_row<T>(rows: usize, call: impl FnOnce() -> T) -> T {
+        LEFT.set(Some(rows));
+        let done = call();
+        LEFT.set(None);
+        done
+    }
+
+    pub(super) fn row() {
+        match LEFT.get() {
+            // Not a bug of anybody: it says nothing on the way.
+            Some(0) => std::panic::resume_unwind(Box::new("the process dies at this row")),
+            left => LEFT.set(left.map(|left| left - 1)),
+        }
+    }
+}
+
+/// What `compute` gives to a sink over rows.
+pub(super) struct Collected<R: Row> {
+    pub(super) batch_time_ns: u64,
+    pub(super) partitions: Vec<Vec<R::Owned>>,
+}
+
+impl<R: Row> Collected<R> {
+    /// What this sink computed.
+    pub(super) fn of(output: &(dyn Any + Send + Sync)) -> &Collected<R> {
+        let Some(collected) = output.downcast_ref() else {
+            unreachable!("SINK: a sink is given what it computed")
+        };
+        collected
+    }
+
+    pub(super) fn as_batch(&self, id: BatchId, attempt: u32) -> BatchOutput<'_, R> {
+        let Collected { batch_time_ns, partitions } = self;
+        BatchOutput { id, attempt, batch_time_ns: *batch_time_ns, partitions }
+    }
+}
 
 /// The sink that calls `f` with each batch.
 pub(crate) fn for_each_batch<R: Row>(
     name: Name,
     rows: Dataset<R>,
-    f: impl for<'a> Fn(&BatchOutput<'a, R>) -> UserResult + Send + Sync + 'static,
+    f: impl for<'a> Fn(&BatchOutput<'a, R>) -> Result<(), SinkError> + Send + Sync + 'static,
 ) -> Arc<dyn Sink> {
-    Arc::new(ForEachBatch { name, rows, f, last: Mutex::default() })
+    custom(name, rows, Callback(f))
 }
 
-struct ForEachBatch<R: Row, F> {
-    name: Name,
-    rows: Dataset<R>,
-    f: F,
-    last: Mutex<BatchId>,
-}
+struct Callback<F>(F);
 
-impl<R: Row, F> fmt::Debug for ForEachBatch<R, F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ForEachBatch").field("name", &self.name).finish_non_exhaustive()
-    }
-}
-
-/// What `compute` gives.
-struct Collected<R: Row> {
-    batch_time_ns: u64,
-    partitions: Vec<Vec<R::Owned>>,
-}
-
-impl<R, F> Sink for ForEachBatch<R, F>
+impl<R, F> BatchSink<R> for Callback<F>
 where
     R: Row,
-    F: for<'a> Fn(&BatchOutput<'a, R>) -> UserResult + Send + Sync + 'static,
+    F: for<'a> Fn(&BatchOutput<'a, R>) -> Result<(), SinkError> + Send + Sync + 'static,
 {
-    fn name(&self) -> &str {
-        self.name.get()
-    }
-
-    fn open(
-        &self,
-        _cx: SinkContext<'_>,
-        _identity: &SinkIdentity,
-        progress: Option<&[u8]>,
-    ) -> Result<()> {
-        let decode = |bytes| versioned::decode("progress of a batch callback", VERSION, bytes);
-        *lock(&self.last) = progress.map_or(Ok(BatchId::default()), decode)?;
+    fn open(&self, _opening: &Opening<'_>) -> Result<(), SinkError> {
         Ok(())
     }
 
-    fn compute(&self, executor: &Executor, run: &RunContext) -> Result<Output> {
-        let partitions = executor.for_each_partition(run, &self.rows, |rows| {
-            let mut part = Vec::new();
-            rows.for_each(|view| part.push(R::own(view)))?;
-            Ok(part)
-        })?;
-        let batch_time_ns = run.batch_time_ns().unwrap_or(0);
-        Ok(Box::new(Collected::<R> { batch_time_ns, partitions }))
+    fn publish(&self, batch: &BatchOutput<'_, R>) -> Result<(), SinkError> {
+        (self.0)(batch)
     }
 
-    fn publish(
-        &self,
-        batch: BatchId,
-        attempt: u32,
-        output: &(dyn Any + Send + Sync),
-    ) -> Result<Vec<u8>> {
-        let Some(collected) = output.downcast_ref::<Collected<R>>() else {
-            unreachable!("SINK: a sink is given what it computed")
-        };
-        let last = *lock(&self.last);
-        if batch <= last {
-            return Ok(versioned::encode(VERSION, &last));
-        }
-        let Collected { batch_time_ns, partitions } = collected;
-        let output = BatchOutput { id: batch, attempt, batch_time_ns: *batch_time_ns, partitions };
-        let called = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (self.f)(&output)));
-        let text = |how: &str| {
-            format!("the function of `{}` {how} at batch {batch}, attempt {attempt}", self.name)
-        };
-        match called {
-            Ok(Ok(())) => {
-                *lock(&self.last) = batch;
-                Ok(versioned::encode(VERSION, &batch))
-            }
-            Ok(Err(error)) => {
-                Err(Error::new(ErrorKind::SinkFailed, format!("{}: {error}", text("failed"))))
-            }
-            Err(panic) => {
-                let said = panic.downcast_ref::<String>().map(String::as_str);
-                let said = said.or_else(|| panic.downcast_ref::<&str>().copied());
-                let said = said.unwrap_or("with something that is not text");
-                Err(Error::new(ErrorKind::SinkFailed, format!("{}: {said}", text("panicked"))))
-            }
-        }
+    fn promise(&self) -> (Promise, &'static str) {
+        (Promise::AtLeastOnce, "a function cannot be fenced; it may recognise a batch by its id")
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::LogId;
+    use crate::error::ErrorKind;
+    use crate::exec::Executor;
+    use crate::ids::{Epoch, LogId};
     use crate::sim::SimDisk;
+    use crate::sink::{SinkContext, SinkIdentity};
     use crate::storage::Storage;
+    use crate::sync::{Mutex, lock};
 
     #[test]
     fn batches_are_handed_over_with_their_id_and_attempt_until_they_succeed() {
         let storage: Arc<dyn Storage> = Arc::new(SimDisk::new(1));
-        let cx = SinkContext { storage: &storage };
+        let cx = SinkContext { storage: &storage, epoch: Epoch::new(1) };
         let identity =
             SinkIdentity { log: LogId::from_bytes([1; 16]), job: "j".into(), sink: "s".into() };
         let calls = Arc::new(Mutex::new(Vec::<(u64, u32, Vec<u64>)>::new()));
@@ -218,7 +198,7 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::SinkFailed);
         assert!(error.to_string().contains("is not there"), "{error}");
         let panicked = publish(2).unwrap_err().to_string();
-        assert!(panicked.contains("panicked at batch 4, attempt 2: oak"), "{panicked}");
+        assert!(panicked.contains("failed at batch 4, attempt 2: it panicked: oak"), "{panicked}");
         let progress = publish(3).unwrap();
         assert_eq!(publish(4).unwrap(), progress);
         let expected = [1, 2, 3].map(|attempt| (4, attempt, vec![1, 2, 3]));

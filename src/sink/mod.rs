@@ -4,30 +4,56 @@
 //! partition order.
 //! SINK-2: a batch that is already in the progress a sink was opened with, or published since, is
 //! never published again.
+//! SINK-3: what a two-phase sink holds under a batch's id is published by its token or dropped by
+//! `abort`, and the log says which: a durable `BatchPrepared` is published, whatever else is not
+//! (ENGINE.md E2).
 
-#[cfg(test)]
-mod file_tests;
+mod collect;
+mod custom;
+mod files;
 mod for_each;
-mod json;
-mod json_lines;
-mod line_files;
-mod progress;
+mod log;
+mod promise;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+mod stdout;
+mod two_phase;
 
 use std::any::Any;
 use std::fmt::{self, Debug};
 use std::sync::Arc;
 
+use crate::checksum::Xxh3;
 use crate::error::Result;
 use crate::exec::{Executor, RunContext};
-use crate::ids::{BatchId, LogId};
+use crate::ids::{BatchId, Epoch, LogId, to_u64};
 use crate::planted::{Bug, planted};
 use crate::storage::Storage;
 
+pub use collect::CollectedRows;
+pub use custom::{BatchSink, Opening, SinkError};
+#[cfg(feature = "csv")]
+pub use files::{CsvFields, CsvRow};
+pub use files::{FileManifest, JsonRow, ManifestFile, OutputFiles, TextRow};
 pub use for_each::BatchOutput;
-#[allow(unused_imports, reason = "the driver, which uses these, comes next")]
-pub(crate) use for_each::{UserResult, for_each_batch};
-pub use json::JsonRow;
-pub use json_lines::JsonLines;
+pub use log::{CommittedRow, CommittedRows};
+pub use promise::Promise;
+#[cfg(feature = "sqlite")]
+pub use sqlite::{SqlValue, SqliteTable};
+pub use two_phase::{Outcome, TwoPhaseSink};
+
+pub(crate) use custom::custom;
+#[cfg(feature = "csv")]
+pub(crate) use files::Csv;
+pub(crate) use files::{Json, Text, file_sink};
+#[cfg(feature = "testing")]
+pub(crate) use for_each::drill::dying_at_row;
+pub(crate) use for_each::for_each_batch;
+pub(crate) use log::log_sink;
+#[cfg(feature = "sqlite")]
+pub(crate) use sqlite::SqliteSink;
+pub(crate) use stdout::Stdout;
+pub(crate) use two_phase::{TwoPhase, in_two_phases};
 
 /// Whose outputs these are (ENGINE.md E5). With a batch's id, the identity of what is published.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,6 +81,8 @@ impl fmt::Display for SinkIdentity {
 pub(crate) struct SinkContext<'a> {
     /// Where files are opened.
     pub(crate) storage: &'a Arc<dyn Storage>,
+    /// The incarnation of the job's log (ENGINE.md E5).
+    pub(crate) epoch: Epoch,
 }
 
 /// What a sink publishes for one batch: rows or bytes per partition, in partition order.
@@ -98,4 +126,36 @@ pub(crate) trait Sink: Debug + Send + Sync {
         attempt: u32,
         output: &(dyn Any + Send + Sync),
     ) -> Result<Vec<u8>>;
+
+    /// Digest of what [`Sink::compute`] gave, if the rows have bytes: computed again, they must
+    /// have the same.
+    fn digest(&self, output: &(dyn Any + Send + Sync)) -> Option<u64>;
+
+    /// Everything that was published is completed, durably: what follows from that may be done.
+    /// Called between batches now and then, and before the job ends.
+    ///
+    /// # Errors
+    /// As [`Sink::publish`]; it is called again later, and nothing depends on it.
+    fn settle(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// What the sink promises, and on what that rests.
+    fn promise(&self) -> (Promise, &'static str);
+
+    /// The two phases of a sink that has them: it is then never asked to
+    /// [`publish`](Sink::publish).
+    fn two_phase(&self) -> Option<&dyn TwoPhase> {
+        None
+    }
+}
+
+/// Digest of the parts of an output, in order.
+fn digest_of<'a>(parts: impl Iterator<Item = &'a [u8]>) -> u64 {
+    let mut digest = Xxh3::new();
+    for part in parts {
+        digest.update(&to_u64(part.len()).to_le_bytes());
+        digest.update(part);
+    }
+    digest.digest()
 }

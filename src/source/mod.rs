@@ -142,6 +142,9 @@ pub(crate) trait Source: Debug + Send + Sync {
     /// The name the job gave it.
     fn name(&self) -> &str;
 
+    /// On what it rests that each record counts once.
+    fn rests_on(&self) -> &'static str;
+
     /// The stream of the engine's log that it reads; `None` for a direct source.
     fn stream(&self) -> Option<StreamId>;
 

@@ -186,6 +186,10 @@ impl Source for ReceivedSource {
         self.name.get()
     }
 
+    fn rests_on(&self) -> &'static str {
+        "records are kept in the log until a checkpoint covers them"
+    }
+
     fn stream(&self) -> Option<StreamId> {
         Some(self.stream)
     }

@@ -108,6 +108,10 @@ impl Source for TextSource {
         &self.name
     }
 
+    fn rests_on(&self) -> &'static str {
+        "while the files are kept as they were read: a change is noticed"
+    }
+
     fn stream(&self) -> Option<StreamId> {
         None
     }

@@ -4,14 +4,14 @@ use super::cut::Writing;
 use super::driver::{JobDriver, Stepped};
 use super::hooks::Step;
 use super::journal::{
-    BatchAttempt, BatchCompletion, BatchPlan, Entry, JOURNAL, Named, PlannedInput,
+    BatchCompletion, BatchPlan, BatchPreparation, BatchResults, Entry, JOURNAL, Named, PlannedInput,
 };
 use super::marks::Mark;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::exec::RunContext;
 use crate::ids::{Lsn, to_usize};
 use crate::planted::{Bug, planted};
-use crate::sink::Output;
+use crate::sink::{Output, Sink};
 use crate::source::{Input, Opened, Source, SourceContext};
 use crate::sync::Arc;
 
@@ -24,6 +24,8 @@ pub(crate) struct Batch {
     pub(crate) attempt: u32,
     /// What was computed, and nobody has seen.
     pub(crate) computed: Option<Computed>,
+    /// What two-phase sinks hold, as the log has it: by this process or one before.
+    pub(crate) prepared: Option<BatchPreparation>,
     /// What the sinks returned.
     pub(crate) published: Vec<Named>,
 }
@@ -31,14 +33,15 @@ pub(crate) struct Batch {
 /// Private results of step 2.
 pub(crate) struct Computed {
     pub(crate) run: RunContext,
-    pub(crate) digests: Vec<Named>,
+    pub(crate) results: BatchResults,
     /// In the order of the job's sinks.
     pub(crate) outputs: Vec<Output>,
 }
 
 impl Batch {
     pub(crate) fn new(plan: BatchPlan, plan_lsn: Lsn, attempt: u32) -> Batch {
-        Batch { plan, plan_lsn, attempt, computed: None, published: Vec::new() }
+        let (computed, prepared, published) = (None, None, Vec::new());
+        Batch { plan, plan_lsn, attempt, computed, prepared, published }
     }
 
     pub(super) fn computed(&self) -> &Computed {
@@ -80,7 +83,7 @@ impl JobDriver {
         self.hooks.at(Step::Computed, id)?;
         self.await_plan_durable(&batch)?;
         self.hooks.at(Step::PlanDurable, id)?;
-        self.prepare(&batch)?;
+        self.prepare(&mut batch)?;
         self.hooks.at(Step::Prepared, id)?;
         self.publish(&mut batch)?;
         self.hooks.at(Step::Published, id)?;
@@ -199,8 +202,14 @@ impl JobDriver {
         for (source, opened) in opened {
             digests.push(Named::new(source.name(), opened.input().digest()?));
         }
+        let digest = |(sink, output): (&Arc<dyn Sink>, &Output)| {
+            Some((sink.name().to_owned(), sink.digest(&**output)?))
+        };
+        let digested = self.job.sinks.iter().zip(&outputs).filter_map(digest).collect();
         self.hooks.computed(plan.batch, &run);
-        batch.computed = Some(Computed { run, digests, outputs });
+        let accumulators = run.sums();
+        let results = BatchResults { digests, outputs: digested, accumulators };
+        batch.computed = Some(Computed { run, results, outputs });
         Ok(())
     }
 
@@ -220,36 +229,14 @@ impl JobDriver {
         Ok(())
     }
 
-    /// Step 4: two-phase sinks would prepare here. A repeated attempt is made known to the log
-    /// before the sinks see it.
-    fn prepare(&mut self, batch: &Batch) -> Result<()> {
-        if batch.attempt > 1 {
-            self.announce(batch)?;
-        }
-        self.marks.reach(Mark::Prepared, batch.plan.batch);
-        Ok(())
-    }
-
-    /// Makes it durable that the sinks are about to be called again (ENGINE.md E20).
-    pub(super) fn announce(&self, batch: &Batch) -> Result<()> {
-        let entry = Entry::BatchAttempted(BatchAttempt {
-            job: self.shape.job.clone(),
-            batch: batch.plan.batch,
-            attempt: batch.attempt,
-        });
-        self.env.wal.append_internal(JOURNAL, &[&entry.encode()]).map(drop)
-    }
-
     /// Step 6: the completion is submitted, the overlays become the state.
     fn complete(&mut self, batch: Batch) -> Result<()> {
-        let digests = batch.computed().digests.clone();
         let entry = Entry::BatchCompleted(BatchCompletion {
             job: self.shape.job.clone(),
             batch: batch.plan.batch,
             attempt: batch.attempt,
-            digests,
             sinks: batch.published.clone(),
-            accumulators: batch.computed().run.sums(),
+            results: batch.computed().results.clone(),
         });
         let pending = self.env.wal.submit_internal(JOURNAL, &entry.encode())?;
         let Entry::BatchCompleted(done) = entry else { unreachable!("made above") };
@@ -287,7 +274,7 @@ impl JobDriver {
         lsn: Lsn,
     ) -> Result<()> {
         self.compute(&mut batch)?;
-        self.verify(&batch, done)?;
+        self.verify(&batch, &done.results)?;
         self.merge(&batch);
         self.pass(&batch, done, lsn);
         Ok(())
@@ -302,22 +289,31 @@ impl JobDriver {
         lsn: Lsn,
     ) -> Result<()> {
         self.compute(&mut batch)?;
-        self.verify(&batch, done)?;
+        self.verify(&batch, &done.results)?;
+        self.prepare_to_repeat(&mut batch)?;
         self.publish(&mut batch)?;
         self.merge(&batch);
         self.pass(&batch, done, lsn);
         Ok(())
     }
 
-    /// Compares what the sources gave with what they gave when the batch was completed.
-    fn verify(&self, batch: &Batch, done: &BatchCompletion) -> Result<()> {
-        for read in &batch.computed().digests {
+    /// Compares what the sources gave, and what came of it, with what the log has of the first
+    /// time.
+    pub(super) fn verify(&self, batch: &Batch, recorded: &BatchResults) -> Result<()> {
+        let results = &batch.computed().results;
+        for read in &results.digests {
             let planned = batch.plan.inputs.iter().find(|input| input.source == read.name);
-            let recorded = super::journal::named(&done.digests, &read.name).unwrap_or_default();
+            let digest = super::journal::named(&recorded.digests, &read.name).unwrap_or_default();
             let (Some(source), Some(planned)) = (self.source(&read.name), planned) else {
                 continue;
             };
-            source.verify_digest(&planned.input, recorded, &read.bytes)?;
+            source.verify_digest(&planned.input, digest, &read.bytes)?;
+        }
+        for (sink, digest) in &results.outputs {
+            let before = recorded.outputs.iter().find(|(name, _)| name == sink);
+            if before.is_some_and(|(_, before)| before != digest) {
+                return Err(changed(sink, batch));
+            }
         }
         Ok(())
     }
@@ -333,4 +329,13 @@ impl JobDriver {
     fn source(&self, name: &str) -> Option<&Arc<dyn Source>> {
         self.job.sources.iter().find(|source| source.name() == name)
     }
+}
+
+fn changed(sink: &str, batch: &Batch) -> Error {
+    let message = format!(
+        "batch {} was computed again, with another output for the sink `{sink}` than the first \
+         time: a function of the job is not pure, or was changed while a batch was in flight",
+        batch.plan.batch
+    );
+    Error::new(ErrorKind::OutputChanged, message)
 }

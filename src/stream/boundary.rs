@@ -74,7 +74,7 @@ impl Boundary {
         for input in &plan.inputs {
             self.input_bytes = self.input_bytes.saturating_add(input.bytes);
             set(&mut self.positions, &input.source, input.next.clone());
-            let digest = named(&done.digests, &input.source).unwrap_or_default().to_vec();
+            let digest = named(&done.results.digests, &input.source).unwrap_or_default().to_vec();
             self.reads.retain(|read| read.source != input.source);
             let (source, input) = (input.source.clone(), input.input.clone());
             self.reads.push(Read { source, batch: plan.batch, input, digest });
@@ -83,7 +83,7 @@ impl Boundary {
             set(&mut self.sinks, &sink.name, sink.bytes.clone());
         }
         // From the record, also when the batch was just computed again: once for each batch (E12).
-        for (name, delta) in &done.accumulators {
+        for (name, delta) in &done.results.accumulators {
             let total = self.accumulators.entry(name.clone()).or_insert(0);
             *total = total.saturating_add(*delta);
         }

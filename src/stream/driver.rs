@@ -134,6 +134,7 @@ impl JobDriver {
         }
         // The last completion waits for no later batch.
         self.await_completion()?;
+        self.settle_sinks();
         if self.options.trigger.ends_when_idle() || self.is_exhausted()? {
             self.finish()?;
             return Ok(Stepped::Ended);
@@ -154,11 +155,19 @@ impl JobDriver {
     /// Ends the job behind the last completed batch: all durable, with a checkpoint.
     pub(crate) fn finish(&mut self) -> Result<()> {
         self.await_completion()?;
+        self.settle_sinks();
         self.land()?;
         if self.marks.checkpointed < self.marks.completed {
             self.take_checkpoint()?;
         }
         Ok(())
+    }
+
+    /// Tells the sinks that all they published is completed. Nothing depends on what they make of
+    /// it: a failure is an alarm until it is done.
+    fn settle_sinks(&self) {
+        let failed = self.job.sinks.iter().filter_map(|sink| sink.settle().err()).next();
+        self.board.update(|progress| progress.sink_alarm = failed.map(|error| error.to_string()));
     }
 
     /// Waits until the last completion is durable.

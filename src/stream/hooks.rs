@@ -17,8 +17,12 @@ pub enum Step {
     Computed,
     /// The plan is durable, and with it the completion of the batch before.
     PlanDurable,
-    /// Two-phase sinks have prepared.
+    /// A two-phase sink has prepared, maybe not the last one.
+    SinkPrepared,
+    /// Two-phase sinks have prepared, and the log has their tokens.
     Prepared,
+    /// A sink has published, maybe not the last one.
+    SinkPublished,
     /// Every sink has published.
     Published,
     /// The completion is in the log, maybe not durable; the overlay is the state.
@@ -29,12 +33,14 @@ pub enum Step {
 
 impl Step {
     /// All of them, in order.
-    pub const ALL: [Step; 8] = [
+    pub const ALL: [Step; 10] = [
         Step::Recovered,
         Step::Planned,
         Step::Computed,
         Step::PlanDurable,
+        Step::SinkPrepared,
         Step::Prepared,
+        Step::SinkPublished,
         Step::Published,
         Step::Completed,
         Step::Checkpointed,

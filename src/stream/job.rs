@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::guarantees::Delivery;
 use super::journal::{JobShape, OperatorShape, SourceShape};
 use super::side::{Side, SideInput};
 use super::stateful::StatefulOperator;
@@ -78,6 +79,8 @@ pub struct Job {
     pub(crate) sinks: Vec<Arc<dyn Sink>>,
     pub(crate) operators: Vec<Arc<dyn StatefulOperator>>,
     pub(crate) sides: Vec<Arc<dyn Side>>,
+    /// What the job must at least promise.
+    pub(crate) required: Option<Delivery>,
 }
 
 impl Job {
@@ -119,7 +122,7 @@ impl Job {
             let message = format!("job `{name}` has neither a sink nor state: nothing comes of it");
             return Err(Error::new(ErrorKind::Invalid, message));
         }
-        Ok((Job { name, sources, sinks, operators, sides }, made))
+        Ok((Job { name, sources, sinks, operators, sides, required: None }, made))
     }
 
     /// What must not change under the job's state.

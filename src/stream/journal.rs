@@ -29,6 +29,8 @@ pub(crate) enum Entry {
     BatchCompleted(BatchCompletion),
     /// A side input got a new version: that of this record (ENGINE.md E8).
     SideInputSet(SideEntry),
+    /// Step 4 of a batch, if a sink has two phases.
+    BatchPrepared(BatchPreparation),
 }
 
 /// An ingest stream's number.
@@ -117,18 +119,37 @@ pub(crate) struct BatchAttempt {
     pub(crate) attempt: u32,
 }
 
+/// What computing a batch came to: the same whenever it is computed again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BatchResults {
+    /// Digest of what each planned source really read.
+    pub(crate) digests: Vec<Named>,
+    /// Digest of each sink's output, where the sink has one.
+    pub(crate) outputs: Vec<(String, u64)>,
+    /// What the batch adds to accumulators, by name (ENGINE.md E12).
+    pub(crate) accumulators: Vec<(String, i64)>,
+}
+
+/// A batch that every two-phase sink holds: from here on it is published, never aborted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BatchPreparation {
+    pub(crate) job: String,
+    pub(crate) batch: BatchId,
+    pub(crate) attempt: u32,
+    /// By which each two-phase sink publishes.
+    pub(crate) tokens: Vec<Named>,
+    pub(crate) results: BatchResults,
+}
+
 /// A batch whose sinks have published it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct BatchCompletion {
     pub(crate) job: String,
     pub(crate) batch: BatchId,
     pub(crate) attempt: u32,
-    /// Digest of what each planned source really read.
-    pub(crate) digests: Vec<Named>,
     /// What each sink needs to go on from here.
     pub(crate) sinks: Vec<Named>,
-    /// What the batch adds to accumulators, by name (ENGINE.md E12).
-    pub(crate) accumulators: Vec<(String, i64)>,
+    pub(crate) results: BatchResults,
 }
 
 /// Bytes that belong to a source or sink.
@@ -173,6 +194,14 @@ mod tests {
     use super::*;
     use crate::error::ErrorKind;
 
+    fn results() -> BatchResults {
+        BatchResults {
+            digests: vec![Named::new("in", vec![9; 8])],
+            outputs: vec![("out".into(), u64::MAX)],
+            accumulators: vec![("odd".into(), -3)],
+        }
+    }
+
     fn entries() -> Vec<Entry> {
         let job = || "words".to_owned();
         let batch = BatchId::new(7);
@@ -206,9 +235,15 @@ mod tests {
                 job: job(),
                 batch,
                 attempt: 2,
-                digests: vec![Named::new("in", vec![9; 8])],
                 sinks: vec![Named::new("out", vec![])],
-                accumulators: vec![("odd".into(), -3)],
+                results: results(),
+            }),
+            Entry::BatchPrepared(BatchPreparation {
+                job: job(),
+                batch,
+                attempt: 1,
+                tokens: vec![Named::new("out", vec![7; 3])],
+                results: results(),
             }),
             Entry::SideInputSet(SideEntry { name: "prices".into(), bytes: vec![1, 2, 3] }),
         ]

@@ -8,6 +8,7 @@ mod checkpointing;
 mod cut;
 mod driver;
 mod fallible;
+mod guarantees;
 mod handle;
 #[cfg_attr(
     not(feature = "testing"),
@@ -20,6 +21,7 @@ mod keyed;
 mod marks;
 mod options;
 mod outputs;
+mod prepare;
 mod progress;
 mod publish;
 mod run;
@@ -30,6 +32,7 @@ mod trigger;
 
 #[cfg(feature = "testing")]
 pub use driver::Stepped;
+pub use guarantees::{Delivery, Guarantees, Link};
 pub use handle::StateHandle;
 #[cfg(feature = "testing")]
 pub use hooks::{Hooks, NoHooks, Step};
@@ -49,8 +52,8 @@ pub(crate) use driver::{Env, JobDriver};
 #[cfg(not(feature = "testing"))]
 pub(crate) use hooks::{Hooks, NoHooks};
 #[cfg(test)]
-pub(crate) use journal::{BatchAttempt, StreamEntry};
-pub(crate) use journal::{BatchCompletion, BatchPlan, Entry, JOURNAL, JobShape};
+pub(crate) use journal::{BatchAttempt, BatchResults, StreamEntry};
+pub(crate) use journal::{BatchCompletion, BatchPlan, BatchPreparation, Entry, JOURNAL, JobShape};
 pub(crate) use progress::Board;
 pub(crate) use side::{SideTable, SideVersion};
 pub(crate) use streams::{OpenedStream, StreamTable, add as add_stream};

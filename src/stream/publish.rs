@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::batch::Batch;
 use super::driver::JobDriver;
+use super::hooks::Step;
 use super::journal::Named;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sink::Sink;
@@ -22,30 +23,36 @@ const SLICE: Duration = Duration::from_millis(25);
 
 impl JobDriver {
     /// Step 5.
-    pub(crate) fn publish(&self, batch: &mut Batch) -> Result<()> {
-        for (number, sink) in self.job.sinks.iter().enumerate() {
-            let progress = self.publish_to(sink, number, batch)?;
+    pub(crate) fn publish(&mut self, batch: &mut Batch) -> Result<()> {
+        for (number, sink) in self.job.sinks.clone().iter().enumerate() {
+            let progress = self.insist(sink, batch, |driver, batch| match sink.two_phase() {
+                Some(phases) => driver.publish_prepared(sink, phases, number, batch),
+                None => {
+                    let output = &*batch.computed().outputs[number];
+                    sink.publish(batch.plan.batch, batch.attempt, output)
+                }
+            })?;
             batch.published.push(Named::new(sink.name(), progress));
+            self.hooks.at(Step::SinkPublished, batch.plan.batch)?;
         }
         Ok(())
     }
 
     /// Calls one sink, as often as it takes and the options allow.
-    fn publish_to(
+    pub(super) fn insist<T>(
         &self,
         sink: &Arc<dyn Sink>,
-        number: usize,
         batch: &mut Batch,
-    ) -> Result<Vec<u8>> {
+        call: impl Fn(&JobDriver, &mut Batch) -> Result<T>,
+    ) -> Result<T> {
         let (mut tried, mut pause) = (1, FIRST_PAUSE);
         loop {
-            let output = &*batch.computed().outputs[number];
-            let error = match sink.publish(batch.plan.batch, batch.attempt, output) {
-                Ok(progress) => {
+            let error = match call(self, batch) {
+                Ok(done) => {
                     if tried > 1 {
                         self.board.update(|progress| progress.sink_alarm = None);
                     }
-                    return Ok(progress);
+                    return Ok(done);
                 }
                 Err(error) => error,
             };

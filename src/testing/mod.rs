@@ -2,10 +2,18 @@
 //!
 //! A [`Harness`] drives a job by hand, one step at a time, on the caller's thread: with the
 //! simulated disk ([`sim`](crate::sim)), a [`ManualClock`](crate::clock::ManualClock) and a log
-//! without threads every run is the same. [`reexecute`] runs a log's batches again, to compare.
+//! without threads every run is the same. [`certify`] finds out what a sink keeps of its promise.
+//! [`reexecute`] runs a log's batches again, to compare.
+
+mod certificate;
+mod conformance;
+mod interpose;
 
 use crate::engine::{Engine, Running};
 use crate::error::Result;
+pub use certificate::Certificate;
+pub use conformance::{SinkUnderTest, certify};
+
 pub use crate::stream::{Hooks, NoHooks, Step, Stepped};
 use crate::stream::{Job, JobDriver, Progress, RunOptions, Writing};
 pub use crate::wal::watch::watched;

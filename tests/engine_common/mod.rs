@@ -3,6 +3,8 @@
 #![allow(unreachable_pub, reason = "shared by several test files")]
 #![allow(dead_code, reason = "each test file uses its part")]
 
+mod ledger;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -24,7 +26,9 @@ pub const RECORDS: u64 = 8;
 /// What the words that say the value of the side input begin with.
 pub const SIDE: &str = "side-";
 
-type Row = (String, u64);
+pub use ledger::{Ledger, LedgerSink, Strike};
+
+pub type Row = (String, u64);
 
 /// What has been seen outside of the engine. A crash takes nothing of it.
 #[derive(Clone, Debug, Default)]
@@ -39,6 +43,17 @@ pub struct Outside {
     pub side: u64,
 }
 
+/// Two two-phase sinks beside the others, and what happens to them.
+#[derive(Clone, Debug, Default)]
+pub struct Ledgers {
+    pub left: Arc<Mutex<Ledger>>,
+    pub right: Arc<Mutex<Ledger>>,
+    /// What is prepared is gone after a crash.
+    pub expire: bool,
+    /// At which call of the left one (or the right one), in this life, what happens.
+    pub strike: Option<(bool, u64, Strike)>,
+}
+
 /// The disk, the time, and everybody else.
 #[derive(Clone, Debug)]
 pub struct World {
@@ -49,6 +64,9 @@ pub struct World {
     pub flaky: bool,
     /// Checkpoints are written a batch later than they are taken, as on a thread of their own.
     pub late: bool,
+    pub ledgers: Option<Ledgers>,
+    /// The job's function gives other words than it used to.
+    pub shout: bool,
 }
 
 impl World {
@@ -58,7 +76,15 @@ impl World {
             disk.write_file(Path::new("/in").join(file), text.as_bytes());
         }
         let clock = Arc::new(ManualClock::default());
-        World { disk, clock, outside: Arc::default(), flaky: false, late: false }
+        World {
+            disk,
+            clock,
+            outside: Arc::default(),
+            flaky: false,
+            late: false,
+            ledgers: None,
+            shout: false,
+        }
     }
 
     /// The same outside and time, with the disk that a crash left.
@@ -66,7 +92,23 @@ impl World {
         let outside = self.outside.lock().unwrap().clone();
         let clock = Arc::clone(&self.clock);
         let outside = Arc::new(Mutex::new(outside));
-        World { disk, clock, outside, flaky: self.flaky, late: self.late }
+        let copy =
+            |ledger: &Arc<Mutex<Ledger>>| Arc::new(Mutex::new(ledger.lock().unwrap().clone()));
+        let ledgers = self.ledgers.as_ref().map(|ledgers| Ledgers {
+            left: copy(&ledgers.left),
+            right: copy(&ledgers.right),
+            expire: ledgers.expire,
+            strike: None,
+        });
+        World {
+            disk,
+            clock,
+            outside,
+            flaky: self.flaky,
+            late: self.late,
+            ledgers,
+            shout: self.shout,
+        }
     }
 
     pub fn engine(&self) -> Result<Engine> {
@@ -81,6 +123,17 @@ impl World {
         Engine::open_with(disk, Arc::clone(&self.clock) as Arc<_>, "/data", options)
     }
 
+    fn ledger_sinks(&self) -> Option<(LedgerSink, LedgerSink)> {
+        let ledgers = self.ledgers.as_ref()?;
+        let sink = |ledger: &Arc<Mutex<Ledger>>, right: bool| LedgerSink {
+            ledger: Arc::clone(ledger),
+            disk: self.disk.clone(),
+            expires: ledgers.expire,
+            strike: ledgers.strike.filter(|strike| strike.0 == right).map(|(_, n, s)| (n, s)),
+        };
+        Some((sink(&ledgers.left, false), sink(&ledgers.right, true)))
+    }
+
     /// Words of the files and of the received records, counted together, and in each partition of
     /// a batch one word that says what the side input is.
     pub fn job(
@@ -89,6 +142,7 @@ impl World {
         side: &SideInput<u64>,
     ) -> Result<(Job, StateHandle<Bytes, u64>)> {
         let (outside, flaky) = (Arc::clone(&self.outside), self.flaky);
+        let (ledgers, shout) = (self.ledger_sinks(), self.shout);
         Job::build(name!("words"), |job| {
             let paths = TEXT.iter().map(|(file, _)| Path::new("/in").join(file));
             let lines = job.source(name!("files"), TextFiles::new(paths));
@@ -104,12 +158,18 @@ impl World {
                 })
             });
             let counted = words.pair_with(|_| 1u64).reduce_by_key(|a, b| a + b);
-            let counts = counted.map_with_state::<u64, Row>(name!("counts"), |word, new, count| {
+            let name = name!("counts");
+            let counts = counted.map_with_state::<u64, Row>(name, move |word, new, count| {
                 let sum = count.unwrap_or(0) + new.sum::<u64>();
                 *count = Some(sum);
-                Some((String::from_utf8_lossy(word).into_owned(), sum))
+                let word = String::from_utf8_lossy(word);
+                Some((if shout { word.to_uppercase() } else { word.into_owned() }, sum))
             });
             counts.out.write_json_lines(name!("out"), "/out");
+            if let Some((left, right)) = ledgers {
+                counts.out.write_in_two_phases(name!("left"), left);
+                counts.out.write_in_two_phases(name!("right"), right);
+            }
             counts.out.for_each_batch(name!("callback"), move |batch| {
                 let rows: Vec<Row> = batch.rows().cloned().collect();
                 let first = outside.lock().unwrap().see(batch.id(), batch.attempt(), rows) == 1;
@@ -297,6 +357,24 @@ pub fn check(world: &World, finished: &Finished) -> Result<(), String> {
     let expected: String = rows.map(|(word, count)| format!("[\"{word}\",{count}]\n")).collect();
     if finished.output != expected {
         return Err(format!("sink has\n{}callback was given\n{expected}", finished.output));
+    }
+    let mut ledgers = world.ledgers.iter().flat_map(|ledgers| [&ledgers.left, &ledgers.right]);
+    ledgers.try_for_each(|ledger| check_ledger(&ledger.lock().unwrap(), &outside))
+}
+
+/// E2: every batch is published once, in order, as the callback was given it; nothing is in doubt.
+fn check_ledger(ledger: &Ledger, outside: &Outside) -> Result<(), String> {
+    if let Some(complaint) = ledger.complaints.first() {
+        return Err(complaint.clone());
+    }
+    let published = ledger.published.iter().map(|(_, batch, rows)| (batch, rows));
+    let given = outside.batches.iter().map(|(batch, (_, rows))| (batch, rows));
+    if !published.clone().eq(given.clone()) {
+        let (published, given): (Vec<_>, Vec<_>) = (published.collect(), given.collect());
+        return Err(format!("ledger has {published:?}, callback was given {given:?}"));
+    }
+    if !ledger.held.is_empty() {
+        return Err(format!("left in doubt: {:?}", ledger.held));
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::io;
 
 use serde::Serialize;
 
+use super::sink::LineFormat;
 use crate::exec::{Bytes, Data, Kv, Row, Str};
 
 /// A row that can be written as one JSON value.
@@ -72,6 +73,19 @@ impl<K: JsonRow, V: JsonRow> JsonRow for Kv<K, V> {
         V::write_json(value, out)?;
         out.push(b'}');
         Ok(())
+    }
+}
+
+/// Each row a JSON value.
+#[derive(Debug)]
+pub(crate) struct Json;
+
+impl<R: JsonRow> LineFormat<R> for Json {
+    const EXTENSION: &'static str = "jsonl";
+    type Scratch = ();
+
+    fn write(_scratch: &mut (), view: R::View<'_>, out: &mut Vec<u8>) -> io::Result<()> {
+        R::write_json(view, out)
     }
 }
 

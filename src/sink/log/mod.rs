@@ -1,0 +1,15 @@
+//! Rows into another log, a transaction for each batch (ENGINE.md E5).
+//!
+//! LOGOUT-1: a row counts if a commit record names its transaction; the commit record stands behind
+//! all rows of its transaction, and is durable only with them.
+//! LOGOUT-2: a batch has one commit record: who opens the output looks for it before publishing.
+//! LOGOUT-3: a writer of a lower epoch than one that has opened the output is refused.
+
+mod format;
+mod read;
+mod sink;
+#[cfg(test)]
+mod tests;
+
+pub use read::{CommittedRow, CommittedRows};
+pub(crate) use sink::log_sink;

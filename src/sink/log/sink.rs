@@ -1,0 +1,232 @@
+//! The sink that writes the transactions.
+
+use std::any::Any;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::format::{
+    Commit, Found, Note, ROW_HEADER, RowDigest, TransactionId, decode, name_of, note, row,
+};
+use crate::error::{Error, ErrorKind, Result};
+use crate::exec::{Dataset, Executor, Name, RunContext};
+use crate::ids::{BatchId, Epoch, LogId, Lsn, StreamId};
+use crate::planted::{Bug, planted};
+use crate::sink::custom::Head;
+use crate::sink::for_each::Collected;
+use crate::sink::{Output, Promise, Sink, SinkContext, SinkIdentity};
+use crate::sync::{Arc, Mutex, lock};
+use crate::versioned;
+use crate::wal::Wal;
+
+const VERSION: u8 = 1;
+/// A batch of more bytes than this is not tried as one atomic append.
+const ATOMIC_BYTES: usize = 256 << 10;
+
+/// The sink of these rows.
+pub(crate) fn log_sink(
+    name: Name,
+    rows: Dataset<Vec<u8>>,
+    target: &Wal,
+    stream: &str,
+) -> Arc<dyn Sink> {
+    let head = Head { name, rows, last: Mutex::default() };
+    let (target, stream) = (target.clone(), stream.to_owned());
+    Arc::new(LogSink { head, target, stream, writer: Mutex::default() })
+}
+
+struct LogSink {
+    head: Head<Vec<u8>>,
+    target: Wal,
+    stream: String,
+    writer: Mutex<Option<Writer>>,
+}
+
+/// What a completion keeps of the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Progress {
+    target: LogId,
+    batch: BatchId,
+    /// The record that committed the batch, or one behind which the next one is.
+    commit: Lsn,
+}
+
+/// One run's view of the output.
+struct Writer {
+    output: String,
+    stream: StreamId,
+    epoch: Epoch,
+    progress: Progress,
+    /// The last record of the target that was looked at.
+    seen: Lsn,
+}
+
+impl fmt::Debug for LogSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LogSink({:?}, stream `{}` of {})", self.head, self.stream, self.target_path())
+    }
+}
+
+impl LogSink {
+    fn target_path(&self) -> std::path::Display<'_> {
+        self.target.path().display()
+    }
+
+    fn error(&self, kind: ErrorKind, message: String) -> Error {
+        Error::new(kind, message).at_path(self.target.path())
+    }
+
+    /// What the target has of this output behind what is known (LOGOUT-2, LOGOUT-3).
+    fn look(&self, writer: &mut Writer) -> Result<()> {
+        // What is on its way to the disk is not passed over. The last record that is known is
+        // looked at once more: its epoch may be the only sign of a later writer.
+        let through = self.target.sync()?;
+        let mut replay = self.target.replay_from(writer.seen)?.stream(writer.stream);
+        while let Some(record) = replay.next() {
+            let record = record?;
+            let (output, epoch) = match decode(record.payload, record.lsn)? {
+                Found::Note(Note::Opened { output, epoch }) => (output, epoch),
+                Found::Note(Note::Committed(commit)) => {
+                    if commit.output == writer.output && !planted(Bug::CommitNotLookedFor) {
+                        writer.progress.batch = commit.batch;
+                        writer.progress.commit = record.lsn;
+                    }
+                    (commit.output, commit.epoch)
+                }
+                Found::Row(..) => continue,
+            };
+            if output == writer.output && epoch > writer.epoch && !planted(Bug::LowerEpochWrites) {
+                let text = format!("a writer of epoch {epoch} has taken this output over");
+                return Err(self.error(ErrorKind::Fenced, text));
+            }
+        }
+        writer.seen = through;
+        Ok(())
+    }
+
+    /// Writes the batch in one atomic append, if it fits; returns the commit's LSN.
+    fn write_at_once(&self, writer: &Writer, commit: &Commit, rows: &[&[u8]]) -> Result<Lsn> {
+        let records = rows.iter().map(|payload| row(commit.transaction, payload));
+        let commit = note(&Note::Committed(commit.clone()));
+        let records: Vec<Vec<u8>> = records.chain([commit]).collect();
+        Ok(self.target.append_batch_to(writer.stream, &records)?.last())
+    }
+
+    /// Writes the rows as they come, then the commit, which is durable with all before it.
+    fn write_in_parts(&self, writer: &Writer, commit: Commit, rows: &[&[u8]]) -> Result<Lsn> {
+        let mut first = None;
+        for payload in rows {
+            let record = row(commit.transaction, payload);
+            let pending = self.target.submit_to(writer.stream, &record)?;
+            first = first.or(Some(pending.lsn()));
+        }
+        let commit = note(&Note::Committed(Commit { first, ..commit }));
+        self.target.append_to(writer.stream, &commit)
+    }
+
+    fn write(&self, writer: &Writer, batch: BatchId, attempt: u32, rows: &[&[u8]]) -> Result<Lsn> {
+        let mut digest = RowDigest::default();
+        rows.iter().for_each(|row| digest.add(row));
+        let commit = Commit {
+            output: writer.output.clone(),
+            epoch: writer.epoch,
+            batch,
+            transaction: TransactionId::new(&writer.output, writer.epoch, batch, attempt),
+            first: None,
+            rows: crate::ids::to_u64(rows.len()),
+            digest: digest.get(),
+        };
+        let bytes: usize = rows.iter().map(|row| row.len() + ROW_HEADER).sum();
+        if bytes <= ATOMIC_BYTES {
+            match self.write_at_once(writer, &commit, rows) {
+                Err(error) if error.kind() == ErrorKind::TooLarge => {}
+                written => return written,
+            }
+        }
+        self.write_in_parts(writer, commit, rows)
+    }
+}
+
+impl Sink for LogSink {
+    fn name(&self) -> &str {
+        self.head.name.get()
+    }
+
+    fn open(
+        &self,
+        cx: SinkContext<'_>,
+        identity: &SinkIdentity,
+        progress: Option<&[u8]>,
+    ) -> Result<()> {
+        let mut opened = lock(&self.writer);
+        *opened = None;
+        let target = self.target.log_id();
+        if target == identity.log {
+            let text = "a job cannot write into the log that it runs on: open another one";
+            return Err(self.error(ErrorKind::Invalid, text.to_owned()));
+        }
+        let none = Progress { target, batch: BatchId::default(), commit: Lsn::ZERO };
+        let decode = |bytes| versioned::decode("progress of a log sink", VERSION, bytes);
+        let progress: Progress = progress.map_or(Ok(none), decode)?;
+        if progress.target != target || progress.commit > self.target.durable_lsn() {
+            let text = format!(
+                "batch {} of the sink `{}` was committed, and this log does not have it: it is \
+                 another one, or an older copy",
+                progress.batch, self.head.name
+            );
+            return Err(self.error(ErrorKind::JobMismatch, text));
+        }
+        let (stream, output) = (self.target.stream(&self.stream)?.id(), name_of(identity));
+        let seen = progress.commit;
+        let mut writer = Writer { output, stream, epoch: cx.epoch, progress, seen };
+        self.look(&mut writer)?;
+        let (output, epoch) = (writer.output.clone(), cx.epoch);
+        writer.seen = self.target.append_to(stream, &note(&Note::Opened { output, epoch }))?;
+        *opened = Some(writer);
+        Ok(())
+    }
+
+    fn compute(&self, executor: &Executor, run: &RunContext) -> Result<Output> {
+        self.head.compute(executor, run)
+    }
+
+    fn digest(&self, output: &(dyn Any + Send + Sync)) -> Option<u64> {
+        let mut digest = RowDigest::default();
+        let rows = Collected::<Vec<u8>>::of(output).partitions.iter().flatten();
+        rows.for_each(|row| digest.add(row));
+        Some(digest.get())
+    }
+
+    fn promise(&self) -> (Promise, &'static str) {
+        (
+            Promise::Transactional,
+            "a batch counts for readers of `CommittedRows` when it is committed",
+        )
+    }
+
+    fn publish(
+        &self,
+        batch: BatchId,
+        attempt: u32,
+        output: &(dyn Any + Send + Sync),
+    ) -> Result<Vec<u8>> {
+        let mut writer = lock(&self.writer);
+        let Some(writer) = writer.as_mut() else {
+            let text = format!("the sink `{}` is not open", self.head.name);
+            return Err(self.error(ErrorKind::SinkFailed, text));
+        };
+        // Somebody has written: the attempt before, which failed behind its commit, a later writer
+        // of this output, or anybody else.
+        if self.target.appended_lsn() > writer.seen {
+            self.look(writer)?;
+        }
+        if batch > writer.progress.batch {
+            let rows = Collected::<Vec<u8>>::of(output).partitions.iter().flatten();
+            let rows: Vec<&[u8]> = rows.map(Vec::as_slice).collect();
+            let commit = self.write(writer, batch, attempt, &rows)?;
+            writer.progress = Progress { batch, commit, ..writer.progress };
+            writer.seen = commit;
+        }
+        Ok(versioned::encode(VERSION, &writer.progress))
+    }
+}
