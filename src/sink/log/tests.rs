@@ -195,34 +195,6 @@ fn planted_lower_epoch_writes_is_caught() {
     assert_ne!(with_planted(Bug::LowerEpochWrites, lower_epoch), [Some(ErrorKind::Fenced); 2]);
 }
 
-/// A reader of another process, beside the writer: the same rows, and those that come later.
-#[test]
-fn a_read_only_reader_delivers_the_same() {
-    let disk = SimDisk::new(1);
-    let target = target(&disk, "/target").unwrap();
-    let out = sink(&target);
-    open(&*out, "out", 1, None).unwrap();
-    publish(&*out, 1, 1).unwrap();
-    let reader = Wal::open_read_only_with(&disk, "/target").unwrap();
-    let mut rows = CommittedRows::of_reader(reader, "rows").unwrap();
-    let mut read = || {
-        let mut all = Vec::new();
-        while let Some(row) = rows.next() {
-            let row = row.unwrap();
-            all.push((row.batch.get(), row.payload));
-        }
-        all
-    };
-    let mut all = read();
-    assert_eq!(all, model(1));
-    (2..=3).for_each(|batch| drop(publish(&*out, batch, 1).unwrap()));
-    all.extend(read());
-    assert_eq!(all, model(3));
-    let reader = Wal::open_read_only_with(&disk, "/target").unwrap();
-    let error = CommittedRows::of_reader(reader, "no such").unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Invalid);
-}
-
 #[test]
 fn another_log_and_an_older_copy_are_refused() {
     let disk = SimDisk::new(1);
