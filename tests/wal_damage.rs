@@ -122,7 +122,7 @@ fn a_sector_lost_stale_or_misplaced_is_no_loss_or_is_named() {
         let files: Vec<_> = example.files.iter().collect();
         for (nth, (path, bytes)) in files.iter().enumerate() {
             for at in (0..bytes.len()).step_by(SECTOR) {
-                if !is_long() && (at / SECTOR + nth) % 13 != 0 {
+                if !is_long() && !(at / SECTOR + nth).is_multiple_of(13) {
                     continue;
                 }
                 let own = at..at + SECTOR;

@@ -25,8 +25,10 @@ mod wal_golden {
 use wal_golden::by_hand::{self, crc32c};
 use wal_golden::made::{self, LOST, Written};
 
-/// The logs, what a reader is shown of each, and the checksum of all their files.
-const LOGS: [(&str, fn() -> Vec<Written>, u32); 4] = [
+/// A log, what a reader is shown of it, and the checksum of all its files.
+type Golden = (&'static str, fn() -> Vec<Written>, u32);
+
+const LOGS: [Golden; 4] = [
     ("closed", made::closed, 0x0353_5156),
     ("killed", made::killed, 0xda15_f42a),
     ("repaired", made::repaired, 0xce27_2fc8),

@@ -92,10 +92,13 @@ impl<K: Key, V: Value, W: Value, S: Shape<V, W>> Compute<Kv<K, S::Out>> for Join
     }
 }
 
+/// Who takes the rows of a join: each a key's view and what was found for it.
+type Joined<'o, K, R> = dyn for<'v> FnMut((<K as Row>::View<'v>, R)) + 'o;
+
 /// The probing side: asks for the group of each of its rows.
 struct Asking<'o, K: Key, V, W, S: Shape<V, W>> {
     groups: Groups<W>,
-    out: &'o mut dyn FnMut((<K as Row>::View<'_>, S::Out)),
+    out: &'o mut Joined<'o, K, S::Out>,
     types: PhantomData<fn() -> V>,
 }
 
@@ -140,11 +143,7 @@ impl<K: Key, V: Value, W: Value, S: Shape<V, W>> Take<V> for Asking<'_, K, V, W,
 }
 
 #[inline]
-fn emit<K: Key, R>(
-    out: &mut dyn FnMut((<K as Row>::View<'_>, R)),
-    key: &[u8],
-    row: R,
-) -> Result<()> {
+fn emit<K: Key, R>(out: &mut Joined<'_, K, R>, key: &[u8], row: R) -> Result<()> {
     out((view_of::<K>(key)?, row));
     Ok(())
 }

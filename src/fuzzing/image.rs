@@ -280,7 +280,7 @@ mod tests {
         let opened = |mode| {
             let disk = image.disk.power_cycle(CrashOutcome::KeepAll);
             image.edit(&disk, &edits, mode);
-            open(&disk).map(|wal| read(&wal).unwrap()[0].1[0])
+            open(&disk).and_then(|wal| read(&wal)).map(|records| records[0].1[0])
         };
         assert_eq!(opened(3), Ok(9));
         assert_eq!(opened(1), Err(ErrorKind::Corrupt));

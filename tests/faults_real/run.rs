@@ -81,25 +81,38 @@ pub(crate) fn run(
         command.env("FAULT_ONLY", only);
     }
     let mut child = command.spawn().unwrap();
-    let tracer = match fault {
-        Fault::Call { call, how, from, sticky } => {
-            let when = format!("{from}{}", if *sticky { "+" } else { "" });
-            let inject = format!("inject={call}:{how}:when={when}");
-            Some(attach(child.id(), &trace, call, &["-e", &inject])?)
-        }
-        Fault::None => Some(attach(child.id(), &trace, super::calls::ALL, &[])?),
-        Fault::Completion { .. } => None,
-    };
-    let text = converse(&mut child)?;
-    if let Some(mut tracer) = tracer {
-        tracer.wait().unwrap();
+    let text = strike(&mut child, fault, &trace);
+    if text.is_err() {
+        // It may be gone already.
+        drop(child.kill());
     }
+    child.wait().unwrap();
+    let text = text?;
     let trace = fs::read_to_string(trace).unwrap_or_default();
     let struck = match fault {
         Fault::Completion { .. } => trace.lines().count(),
         _ => trace.lines().filter(|line| line.contains("(INJECTED)")).count(),
     };
     Ok(Lived { said: Said::read(&text), trace, struck: struck as u64 })
+}
+
+/// Has the fault strike while the life goes on; what the life said.
+fn strike(child: &mut Child, fault: &Fault, trace: &Path) -> Result<String, String> {
+    let tracer = match fault {
+        Fault::Call { call, how, from, sticky } => {
+            let when = format!("{from}{}", if *sticky { "+" } else { "" });
+            let inject = format!("inject={call}:{how}:when={when}");
+            Some(attach(child.id(), trace, call, &["-e", &inject])?)
+        }
+        Fault::None => Some(attach(child.id(), trace, super::calls::ALL, &[])?),
+        Fault::Completion { .. } => None,
+    };
+    let text = converse(child);
+    if let Some(mut tracer) = tracer {
+        // The one that it holds has ended.
+        tracer.wait().unwrap();
+    }
+    text
 }
 
 /// Has `strace` hold the process, which waits for its first line.
@@ -117,6 +130,7 @@ fn attach(child: u32, trace: &Path, calls: &str, more: &[&str]) -> Result<Child,
     let mut line = String::new();
     said.read_line(&mut line).unwrap();
     if !line.contains("attached") {
+        drop(tracer.wait());
         return Err(format!("strace: {line}"));
     }
     // It says more at the end, to nobody.
@@ -140,7 +154,6 @@ fn converse(child: &mut Child) -> Result<String, String> {
     if hung {
         child.kill().unwrap();
     }
-    child.wait().unwrap();
     let text = reader.join().unwrap();
     if hung { Err(format!("hung: {text}")) } else { Ok(text) }
 }

@@ -73,6 +73,9 @@ fn append(wal: &Wal, model: &mut Model) -> Result<(), Error> {
     Ok(())
 }
 
+/// What was looked at: an image, and what the model said of it.
+type Looked = (u64, (u64, u64, u64, Option<u64>));
+
 /// Crashes, and what is looked at of what they leave.
 pub(crate) struct Gate {
     device: Device,
@@ -88,7 +91,7 @@ pub(crate) struct Gate {
     pub(crate) nested: u64,
     /// A sum of what the power cuts left, over all lives.
     pub(crate) digest: u64,
-    seen: BTreeSet<(u64, (u64, u64, u64, Option<u64>))>,
+    seen: BTreeSet<Looked>,
 }
 
 impl Gate {

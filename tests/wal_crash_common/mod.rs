@@ -142,12 +142,9 @@ fn step(
     model: &mut Model,
 ) -> Result<(), Error> {
     let open = take(wal, disk)?;
-    let payload = |name: u8, length: usize| {
-        vec![name ^ (number as u8 * 16), number as u8]
-            .into_iter()
-            .cycle()
-            .take(length)
-            .collect::<Vec<u8>>()
+    let payload = |name: u8, length: usize| -> Vec<u8> {
+        let pair = [name ^ (number as u8 * 16), number as u8];
+        pair.into_iter().cycle().take(length).collect()
     };
     match step {
         Step::Append => {

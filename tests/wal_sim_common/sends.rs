@@ -65,7 +65,7 @@ impl World {
                 if lsn > durable {
                     self.counts.add("a duplicate re-sent in flight");
                 }
-                self.model.numbered_again(number, lsn.get())?;
+                self.model.numbered_again(number, lsn.get(), self.window())?;
                 if waits {
                     self.acknowledge(lsn.get());
                 }
