@@ -59,6 +59,9 @@ pub struct SimOptions {
     /// Whether writes over written bytes go to new places of the medium, so that nobody has to
     /// write a file before it is used. Default `false`.
     pub copy_on_write: bool,
+    /// Whether the page cache holds what is mapped, so that readers of sealed segments map them
+    /// instead of reading them from the device. Default `true`.
+    pub cached: bool,
     /// Whether a writer has a page of memory by which it tells readers how far it has come. Its
     /// address is written into a file and differs from run to run. Default `false`.
     pub pages: bool,
@@ -79,6 +82,7 @@ impl Default for SimOptions {
             names_forget: true,
             latency: None,
             copy_on_write: false,
+            cached: true,
             pages: false,
             trace_lines: 256,
         }

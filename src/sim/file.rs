@@ -151,7 +151,8 @@ impl File for SimFile {
         let inode = state.inode(self.number).map_err(failure)?;
         let mut bytes = vec![0; usize::try_from(length).map_err(|_| failure(EFBIG))?];
         inode.read(0, &mut bytes, false).ok_or_else(|| failure(EIO))?;
-        Ok(Mapping::from_bytes(bytes.into_boxed_slice()))
+        let map = Mapping::from_bytes(bytes.into_boxed_slice());
+        Ok(if state.options.cached { map } else { map.not_resident() })
     }
 
     fn try_lock(&self, byte: u64, kind: LockKind) -> Result<bool, IoFailure> {

@@ -367,7 +367,8 @@ pub trait Channel: fmt::Debug + Send {
 pub struct Mapping(MappedBytes);
 
 enum MappedBytes {
-    Owned(Box<[u8]>),
+    /// And whether they count as held by the page cache.
+    Owned(Box<[u8]>, bool),
     Mapped(memmap2::Mmap),
 }
 
@@ -376,7 +377,16 @@ impl Mapping {
     /// read than mapped.
     #[must_use]
     pub fn from_bytes(bytes: Box<[u8]>) -> Mapping {
-        Mapping(MappedBytes::Owned(bytes))
+        Mapping(MappedBytes::Owned(bytes, true))
+    }
+
+    /// The same bytes, which the page cache is said not to hold: for the simulated disk.
+    #[must_use]
+    pub fn not_resident(mut self) -> Mapping {
+        if let MappedBytes::Owned(_, resident) = &mut self.0 {
+            *resident = false;
+        }
+        self
     }
 
     /// Brings `range` into memory and into this process's page tables, so that touching it does
@@ -389,7 +399,7 @@ impl Mapping {
         let end = range.end.min(self.len());
         match &self.0 {
             MappedBytes::Mapped(map) if range.start < end => mmap::populate(map, range.start..end),
-            MappedBytes::Mapped(_) | MappedBytes::Owned(_) => Ok(()),
+            MappedBytes::Mapped(_) | MappedBytes::Owned(..) => Ok(()),
         }
     }
 }
@@ -401,7 +411,7 @@ impl Mapping {
     pub fn is_resident(&self, at: usize) -> bool {
         match &self.0 {
             MappedBytes::Mapped(map) => mmap::is_resident(map, at),
-            MappedBytes::Owned(_) => true,
+            MappedBytes::Owned(_, resident) => *resident,
         }
     }
 }
@@ -412,7 +422,7 @@ impl std::ops::Deref for Mapping {
     #[inline]
     fn deref(&self) -> &[u8] {
         match &self.0 {
-            MappedBytes::Owned(bytes) => bytes,
+            MappedBytes::Owned(bytes, _) => bytes,
             MappedBytes::Mapped(map) => map,
         }
     }

@@ -52,7 +52,9 @@ pub trait SinkUnderTest {
 ///     fn attach(&self, rows: &Stream<String>, _disk: &SimDisk) {
 ///         let all = Arc::clone(&self.0);
 ///         rows.for_each_batch(name!("append"), move |batch| {
-///             all.lock().unwrap().extend(batch.rows().cloned());
+///             // A kill strikes between two rows, too: no lock is held over them.
+///             let rows: Vec<String> = batch.rows().cloned().collect();
+///             all.lock().unwrap().extend(rows);
 ///             Ok(())
 ///         });
 ///     }

@@ -86,6 +86,8 @@ fn disk(copy_on_write: bool) -> SimDisk {
         count_reads: true,
         names_forget: false,
         copy_on_write,
+        // Sealed segments are mapped in these lives, and read from the device in the others.
+        cached: copy_on_write,
         pages: true,
         trace_lines: 100_000,
         ..SimOptions::default()
