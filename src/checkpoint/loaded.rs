@@ -37,7 +37,7 @@ pub(crate) enum Look {
     Whole,
 }
 
-/// A checkpoint whose data file was read, as far as its [`Look`] says, and is what was written.
+/// A checkpoint whose data file was read, whole or its index alone, and is what was written.
 pub struct Loaded {
     /// What it says about itself.
     pub meta: CheckpointMeta,
