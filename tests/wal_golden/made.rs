@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 #[cfg(feature = "lz4")]
 use std::sync::Arc;
+#[cfg(feature = "lz4")]
 use std::time::Duration;
 
 #[cfg(feature = "lz4")]
