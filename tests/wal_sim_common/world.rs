@@ -331,7 +331,8 @@ impl World {
     fn replace(&mut self, found: SimDisk) -> Result<(), Stop> {
         self.forget();
         self.disk = found;
-        if !self.calm && self.rng.one_in(4) {
+        // Without an end to the decisions there would be none to the crashes within openings.
+        if !self.calm && !self.rng.is_spent() && self.rng.one_in(4) {
             self.order_crash(60);
         }
         self.open()
