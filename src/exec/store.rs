@@ -155,11 +155,12 @@ impl Store {
         let mut gone = Vec::new();
         let mut inner = lock(&self.inner);
         gone.extend(inner.remove(place));
-        let room = self.budget.unwrap_or(usize::MAX).saturating_sub(inner.usage.needed);
-        if held.bytes <= room {
+        let budget = self.budget.unwrap_or(usize::MAX);
+        if inner.usage.needed.saturating_add(held.bytes) <= budget {
             inner.make_room(self.budget, held.bytes, &mut gone);
             inner.add(place, held, true);
-            assert!(inner.usage.spare <= room, "STORE-1: {:?} in {room} bytes", inner.usage);
+            let taken = inner.usage.needed + inner.usage.spare;
+            assert!(taken <= budget, "STORE-1: {:?} in {budget} bytes", inner.usage);
         } else {
             gone.push(held);
         }
@@ -213,6 +214,17 @@ mod tests {
 
     use super::*;
     use crate::exec::node::Meta;
+
+    /// What is needed was above the budget, and a partition without bytes was kept beside it, until
+    /// the next look let it go again.
+    #[test]
+    fn nothing_is_kept_beside_more_than_the_budget() {
+        let (operator, store) = (Meta::first("kept").id, Store::with_budget(100));
+        store.put(operator, Slot::Partition(0), Held::new((), 101));
+        store.keep(operator, 1, Held::new((), 0));
+        assert!(!store.holds(operator, Slot::Partition(1)));
+        assert!(store.holds(operator, Slot::Partition(0)));
+    }
 
     proptest! {
         #[test]
