@@ -100,11 +100,11 @@ fn campaign(plan: Plan<'_>) -> Result<Option<String>, Failure> {
 fn replayed(plan: Plan<'_>, start: &Start, events: &[Event]) -> Result<Tally, Failure> {
     let begun = Instant::now();
     let tally = cuts::replay(plan, start, events, EFFORT)?;
-    let Tally { prefixes, subsets, torn, steps, held, once, violations } = &tally;
+    let Tally { prefixes, subsets, torn, steps, held, violations } = &tally;
     let rate = (prefixes + subsets) as f64 / begun.elapsed().as_secs_f64();
     println!(
         "    {held} records held; {prefixes} prefixes + {subsets} subsets ({torn} torn), \
-         {steps:?}, {rate:.0}/s: {} violations, {once} not seen again",
+         {steps:?}, {rate:.0}/s: {} violations",
         violations.len()
     );
     violations.iter().take(3).for_each(|violation| println!("    {violation}"));
