@@ -1,6 +1,7 @@
 //! The payload of a barrier. Layout: `docs/format.md`, "Barrier".
 
 use crate::ids::{Epoch, Lsn, Position, SegmentNumber, to_usize};
+use crate::wal::frame::FrameHeader;
 use crate::wal::segment::{half, word};
 
 /// How many (epoch, first LSN) pairs a barrier carries at most.
@@ -50,8 +51,9 @@ impl Barrier {
         }
     }
 
-    /// The barrier in this payload; `None` if the bytes are none.
-    pub(crate) fn decode(payload: &[u8]) -> Option<Barrier> {
+    /// The barrier in the payload of the frame of `header`; `None` if the bytes are none, or say
+    /// what no barrier there can say: the next one, which repeats it, would not be read again.
+    pub(crate) fn decode(header: &FrameHeader, payload: &[u8]) -> Option<Barrier> {
         let (fixed, rest) = payload.split_at_checked(FIXED)?;
         let count = to_usize(u64::from(half(fixed, 28)));
         if count > PAIRS_MAX || rest.len() != count * PAIR {
@@ -60,16 +62,18 @@ impl Barrier {
         let pair = |at: usize| (Epoch::new(word(rest, at)), Lsn::new(word(rest, at + 8)));
         let pairs: Vec<_> = (0..count).map(|index| pair(index * PAIR)).collect();
         let ascending = pairs.windows(2).all(|two| two[0].0 < two[1].0 && two[0].1 <= two[1].1);
-        let sane = pairs.iter().all(|(_, lsn)| lsn.get() < u64::MAX / 2);
+        let earlier =
+            pairs.last().is_none_or(|last| last.0 < header.epoch && last.1 <= header.first_lsn);
         let place = |at: usize| Position {
             segment: SegmentNumber::new(word(fixed, at)),
             offset: word(fixed, at + 8),
         };
-        (ascending && sane).then(|| Barrier {
+        let previous = place(32);
+        (ascending && earlier && previous < header.position).then(|| Barrier {
             last_good_lsn: Lsn::new(word(fixed, 0)),
             last_good: place(8),
             last_good_crc: half(fixed, 24),
-            previous: place(32),
+            previous,
             pairs,
         })
     }
@@ -90,6 +94,28 @@ impl Barrier {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::LogId;
+    use crate::wal::frame::FrameKind;
+
+    /// Of a frame behind everything that `example(256)` names.
+    fn header() -> FrameHeader {
+        FrameHeader {
+            log: LogId::from_bytes([0x11; 16]),
+            position: Position { segment: SegmentNumber::new(1), offset: 12288 },
+            epoch: Epoch::new(257),
+            nonce: 7,
+            first_lsn: Lsn::new(2560),
+            durable_lsn: Lsn::new(2559),
+            seal_time_ns: 9,
+            records: 0,
+            payload_length: 48,
+            payload_crc: 5,
+            chain: 77,
+            kind: FrameKind::Barrier,
+            plain: None,
+            catalog: Lsn::ZERO,
+        }
+    }
 
     fn example(pairs: u64) -> Barrier {
         Barrier {
@@ -107,7 +133,7 @@ mod tests {
             let barrier = example(pairs);
             let mut bytes = vec![0; barrier.length()];
             barrier.encode(&mut bytes);
-            assert_eq!(Barrier::decode(&bytes), Some(barrier));
+            assert_eq!(Barrier::decode(&header(), &bytes), Some(barrier));
         }
     }
 
@@ -115,10 +141,24 @@ mod tests {
     fn refuses_counts_that_do_not_match_and_pairs_that_fall() {
         let mut bytes = vec![0; example(2).length()];
         example(2).encode(&mut bytes);
-        assert_eq!(Barrier::decode(&bytes[..bytes.len() - 1]), None);
+        assert_eq!(Barrier::decode(&header(), &bytes[..bytes.len() - 1]), None);
         bytes[48] = 5;
-        assert_eq!(Barrier::decode(&bytes), None);
-        assert_eq!(Barrier::decode(&[]), None);
+        assert_eq!(Barrier::decode(&header(), &bytes), None);
+        assert_eq!(Barrier::decode(&header(), &[]), None);
+    }
+
+    /// What is read once is repeated by the next opening, and read again.
+    #[test]
+    fn refuses_what_no_barrier_there_can_say() {
+        let mut bytes = vec![0; example(256).length()];
+        example(256).encode(&mut bytes);
+        for wrong in [
+            FrameHeader { epoch: Epoch::new(256), ..header() },
+            FrameHeader { first_lsn: Lsn::new(2559), ..header() },
+            FrameHeader { position: example(0).previous, ..header() },
+        ] {
+            assert_eq!(Barrier::decode(&wrong, &bytes), None, "{wrong:?}");
+        }
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! Arbitrary bytes through every decoder of the log, for fuzzing.
 
-use crate::ids::{LogId, Position, SegmentNumber, to_u64};
+use crate::ids::{LogId, Lsn, Position, SegmentNumber, to_u64};
 use crate::storage::BLOCK;
 use crate::wal::barrier::Barrier;
 use crate::wal::catalog::Saying;
 use crate::wal::compress::unpack;
+use crate::wal::frame::FrameHeader;
 use crate::wal::log_file;
 use crate::wal::record;
 use crate::wal::scan::{self, Expected, Verdict};
@@ -18,7 +19,6 @@ use crate::wal::tombstone::Tombstone;
 pub fn decode_wal(bytes: &[u8]) {
     std::hint::black_box(log_file::judge(bytes));
     std::hint::black_box(SegmentHeader::decode(bytes).is_ok());
-    std::hint::black_box(Barrier::decode(bytes).is_some());
     walk_records(bytes);
     if let Ok(Some(saying)) = Saying::decode(bytes) {
         let again = saying.encode();
@@ -41,9 +41,23 @@ pub fn decode_wal(bytes: &[u8]) {
             Some(_) => {}
         }
         std::hint::black_box(Tombstone::decode(&header, payload).is_some());
+        if let Some(barrier) = Barrier::decode(&header, payload) {
+            repeat(&header, &barrier);
+        }
         expected = expected.after(&header, crc);
         rest = rest.get(scan::length_in(&header, rest)..).unwrap_or_default();
     }
+}
+
+/// The next opening's barrier says what this one says, and is read again.
+fn repeat(header: &FrameHeader, barrier: &Barrier) {
+    let pairs = barrier.pairs_after(header.epoch, header.first_lsn, Lsn::FIRST);
+    let next = Barrier { pairs, previous: header.position, ..Barrier::default() };
+    let mut bytes = vec![0; next.length()];
+    next.encode(&mut bytes);
+    let behind = FrameHeader { epoch: header.epoch.next(), position: header.end(), ..*header };
+    let read = Barrier::decode(&behind, &bytes);
+    assert!(read.as_ref() == Some(&next), "BARRIER: read once, not again: {next:?}");
 }
 
 fn walk_records(mut payload: &[u8]) {

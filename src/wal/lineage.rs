@@ -162,11 +162,10 @@ impl Core {
             && fits(&header)
         {
             let bytes = load(header.length_on_disk())?;
-            found = frame::payload(&header, &bytes).and_then(Barrier::decode);
+            found = frame::payload(&header, &bytes)
+                .and_then(|payload| Barrier::decode(&header, payload));
         }
         self.index.give_back(channel);
-        // The chain leads backwards, hence to an end.
-        let found = found.filter(|barrier| barrier.previous < place);
         match found {
             Some(barrier) => Ok(Some(barrier)),
             None => {

@@ -314,21 +314,29 @@ fn previous_barrier(
     let size = segments.get(&position.segment).map_or(0, |segment| segment.size());
     let place = Expected::start_of(state.log, position.segment, size);
     let found = walk::frame_at(device, segments, &Expected { position, ..place })?;
-    let Some((header, Content::Barrier(barrier))) = found else {
+    // What contradicts `LOG` or the records would be repeated in a barrier that nobody can read.
+    let fits = |found: &FoundBarrier| {
+        found.epoch <= state.highest_epoch && found.first_lsn <= walked.next_lsn()
+    };
+    if let Some((header, Content::Barrier(barrier))) = found {
+        let (epoch, first_lsn) = (header.epoch, header.first_lsn);
+        let found = FoundBarrier { position, epoch, first_lsn, barrier };
+        if epoch == state.highest_epoch && fits(&found) {
+            return Ok(Some(found));
+        }
+    } else {
         // It may have been given up by a repair: then the chain passes over its place.
         let again = expected_at(segments, state, position.segment);
         let passed = walk::walk(device, segments, again)?;
-        if passed.end.position > position {
+        if passed.end.position > position && passed.barrier.as_ref().is_none_or(fits) {
             return Ok(passed.barrier);
         }
-        let message = "the barrier that LOG names is damaged: restore the segment from a \
-                       copy; nothing was changed";
-        return Err(Error::new(ErrorKind::Corrupt, message)
-            .at_path(log_file.file().path().with_file_name(file_name(position.segment)))
-            .at_position(position));
-    };
-    let (epoch, first_lsn) = (header.epoch, header.first_lsn);
-    Ok(Some(FoundBarrier { position, epoch, first_lsn, barrier }))
+    }
+    let message = "the barrier that LOG names is damaged: restore the segment from a copy; nothing \
+                   was changed";
+    Err(Error::new(ErrorKind::Corrupt, message)
+        .at_path(log_file.file().path().with_file_name(file_name(position.segment)))
+        .at_position(position))
 }
 
 /// One more than the highest that was ever seen, accepted or not (LOG.md L16).

@@ -347,7 +347,8 @@ fn barriers_name_the_epochs_before_them() {
     let bytes = disk.read_file(path(state.barrier.segment.get())).unwrap();
     let frame = &bytes[usize::try_from(state.barrier.offset).unwrap()..];
     let (header, _) = FrameHeader::decode(frame, state.log, state.barrier).unwrap();
-    let barrier = Barrier::decode(crate::wal::frame::payload(&header, frame).unwrap()).unwrap();
+    let payload = crate::wal::frame::payload(&header, frame).unwrap();
+    let barrier = Barrier::decode(&header, payload).unwrap();
     let expected: Vec<_> = (1..=20).map(|n| (Epoch::new(n), Lsn::new(n))).collect();
     assert_eq!((header.epoch, barrier.pairs), (Epoch::new(21), expected));
 }

@@ -211,7 +211,7 @@ fn judge_at(
             Verdict::Not(fault) => return Ok(Found::Not(fault)),
             Verdict::Frame { header, crc, payload } => {
                 let content = match header.kind {
-                    FrameKind::Barrier => Barrier::decode(payload).map(Content::Barrier),
+                    FrameKind::Barrier => Barrier::decode(&header, payload).map(Content::Barrier),
                     FrameKind::Tombstone => {
                         Tombstone::decode(&header, payload).map(Content::Tombstone)
                     }
