@@ -1,5 +1,6 @@
 //! Bugs planted on purpose: each switches one rule off, so that the tests that guard the rule can
-//! be seen to fail. Without the feature `planted` every question is a constant `false`.
+//! be seen to fail. Without the feature `planted` every question is a constant `false`, but in the
+//! library's own tests.
 //!
 //! With the feature, a bug is chosen for the whole process by the environment variable
 //! `SAWMILL_PLANTED`, or for one thread by [`with_planted`].
@@ -135,14 +136,14 @@ bugs! {
 }
 
 /// Whether `bug` is switched on here. Constant `false` without the feature `planted`.
-#[cfg(not(feature = "planted"))]
+#[cfg(not(any(test, feature = "planted")))]
 #[must_use]
 #[inline(always)]
 pub(crate) const fn planted(_bug: Bug) -> bool {
     false
 }
 
-#[cfg(feature = "planted")]
+#[cfg(any(test, feature = "planted"))]
 mod switched {
     use std::cell::Cell;
     use std::sync::OnceLock;
@@ -180,7 +181,7 @@ mod switched {
     }
 }
 
-#[cfg(feature = "planted")]
+#[cfg(any(test, feature = "planted"))]
 pub(crate) use switched::planted;
-#[cfg(feature = "planted")]
+#[cfg(any(test, feature = "planted"))]
 pub use switched::with_planted;

@@ -101,7 +101,6 @@ fn files_of_json_are_idempotent_and_their_manifest_shows_whole_batches() {
     assert!(why.contains("taken over"), "nobody fences a directory: {certificate}");
 }
 
-#[cfg(feature = "csv")]
 #[test]
 fn files_of_csv_are_idempotent() {
     let new = || Files {

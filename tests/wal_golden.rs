@@ -91,10 +91,6 @@ fn check(name: &str, mut replay: sawmill::Replay, written: &[Written]) {
     assert_eq!(written.len(), 0, "{name}: records are missing");
 }
 
-fn readable(name: &str) -> bool {
-    name != "lz4" || cfg!(feature = "lz4")
-}
-
 #[test]
 fn the_files_are_those_that_were_made() {
     let mut found = Vec::new();
@@ -114,17 +110,8 @@ fn logs_of_version_1_open_and_go_on() {
     for (name, written, _) in LOGS {
         let place = copy(name);
         let options = WalOptions { segment_size: 64 << 10, ..WalOptions::default() };
-        let opened = Wal::open(place.path(), options.clone());
-        if !readable(name) {
-            // It opens, and says at the first frame that is compressed what it takes to read it.
-            let wal = opened.unwrap();
-            let mut replay = wal.replay().unwrap();
-            let mut ends = std::iter::from_fn(|| replay.next().map(|record| record.map(drop)));
-            let error = ends.find_map(Result::err).unwrap();
-            assert_eq!(error.kind(), ErrorKind::Unsupported);
-            continue;
-        }
-        let (wal, mut written) = (opened.unwrap(), written());
+        let wal = Wal::open(place.path(), options.clone()).unwrap();
+        let mut written = written();
         check(name, wal.replay().unwrap(), &written);
         if name == "killed" {
             let producer = wal.producer(made::PRODUCER).unwrap();
@@ -144,7 +131,7 @@ fn logs_of_version_1_open_and_go_on() {
 
 #[test]
 fn a_reader_of_version_1_writes_nothing() {
-    for (name, written, _) in LOGS.into_iter().filter(|(name, ..)| readable(name)) {
+    for (name, written, _) in LOGS {
         let place = copy(name);
         let before = contents(place.path());
         let reader = Wal::open_read_only(place.path()).unwrap();
@@ -199,7 +186,6 @@ fn made_of(name: &str) -> Vec<Written> {
 
 #[test]
 #[ignore = "makes the files anew, in SAWMILL_GOLDEN: just golden DIR"]
-#[cfg(feature = "lz4")]
 fn make_the_files() {
     let place = PathBuf::from(std::env::var("SAWMILL_GOLDEN").unwrap());
     for (name, ..) in LOGS {

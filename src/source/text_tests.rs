@@ -261,7 +261,6 @@ fn a_range_that_changes_between_two_readings_of_a_batch_is_noticed() {
     assert!(error.to_string().contains("bytes 0..10"), "{error}");
 }
 
-#[cfg(feature = "planted")]
 #[test]
 fn planted_no_digest_check_is_caught() {
     use crate::planted::{Bug, with_planted};

@@ -296,7 +296,6 @@ mod tests {
     }
 
     #[test]
-    #[cfg(feature = "planted")]
     fn planted_checksum_without_position_is_seen() {
         let mut bytes = [0; FRAME_HEADER];
         example().encode(&mut bytes);

@@ -216,7 +216,6 @@ mod tests {
     }
 
     #[test]
-    #[cfg(feature = "planted")]
     fn planted_trust_length_is_seen() {
         let (bytes, expected) = lying();
         let verdict = crate::planted::with_planted(Bug::TrustLength, || judge(&bytes, &expected));

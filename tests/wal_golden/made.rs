@@ -1,18 +1,12 @@
 //! What is in the golden logs, and how they were made: on the simulated disk, so that the same
 //! code makes the same bytes.
 
-#[cfg(feature = "lz4")]
 use std::path::PathBuf;
-#[cfg(feature = "lz4")]
 use std::sync::Arc;
-#[cfg(feature = "lz4")]
 use std::time::Duration;
 
-#[cfg(feature = "lz4")]
 use sawmill::clock::ManualClock;
-#[cfg(feature = "lz4")]
 use sawmill::sim::{CrashOutcome, SimDisk};
-#[cfg(feature = "lz4")]
 use sawmill::{
     Background, Compression, Durability, Entry, Lsn, LsnRange, StreamId, Wal, WalOptions,
 };
@@ -80,7 +74,6 @@ pub(crate) fn lz4() -> Vec<Written> {
     plain(1..=6, &[0, 20, 9000, 31_000])
 }
 
-#[cfg(feature = "lz4")]
 fn open(disk: &SimDisk, compression: Compression) -> Wal {
     let options = WalOptions {
         segment_size: 64 << 10,
@@ -94,7 +87,6 @@ fn open(disk: &SimDisk, compression: Compression) -> Wal {
     Wal::open_with(Arc::new(disk.clone()), Arc::new(clock), "/log", options).unwrap()
 }
 
-#[cfg(feature = "lz4")]
 fn append(wal: &Wal, one: &Written) {
     let mut entry = Entry::new(&one.payload);
     entry = match STREAMS.iter().find(|(_, id)| *id == one.stream) {
@@ -114,7 +106,6 @@ fn append(wal: &Wal, one: &Written) {
 }
 
 /// The files of a log, by their path in its directory.
-#[cfg(feature = "lz4")]
 pub(crate) fn make(name: &str) -> Vec<(PathBuf, Vec<u8>)> {
     let disk = SimDisk::new(name.bytes().map(u64::from).sum());
     let disk = match name {
@@ -155,11 +146,9 @@ pub(crate) fn make(name: &str) -> Vec<(PathBuf, Vec<u8>)> {
         .collect()
 }
 
-#[cfg(feature = "lz4")]
 const SEGMENT: &str = "/log/00000000000000000001.seg";
 
 /// Takes the last block that was written.
-#[cfg(feature = "lz4")]
 fn tear(disk: &SimDisk) {
     let mut bytes = disk.read_file(SEGMENT).unwrap();
     let last = bytes.chunks(4096).rposition(|block| block.iter().any(|byte| *byte != 0)).unwrap();
@@ -167,7 +156,6 @@ fn tear(disk: &SimDisk) {
     disk.write_file(SEGMENT, &bytes);
 }
 
-#[cfg(feature = "lz4")]
 fn repaired_disk(disk: &SimDisk) -> SimDisk {
     let wal = open(disk, Compression::None);
     let all = plain(1..=9, &[30, 5000]);

@@ -26,11 +26,10 @@ pub fn example(name: &str) -> PathBuf {
     let built = |path: &Path| fs::metadata(path).and_then(|file| file.modified()).ok();
     if built(&program) < built(&test) {
         let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--example", name]);
+        // Of what the tests are built of, nothing is built again.
+        let profile = if cfg!(debug_assertions) { "test" } else { "release" };
+        build.args(["build", "--quiet", "--profile", profile, "--example", name]);
         build.current_dir(env!("CARGO_MANIFEST_DIR"));
-        if !cfg!(debug_assertions) {
-            build.arg("--release");
-        }
         if cfg!(feature = "planted") {
             build.arg("--all-features");
         }

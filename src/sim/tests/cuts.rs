@@ -156,7 +156,6 @@ fn dropped_channel_waits_for_what_is_in_flight() {
 }
 
 #[test]
-#[cfg(feature = "planted")]
 fn planted_buffer_freed_in_flight_is_seen() {
     use crate::planted::{Bug, with_planted};
     let Bench { disk, file, mut channel, .. } = bench(1);

@@ -208,7 +208,6 @@ fn every_power_cut_around_compactions_leaves_the_same_rows_and_a_true_manifest()
     assert!(found_names(&disk).len() < model().len());
 }
 
-#[cfg(feature = "planted")]
 #[test]
 fn planted_compaction_forgets_range_is_caught() {
     use crate::planted::{Bug, with_planted};
@@ -216,7 +215,6 @@ fn planted_compaction_forgets_range_is_caught() {
     assert!(story.unwrap_err().contains("batches"));
 }
 
-#[cfg(feature = "planted")]
 #[test]
 fn planted_no_sink_cut_is_caught() {
     use crate::planted::{Bug, with_planted};
@@ -404,7 +402,6 @@ fn a_directory_belongs_to_one_sink() {
     assert_eq!(found(&disk), [b"precious\n"]);
 }
 
-#[cfg(feature = "planted")]
 #[test]
 fn planted_sink_without_name_is_caught() {
     use crate::planted::{Bug, with_planted};

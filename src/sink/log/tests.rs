@@ -125,7 +125,6 @@ fn every_power_cut_of_the_target_leaves_whole_batches_and_each_once() {
     assert!(cases > 200, "{cases}");
 }
 
-#[cfg(feature = "planted")]
 #[test]
 fn planted_commit_not_looked_for_is_caught() {
     use crate::planted::{Bug, with_planted};
@@ -188,7 +187,6 @@ fn a_writer_of_a_lower_epoch_is_refused() {
     assert_eq!(lower_epoch(), [Some(ErrorKind::Fenced); 2]);
 }
 
-#[cfg(feature = "planted")]
 #[test]
 fn planted_lower_epoch_writes_is_caught() {
     use crate::planted::{Bug, with_planted};

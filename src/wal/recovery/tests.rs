@@ -150,7 +150,6 @@ fn first() -> Position {
 }
 
 #[test]
-#[cfg(feature = "planted")]
 fn planted_existence_attests_is_seen() {
     let disk = hole();
     let bug = crate::planted::Bug::ExistenceAttests;
@@ -181,7 +180,6 @@ fn a_bad_frame_that_a_later_frame_attests_is_corruption() {
 }
 
 #[test]
-#[cfg(feature = "planted")]
 fn planted_truncate_at_first_bad_is_seen() {
     let (disk, _) = attested();
     let bug = crate::planted::Bug::TruncateAtFirstBad;
@@ -281,7 +279,6 @@ fn an_epoch_at_the_end_of_its_range_is_refused() {
 }
 
 #[test]
-#[cfg(feature = "planted")]
 fn planted_epoch_from_accepted_is_seen() {
     let disk = torn_barrier();
     let bug = crate::planted::Bug::EpochFromAccepted;
@@ -304,7 +301,6 @@ fn read_errors_are_unreadable_wherever_they_are() {
 }
 
 #[test]
-#[cfg(feature = "planted")]
 fn planted_read_error_is_torn_is_seen() {
     let disk = disk(10);
     let mut writer = Writer::open(&disk).unwrap();

@@ -79,7 +79,6 @@ fn nothing_above_the_durable_lsn_is_shown() {
 }
 
 #[test]
-#[cfg(feature = "planted")]
 fn planted_read_above_durable_is_seen() {
     let disk = disk(4);
     let mut writer = written(&disk, 3, 100);
@@ -90,7 +89,6 @@ fn planted_read_above_durable_is_seen() {
 }
 
 #[test]
-#[cfg(feature = "planted")]
 fn planted_padding_is_end_is_seen() {
     let disk = disk(5);
     let writer = written(&disk, 60, 3000);

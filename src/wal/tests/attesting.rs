@@ -233,7 +233,6 @@ fn a_poisoned_log_attests_nothing() {
     });
 }
 
-#[cfg(feature = "planted")]
 #[test]
 fn planted_attest_after_poison_is_noticed() {
     use crate::planted::{Bug, with_planted};

@@ -114,7 +114,6 @@ fn what_only_the_page_cache_has_is_written_again_before_it_is_shown() {
 }
 
 #[test]
-#[cfg(feature = "planted")]
 fn planted_recover_from_cache_loses_what_was_shown() {
     use crate::planted::{Bug, with_planted};
     let disk = after_a_failed_sync();

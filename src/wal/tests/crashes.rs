@@ -185,7 +185,6 @@ fn the_job_crosses_segments_and_closes_cleanly() {
     assert_eq!(wal.wait_durable(Lsn::new(99)).unwrap_err().kind(), ErrorKind::Invalid);
 }
 
-#[cfg(feature = "planted")]
 mod planted {
     use super::{cuts, faults};
     use crate::planted::{Bug, with_planted};

@@ -90,7 +90,6 @@ fn a_position_that_a_later_barrier_has_cut_is_never_silence() {
     }
 }
 
-#[cfg(feature = "planted")]
 #[test]
 fn planted_silent_divergence_is_noticed() {
     use crate::planted::{Bug, with_planted};

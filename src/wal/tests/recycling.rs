@@ -260,7 +260,6 @@ fn a_segment_that_somebody_can_see_is_not_recycled() {
 }
 
 #[test]
-#[cfg(feature = "planted")]
 fn planted_recycle_shared_is_seen() {
     use crate::planted::{Bug, with_planted};
     for seen in SEEN {
@@ -270,7 +269,6 @@ fn planted_recycle_shared_is_seen() {
 }
 
 #[test]
-#[cfg(feature = "planted")]
 fn planted_checksum_without_position_is_seen_in_recycled_segments() {
     use crate::planted::{Bug, with_planted};
     let found = with_planted(Bug::ChecksumWithoutPosition, || torn_tail_over_stale_frames(false));

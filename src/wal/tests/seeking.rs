@@ -57,7 +57,6 @@ fn the_first_record_sealed_at_a_time_or_later_is_found_over_segments_and_opening
     assert!(every_time_is_found());
 }
 
-#[cfg(feature = "planted")]
 #[test]
 fn planted_falling_seal_times_are_noticed() {
     use crate::planted::{Bug, with_planted};

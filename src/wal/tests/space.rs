@@ -65,7 +65,6 @@ fn a_full_disk_closes_and_reopens() {
 }
 
 #[test]
-#[cfg(feature = "planted")]
 fn planted_lsn_before_space_leaves_a_hole_that_is_seen() {
     use crate::planted::{Bug, with_planted};
     let (disk, wal, count) = full(Background::Inline);

@@ -78,7 +78,6 @@ fn nothing_that_is_not_durable_is_shown() {
 }
 
 #[test]
-#[cfg(feature = "planted")]
 fn planted_read_above_durable_is_seen_by_a_tail() {
     let wal = inline(3);
     let mut tail = wal.tail(Lsn::FIRST).unwrap();

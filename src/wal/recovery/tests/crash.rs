@@ -225,7 +225,6 @@ fn crash_at_every_operation_keeps_what_was_acknowledged() {
 }
 
 #[test]
-#[cfg(feature = "planted")]
 fn planted_bugs_are_seen_by_the_crash_gate() {
     use std::collections::BTreeSet;
 
