@@ -85,6 +85,8 @@ bugs! {
     UnlinkBeforeStart => "unlink-before-start",
     /// L18: a segment that somebody can see is recycled.
     RecycleShared => "recycle-shared",
+    /// L18: a reader does not hold the lock of the segments that it has open.
+    ReaderUnlocked => "reader-unlocked",
     /// L22: a record that was sent again is answered before its original is durable.
     DuplicateBeforeDurable => "duplicate-before-durable",
     /// L19: readers are shown records above the durable LSN.

@@ -10,6 +10,8 @@ use serde_json::Value;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_sawmill");
 const BLOCK: usize = 4096;
+/// What a build with planted bugs says first.
+const PLANTED: &str = "sawmill: PLANTED BUGS ARE COMPILED IN: NOT FOR DATA YOU NEED\n";
 
 fn sawmill(arguments: &[&str], directory: &Path) -> Output {
     Command::new(PROGRAM).args(arguments).arg(directory).output().unwrap()
@@ -159,6 +161,48 @@ fn verify_says_what_it_cannot_look_at() {
     let output = sawmill(&["wal", "verify"], &lost);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stdout).contains("LOG is lost"), "{}", text(&output.stdout));
+}
+
+/// What broke: `sawmill doctor . | head -1` panicked, for `println!` does when nobody reads on, and
+/// the exit code was 101. Now whatever is printed ends quietly, with the code that it would have.
+#[test]
+fn who_stops_reading_what_is_printed_gets_no_panic() {
+    let place = tempfile::tempdir().unwrap();
+    log(place.path(), 3);
+    let gone = |arguments: &[&str]| {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = Command::new(PROGRAM);
+        command.args(arguments).arg(place.path()).stdout(writer).stdin(Stdio::null());
+        let output = command.stderr(Stdio::piped()).output().unwrap();
+        (output.status.code(), text(&output.stderr).replace(PLANTED, ""))
+    };
+    let quiet = |code| (Some(code), String::new());
+    for arguments in [
+        &["doctor"] as &[&str],
+        &["doctor", "--json"],
+        &["wal", "cat"],
+        &["wal", "verify"],
+        &["wal", "inspect"],
+        &["wal", "inspect", "--json"],
+    ] {
+        assert_eq!(gone(arguments), quiet(0), "{arguments:?}");
+    }
+    // An unread acknowledgement is an error: the lines behind it are not in the log.
+    let mut command = Command::new(PROGRAM);
+    command.args(["wal", "append", "--print-acks"]).arg(place.path());
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    command.stdin(Stdio::piped()).stdout(writer).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    drop(command);
+    writeln!(child.stdin.take().unwrap(), "line 4").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said = text(&output.stderr);
+    assert!(said.contains("record 4 cannot be acknowledged"), "{said}");
+    damage(place.path(), "line 2");
+    assert_eq!(gone(&["wal", "verify"]), quiet(1));
 }
 
 #[test]

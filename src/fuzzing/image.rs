@@ -260,8 +260,8 @@ mod tests {
     }
 
     /// Of the closed log's second barrier: that the epoch before began far above all records. Of
-    /// the killed log's first, which `LOG` names: a higher epoch than that of its records. Both were
-    /// believed, repeated by the next opening, and not believed there.
+    /// the killed log's first, which `LOG` names: a higher epoch than that of its records. Both
+    /// were believed, repeated by the next opening, and not believed there.
     #[test]
     fn a_barrier_that_contradicts_itself_or_log_is_refused_at_once() {
         recover_image(&[4 + 3, 0, 0xbe, 0x80, 4]);

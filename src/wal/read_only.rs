@@ -152,7 +152,7 @@ impl Seen {
             if looks < LOOKS && !same()? {
                 continue;
             }
-            let view = view?;
+            let view = view.map_err(|error| overtaken(directory, &before, error))?;
             // Writes of a killed one are in flight, which an opening would wait for, too.
             if matches!(writer, Writer::None) && !view.settled && waits < SETTLE_WAITS {
                 waits += 1;
@@ -221,6 +221,17 @@ impl Seen {
             Writer::Silent => WriterState::Silent,
             Writer::Live(_) => WriterState::Live,
         }
+    }
+}
+
+/// What an error means of a look at a log that was in this state before: if the log was truncated
+/// meanwhile, as each time before, that what was to be read is gone.
+fn overtaken(directory: &Arc<dyn Directory>, before: &LogState, error: Error) -> Error {
+    match View::state_of(directory) {
+        Ok(state) if state.start_segment > before.start_segment => {
+            truncated(before.start_lsn, state.start_lsn).caused_by(error)
+        }
+        Ok(_) | Err(_) => error,
     }
 }
 

@@ -26,6 +26,8 @@ use crate::wal::index::SegmentIndex;
 use crate::wal::record::{self, RecordKind};
 use frames::{Frames, Step};
 use source::Held;
+#[cfg(test)]
+pub(in crate::wal) use source::tests::past_the_cache;
 
 /// How much is brought into the cache at once, of what another core has verified: well within the
 /// smallest cache.
@@ -216,8 +218,8 @@ impl Replay {
     /// default): on the reader's. Only sealed segments that the page cache holds, and at most
     /// `8 * threads` pieces of 512 KiB (or one frame) at once. Records, their order and errors
     /// are the same. The threads start with the first [`next`](Replay::next) and end before the
-    /// replay is dropped, or when there is nothing left to verify. If the system refuses
-    /// threads, there are fewer.
+    /// replay is dropped, or when there is nothing left to verify. There are no more than
+    /// the other processors can run, and fewer if the system refuses some.
     ///
     /// ```
     /// # let place = tempfile::tempdir()?;

@@ -7,6 +7,7 @@ use sawmill::clock::{Clock, SystemClock};
 use sawmill::{CheckpointReport, Engine, EngineReport, ErrorKind};
 use serde_json::{Value, json};
 
+use crate::out::say;
 use crate::{Failure, Outcome};
 
 #[derive(Debug, Subcommand)]
@@ -50,17 +51,22 @@ pub(crate) fn run(command: &Command) -> Outcome {
 fn list(arguments: &Arguments) -> Outcome {
     let report = Engine::inspect(&arguments.directory, false)?;
     if arguments.json {
-        println!("{:#}", to_json(&report));
+        say!("{:#}", to_json(&report));
         return Ok(0);
     }
-    println!(
+    say!(
         "{:>10} {:<20} {:>10} {:>14} {:>10} {:>14}  state",
-        "checkpoint", "job", "batch", "bytes", "age s", "pins from LSN"
+        "checkpoint",
+        "job",
+        "batch",
+        "bytes",
+        "age s",
+        "pins from LSN"
     );
     for checkpoint in &report.checkpoints {
         let age = age_s(checkpoint).map_or("-".to_owned(), |age| age.to_string());
         let state = checkpoint.damage.as_ref().map_or("whole".to_owned(), ToString::to_string);
-        println!(
+        say!(
             "{:>10} {:<20} {:>10} {:>14} {:>10} {:>14}  {state}",
             checkpoint.number,
             checkpoint.job,
@@ -85,7 +91,7 @@ fn show(show: &Show) -> Outcome {
         return Err(Failure::from(message));
     };
     if show.common.json {
-        println!("{:#}", checkpoint_json(found));
+        say!("{:#}", checkpoint_json(found));
     } else {
         print(found);
     }
@@ -99,30 +105,30 @@ fn verify(arguments: &Arguments) -> Outcome {
         // The manifest itself is lost: that is damage, and nothing more can be said.
         Err(error) if error.kind() == ErrorKind::Corrupt => {
             if arguments.json {
-                println!("{:#}", json!({ "sound": false, "error": error.to_string() }));
+                say!("{:#}", json!({ "sound": false, "error": error.to_string() }));
             } else {
-                println!("damaged: {error}");
+                say!("damaged: {error}");
             }
             return Ok(1);
         }
         Err(error) => return Err(error.into()),
     };
     if arguments.json {
-        println!("{:#}", to_json(&report));
+        say!("{:#}", to_json(&report));
         return Ok(u8::from(!report.is_sound()));
     }
     for checkpoint in &report.checkpoints {
         let CheckpointReport { number, bytes, batch, damage, .. } = checkpoint;
         match damage {
-            None => println!("checkpoint {number} of batch {batch}: whole, {bytes} bytes"),
-            Some(error) => println!("checkpoint {number} of batch {batch}: damaged: {error}"),
+            None => say!("checkpoint {number} of batch {batch}: whole, {bytes} bytes"),
+            Some(error) => say!("checkpoint {number} of batch {batch}: damaged: {error}"),
         }
     }
     if report.is_sound() {
-        println!("sound");
+        say!("sound");
         return Ok(0);
     }
-    println!("damaged: nothing was changed; {}", advice(&report));
+    say!("damaged: nothing was changed; {}", advice(&report));
     Ok(1)
 }
 
@@ -200,41 +206,44 @@ fn checkpoint_json(checkpoint: &CheckpointReport) -> Value {
 }
 
 fn print(checkpoint: &CheckpointReport) {
-    println!("checkpoint {} of log {}", checkpoint.number, checkpoint.log_id);
-    println!(
+    say!("checkpoint {} of log {}", checkpoint.number, checkpoint.log_id);
+    say!(
         "job {}, generation {}, batch {}, {} bytes",
-        checkpoint.job, checkpoint.generation, checkpoint.batch, checkpoint.bytes
+        checkpoint.job,
+        checkpoint.generation,
+        checkpoint.batch,
+        checkpoint.bytes
     );
-    println!("pins the log from record {}", checkpoint.floor);
+    say!("pins the log from record {}", checkpoint.floor);
     if let Some(age) = age_s(checkpoint) {
-        println!("written {age} s ago");
+        say!("written {age} s ago");
     }
-    println!(
-        "{:<24} {:>16} {:>10} {:>12} {:>14}",
-        "operator", "schema", "partitions", "keys", "bytes"
-    );
+    say!("{:<24} {:>16} {:>10} {:>12} {:>14}", "operator", "schema", "partitions", "keys", "bytes");
     for operator in &checkpoint.operators {
         let keys = operator.keys.map_or("-".to_owned(), |keys| keys.to_string());
-        println!(
+        say!(
             "{:<24} {:016x} {:>10} {keys:>12} {:>14}",
-            operator.name, operator.schema, operator.partitions, operator.bytes
+            operator.name,
+            operator.schema,
+            operator.partitions,
+            operator.bytes
         );
     }
     if let Some(job) = &checkpoint.engine {
-        println!("parallelism {}, {} bytes of input so far", job.parallelism, job.input_bytes);
-        println!("sources: {}", job.sources.join(", "));
-        println!("sinks: {}", job.sinks.join(", "));
+        say!("parallelism {}, {} bytes of input so far", job.parallelism, job.input_bytes);
+        say!("sources: {}", job.sources.join(", "));
+        say!("sinks: {}", job.sinks.join(", "));
         for (name, stream) in &job.streams {
-            println!("stream {}: {name}", stream.get());
+            say!("stream {}: {name}", stream.get());
         }
         for (name, version, bytes) in &job.sides {
-            println!("side input {name}: version {version}, {bytes} bytes");
+            say!("side input {name}: version {version}, {bytes} bytes");
         }
         for (name, total) in &job.accumulators {
-            println!("accumulator {name}: {total}");
+            say!("accumulator {name}: {total}");
         }
     }
     if let Some(error) = &checkpoint.damage {
-        println!("damaged: {error}");
+        say!("damaged: {error}");
     }
 }

@@ -13,6 +13,7 @@ use sawmill::{ErrorKind, Wal, WriterState};
 use serde_json::json;
 
 use crate::Outcome;
+use crate::out::say;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -89,11 +90,11 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
             .collect();
         let warnings = findings.0.iter().filter(|one| one.level == Level::Warning).count();
         let object = json!({ "backend": backend, "warnings": warnings, "findings": list });
-        println!("{object:#}");
+        say!("{object:#}");
         return Ok(0);
     }
     for one in &findings.0 {
-        println!("{:<8} {:<12} {}", one.level.name(), one.topic, one.text);
+        say!("{:<8} {:<12} {}", one.level.name(), one.topic, one.text);
     }
     Ok(0)
 }

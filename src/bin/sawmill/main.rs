@@ -2,11 +2,11 @@
 //!
 //! Exit codes: 0 done, 1 what was looked at is damaged, 2 an error, which is a sentence on
 //! stderr. What is printed is described in `docs/command-line.md`.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints")]
 
 mod bench;
 mod checkpoint;
 mod doctor;
+mod out;
 mod wal_append;
 mod wal_bench;
 mod wal_cat;
@@ -67,17 +67,23 @@ enum Wal {
 
 fn main() -> ExitCode {
     if cfg!(feature = "planted") {
-        eprintln!("sawmill: PLANTED BUGS ARE COMPILED IN: NOT FOR DATA YOU NEED");
+        out::complain("PLANTED BUGS ARE COMPILED IN: NOT FOR DATA YOU NEED");
     }
     let outcome = match Command::parse().area {
         Area::Wal(command) => run(command),
         Area::Checkpoint(command) => checkpoint::run(&command),
         Area::Doctor(arguments) => doctor::run(&arguments),
     };
+    let outcome = match out::check() {
+        Err(error) if !out::is_gone(&error) => outcome.and(Err(error.into())),
+        Err(_) | Ok(()) => outcome,
+    };
     match outcome {
         Ok(code) => ExitCode::from(code),
+        // `| head` has seen enough.
+        Err(error) if out::is_gone(&*error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("sawmill: {error}");
+            out::complain(error);
             ExitCode::from(2)
         }
     }

@@ -12,6 +12,7 @@ use crate::Failure;
 use crate::bench::protocol::{Protocol, compare};
 use crate::bench::workload::{ALL, Kind, Workload};
 use crate::bench::{contenders::Contenders, replay, report};
+use crate::out::{self, say};
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -79,8 +80,8 @@ fn measure(arguments: &Arguments, wanted: &[Workload]) -> Result<(), Failure> {
     let contenders = Contenders::open(&arguments.directory, options.clone(), wanted)?;
     let backend = contenders.backend();
     if !arguments.json {
-        println!("backend {backend}; {} rounds of {:?} each", protocol.rounds, protocol.time);
-        println!("{}", report::head());
+        say!("backend {backend}; {} rounds of {:?} each", protocol.rounds, protocol.time);
+        say!("{}", report::head());
     }
     let mut all = Vec::new();
     for workload in wanted {
@@ -101,8 +102,9 @@ fn measure(arguments: &Arguments, wanted: &[Workload]) -> Result<(), Failure> {
         if arguments.json {
             all.push(report::to_json(&comparison));
         } else {
-            print!("{}", report::lines(&comparison));
-            io::stdout().flush()?;
+            out::print(format_args!("{}", report::lines(&comparison)));
+            // Who has seen enough does not wait for the rest.
+            out::check()?;
         }
     }
     contenders.close()?;
@@ -110,7 +112,7 @@ fn measure(arguments: &Arguments, wanted: &[Workload]) -> Result<(), Failure> {
         let seconds = protocol.time.as_secs_f64();
         let rounds = json!({ "rounds": protocol.rounds, "seconds_per_round": seconds });
         let object = json!({ "backend": backend, "protocol": rounds, "workloads": all });
-        println!("{object:#}");
+        say!("{object:#}");
     }
     Ok(())
 }
@@ -127,13 +129,13 @@ impl Line {
         if self.shown {
             let filled = self.done * 20 / self.of.max(1);
             let bar = format!("{}{}", "#".repeat(filled), "-".repeat(20 - filled));
-            eprint!("\r\x1b[K[{bar}] {}/{} {what}", self.done, self.of);
+            write!(io::stderr(), "\r\x1b[K[{bar}] {}/{} {what}", self.done, self.of).ok();
         }
     }
 
     fn clear(&self) {
         if self.shown {
-            eprint!("\r\x1b[K");
+            write!(io::stderr(), "\r\x1b[K").ok();
         }
     }
 }

@@ -9,7 +9,7 @@ use clap::Args;
 use sawmill::{Error, ErrorKind, Lsn, Record, StreamId, Wal, WalReader, WriterState};
 use serde_json::json;
 
-use crate::Failure;
+use crate::{Failure, out};
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -52,8 +52,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         to: arguments.to.map_or(Lsn::new(u64::MAX), Lsn::new),
     };
     match print(arguments, &reader, stream, &mut output) {
-        // `| head` has seen enough.
-        Err(Stop::Written(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         Err(Stop::Written(error)) => Err(error.into()),
         Err(Stop::Log(error)) => {
             output.stdout.flush().ok();
@@ -166,7 +164,7 @@ impl Output<'_> {
     /// Says what a repair gave up, in its place.
     fn lost(&mut self, error: &Error) -> io::Result<()> {
         if !self.json {
-            eprintln!("sawmill: {error}");
+            out::complain(error);
             return Ok(());
         }
         let range = error.lsns();

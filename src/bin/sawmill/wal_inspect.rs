@@ -7,6 +7,7 @@ use sawmill::{LogReport, SegmentReport, SegmentState, Wal};
 use serde_json::{Value, json};
 
 use crate::Outcome;
+use crate::out::say;
 use crate::wal_verify;
 
 #[derive(Debug, Args)]
@@ -22,7 +23,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let report = Wal::verify(&arguments.directory)?;
     if arguments.json {
-        println!("{:#}", to_json(&report));
+        say!("{:#}", to_json(&report));
     } else {
         print(&report);
     }
@@ -91,19 +92,27 @@ fn waste<'a>(segments: impl Iterator<Item = &'a SegmentReport>) -> Option<f64> {
 }
 
 fn print(report: &LogReport) {
-    println!("log {}", report.log_id);
-    println!("records {}..{}", report.first_lsn, report.last_lsn);
-    println!("end {}", report.end);
-    println!("closed cleanly: {}", if report.clean { "yes" } else { "no" });
+    say!("log {}", report.log_id);
+    say!("records {}..{}", report.first_lsn, report.last_lsn);
+    say!("end {}", report.end);
+    say!("closed cleanly: {}", if report.clean { "yes" } else { "no" });
     let slots = report.slots.map(|slot| slot.map_or("none".to_owned(), |slot| slot.to_string()));
-    println!("LOG slots: sequence {} and {}", slots[0], slots[1]);
-    println!(
+    say!("LOG slots: sequence {} and {}", slots[0], slots[1]);
+    say!(
         "{:>8} {:<10} {:>12} {:>12} {:>8} {:>6} {:>10} {:>12} {:>12}",
-        "segment", "state", "bytes", "first LSN", "frames", "marks", "records", "payload", "used"
+        "segment",
+        "state",
+        "bytes",
+        "first LSN",
+        "frames",
+        "marks",
+        "records",
+        "payload",
+        "used"
     );
     for segment in &report.segments {
         let first = segment.first_lsn.map_or("-".to_owned(), |lsn| lsn.to_string());
-        println!(
+        say!(
             "{:>8} {:<10} {:>12} {:>12} {:>8} {:>6} {:>10} {:>12} {:>12}",
             segment.number.get(),
             state(segment.state),
@@ -117,16 +126,16 @@ fn print(report: &LogReport) {
         );
     }
     for epoch in &report.epochs {
-        println!("epoch {} from record {} at {}", epoch.epoch, epoch.first_lsn, epoch.position);
+        say!("epoch {} from record {} at {}", epoch.epoch, epoch.first_lsn, epoch.position);
     }
     if let Some(waste) = waste(report.segments.iter()) {
-        println!("waste: {waste:.2} bytes of frames for each byte of records");
+        say!("waste: {waste:.2} bytes of frames for each byte of records");
     }
     if report.dropped_frames > 0 {
-        println!("{} frame headers behind the end count for nothing", report.dropped_frames);
+        say!("{} frame headers behind the end count for nothing", report.dropped_frames);
     }
     for lost in &report.lost {
-        println!("lost: records {}..{}, given up by a repair", lost.first(), lost.last());
+        say!("lost: records {}..{}, given up by a repair", lost.first(), lost.last());
     }
     report.damages.iter().for_each(wal_verify::print_damage);
 }

@@ -7,6 +7,7 @@ use sawmill::{Lsn, LsnRange, Wal};
 use serde_json::json;
 
 use crate::Outcome;
+use crate::out::say;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -64,23 +65,24 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
             "tombstones": repair.tombstones,
             "rebuilt": repair.rebuilt,
         });
-        println!("{object:#}");
+        say!("{object:#}");
         return Ok(0);
     }
     for path in &repair.quarantined {
-        println!("kept: {}", path.display());
+        say!("kept: {}", path.display());
     }
     for lost in &repair.lost {
         for lsn in lost.first().get()..=lost.last().get() {
-            println!("lost: record {lsn}");
+            say!("lost: record {lsn}");
         }
     }
     if repair.tombstones == 0 && repair.rebuilt == 0 {
-        println!("nothing is damaged");
+        say!("nothing is damaged");
     } else {
-        println!(
+        say!(
             "repaired: {} tombstones, {} segment files made anew",
-            repair.tombstones, repair.rebuilt
+            repair.tombstones,
+            repair.rebuilt
         );
     }
     Ok(0)

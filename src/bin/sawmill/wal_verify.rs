@@ -7,6 +7,7 @@ use sawmill::{Damage, ErrorKind, LogReport, Wal};
 use serde_json::{Value, json};
 
 use crate::Outcome;
+use crate::out::say;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -25,16 +26,16 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         Err(error) if error.kind() == ErrorKind::Corrupt => {
             if arguments.json {
                 let object = json!({ "sound": false, "error": error.to_string() });
-                println!("{object:#}");
+                say!("{object:#}");
             } else {
-                println!("damaged: {error}");
+                say!("damaged: {error}");
             }
             return Ok(1);
         }
         Err(error) => return Err(error.into()),
     };
     if arguments.json {
-        println!("{:#}", to_json(&report));
+        say!("{:#}", to_json(&report));
     } else {
         print(&report);
     }
@@ -81,35 +82,37 @@ fn damage(damage: &Damage) -> Value {
 
 fn print(report: &LogReport) {
     let frames: u64 = report.segments.iter().map(|segment| segment.frames).sum();
-    println!(
+    say!(
         "records {}..{} in {frames} frames, {} bytes read",
-        report.first_lsn, report.last_lsn, report.bytes_read
+        report.first_lsn,
+        report.last_lsn,
+        report.bytes_read
     );
     for lost in &report.lost {
-        println!("lost: records {}..{}, given up by a repair", lost.first(), lost.last());
+        say!("lost: records {}..{}, given up by a repair", lost.first(), lost.last());
     }
     for damage in &report.damages {
         print_damage(damage);
     }
     if report.is_sound() {
-        println!("sound{}", if report.clean { ", closed cleanly" } else { "" });
+        say!("sound{}", if report.clean { ", closed cleanly" } else { "" });
         return;
     }
-    println!("damaged: nothing was changed; restore the files named above from a copy, or");
-    println!("  give up what is lost: {}", advice(report));
+    say!("damaged: nothing was changed; restore the files named above from a copy, or");
+    say!("  give up what is lost: {}", advice(report));
 }
 
 pub(crate) fn print_damage(damage: &Damage) {
     let place = damage.position.map(|at| format!(", offset {}", at.offset)).unwrap_or_default();
-    println!("damage: {} [{}{place}]", damage.what, damage.path.display());
+    say!("damage: {} [{}{place}]", damage.what, damage.path.display());
     if let Some(lost) = damage.lost {
-        println!("  lost: records {}..{}", lost.first(), lost.last());
+        say!("  lost: records {}..{}", lost.first(), lost.last());
     }
     if let Some(lsn) = damage.intact_through {
-        println!("  intact before: through record {lsn}");
+        say!("  intact before: through record {lsn}");
     }
     if let Some(lsn) = damage.intact_from {
-        println!("  intact behind: from record {lsn}");
+        say!("  intact behind: from record {lsn}");
     }
 }
 

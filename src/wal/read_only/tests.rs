@@ -77,3 +77,23 @@ fn files_that_were_replaced_are_an_error() {
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     assert_eq!(error.lsns(), Some((Lsn::new(2), Lsn::new(2))));
 }
+
+/// What broke: a reader that the system let run so rarely that the log was truncated in each of its
+/// looks got `Io`, "no such file", after the last of them. Its program took that for a broken disk.
+/// Now it is told, as whoever comes too late, that the records were truncated.
+#[test]
+fn a_look_that_a_truncation_overtakes_each_time_says_so() {
+    let disk = SimDisk::new(1);
+    let mut writer = Hand::open(&disk).unwrap();
+    for _ in 0..40 {
+        writer.append(&[7; 3000]).unwrap();
+    }
+    let directory = disk.directory(PLACE.as_ref(), false).unwrap();
+    let before = View::state_of(&directory).unwrap();
+    let gone = || Error::new(ErrorKind::Io, "no such file");
+    assert_eq!(overtaken(&directory, &before, gone()).kind(), ErrorKind::Io);
+    let start = writer.truncate(Lsn::new(30)).unwrap();
+    let error = overtaken(&directory, &before, gone());
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    assert_eq!(error.lsns(), Some((Lsn::FIRST, start.previous())));
+}

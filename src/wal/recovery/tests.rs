@@ -65,6 +65,23 @@ fn lsns(writer: &Writer) -> Vec<u64> {
     writer.read(0).unwrap().into_iter().map(|(lsn, _)| lsn).collect()
 }
 
+/// What is left out of the report is the block of a segment's own header.
+#[test]
+fn an_opening_reads_the_segment_that_log_names_and_one_frame_block_of_those_before() {
+    let read = |segments: u64| {
+        let disk = disk(1);
+        let mut writer = Writer::open(&disk).unwrap();
+        for _ in 0..15 * segments {
+            writer.append(&[7; 3000]).unwrap();
+        }
+        writer.write_log(false).unwrap();
+        drop(writer);
+        Writer::open(&disk).unwrap().report().bytes_read
+    };
+    let block = u64::try_from(BLOCK).unwrap();
+    assert_eq!(read(40) - read(4), 36 * block);
+}
+
 #[test]
 fn a_new_log_is_created_and_opens_again() {
     let disk = disk(1);

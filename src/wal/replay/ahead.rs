@@ -112,7 +112,7 @@ pub(super) struct Next<'a> {
 
 impl Ahead {
     /// Starts `threads` threads over the sealed segments from `expected`, in entry `at`, on; fewer
-    /// if the system refuses some, `None` if it refuses all.
+    /// if there are no processors for them or the system refuses some, `None` if none is left.
     pub(super) fn start(
         threads: usize,
         past_cache: PastCache,
@@ -124,6 +124,7 @@ impl Ahead {
         if at >= sealed.len() {
             return None;
         }
+        let threads = threads.min(processors_for_others());
         let (sealed, map) = (sealed.to_vec(), None);
         let scout = Scout { sealed, at, expected, from, through, map, past_cache };
         let state = Mutex::new(State {
@@ -266,6 +267,15 @@ impl Shared {
             self.ready.notify_one();
         }
     }
+}
+
+/// How many threads can run beside the reader. One more would take turns with it, and, put to sleep
+/// with the next batch in its hands, keep it waiting.
+fn processors_for_others() -> usize {
+    if cfg!(test) {
+        return usize::MAX;
+    }
+    std::thread::available_parallelism().map_or(1, |all| all.get() - 1)
 }
 
 /// One thread's share. Dropping it, also by a panic, counts it out.

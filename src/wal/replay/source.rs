@@ -185,7 +185,7 @@ pub(super) mod tests {
     }
 
     /// Runs `body`; the replays that this thread begins read every sealed segment past the cache.
-    pub(in crate::wal::replay) fn past_the_cache<T>(body: impl FnOnce() -> T) -> T {
+    pub(in crate::wal) fn past_the_cache<T>(body: impl FnOnce() -> T) -> T {
         let before = PAST_CACHE.replace(PastCache::Always);
         let out = body();
         PAST_CACHE.set(before);

@@ -10,6 +10,7 @@ use crate::ids::{Epoch, Lsn, SegmentNumber};
 use crate::sim::{Device, FaultKind, SimDisk};
 use crate::storage::{BLOCK, LockKind, OpenMode, Storage};
 use crate::sync::{Arc, lock};
+use crate::wal::replay::past_the_cache;
 use crate::wal::segment::file_name;
 use crate::wal::writer_tests::Writer;
 use crate::wal::{Background, Wal, WalOptions};
@@ -257,6 +258,50 @@ fn a_segment_that_somebody_can_see_is_not_recycled() {
     for seen in SEEN {
         seen_segment_keeps_its_bytes(seen).unwrap_or_else(|why| panic!("{seen:?}: {why}"));
     }
+}
+
+/// A reader in another process is in the middle of segment 1, past the page cache, when that is
+/// truncated: it shows the rest of the segment, and then says that the log begins later by now.
+fn reader_elsewhere_ends_its_segment() -> Result<(), String> {
+    let disk = disk(48, Device::Fua);
+    let wal = inline(&disk);
+    append(&wal, 60, SMALL);
+    let reader = Wal::open_read_only_with(&disk, super::PLACE).unwrap();
+    let mut replay = past_the_cache(|| reader.replay()).unwrap();
+    let mut shown = 0;
+    let error = loop {
+        match replay.next() {
+            Some(Ok(record)) => {
+                shown += 1;
+                if record.lsn.get() != shown || record.payload[..8] != shown.to_le_bytes() {
+                    return Err(format!("record {} instead of {shown}", record.lsn));
+                }
+            }
+            Some(Err(error)) => break error,
+            None => return Err(format!("{shown} records, and no word of the others")),
+        }
+        if shown == 1 {
+            truncate(&wal, 60);
+            append(&wal, 60, SMALL);
+            assert!(reused(&wal) >= 2, "the segments behind are used again meanwhile");
+        }
+    };
+    if (shown, error.kind()) != (14, ErrorKind::Invalid) {
+        return Err(format!("after {shown} records of 14: {error}"));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_segment_that_a_reader_elsewhere_reads_past_the_cache_is_not_recycled() {
+    reader_elsewhere_ends_its_segment().unwrap();
+}
+
+#[test]
+fn planted_reader_unlocked_is_seen() {
+    use crate::planted::{Bug, with_planted};
+    let found = with_planted(Bug::ReaderUnlocked, reader_elsewhere_ends_its_segment);
+    assert!(found.is_err(), "a segment changes under its reader, and nobody notices");
 }
 
 #[test]
