@@ -68,6 +68,14 @@ kill-sinks KILLS="500":
 soak SECONDS="600" WRITERS="64":
     SAWMILL_SOAK_SECONDS={{SECONDS}} SAWMILL_SOAK_WRITERS={{WRITERS}} cargo test --release --test wal_soak -- --nocapture --ignored a_long_soak
 
+# Batches of a millisecond for SECONDS: memory, descriptors and files stay.
+soak-batches SECONDS="1200":
+    SAWMILL_SOAK_SECONDS={{SECONDS}} cargo test --release --test engine_memory -- --nocapture --ignored
+
+# Random lives of a job, by seeds.
+sim-jobs SEEDS="100000":
+    SAWMILL_SIM_SEEDS=0..{{SEEDS}} cargo test --release --all-features --test engine_crash -- --nocapture random_lives
+
 # 50 appends a second for SECONDS: next to no processor time, no wake-up lost.
 idle SECONDS="60":
     SAWMILL_IDLE_SECONDS={{SECONDS}} cargo test --release --test wal_idle -- --nocapture --ignored

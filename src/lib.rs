@@ -121,11 +121,11 @@ pub use sink::{CsvFields, CsvRow};
 pub use sink::{SqlValue, SqliteTable};
 #[doc(hidden)]
 pub use source::Attached;
-pub use source::{Ingest, Received, StreamSource, TextFiles};
+pub use source::{DeadLetter, Ingest, Received, RecordPlace, StreamSource, TextFiles};
 pub use state::State;
 pub use stream::{
-    Delivery, Guarantees, Job, JobBuilder, Link, Listener, Marks, Progress, RunOptions, SideInput,
-    StateHandle, Stateful, Stream, StreamRun, Trigger,
+    BatchReport, Delivery, Event, EventListener, Guarantees, Job, JobBuilder, Link, Listener,
+    Marks, Progress, RunOptions, SideInput, StateHandle, Stateful, Stream, StreamRun, Trigger,
 };
 pub use wal::{
     AppendOptions, Background, Backup, Compression, Damage, Durability, Entry, EpochReport, Hold,

@@ -133,6 +133,14 @@ bugs! {
     CommitNotLookedFor => "commit-not-looked-for",
     /// E19: a compacted file's entry has only the batch of the compaction.
     CompactionForgetsRange => "compaction-forgets-range",
+    /// E11: what a batch does without is decided again whenever it is computed again.
+    SkipDecidedAgain => "skip-decided-again",
+    /// E4: a batch is withdrawn whatever sinks have of it.
+    WithdrawSeen => "withdraw-seen",
+    /// E4: that a process ended within a batch is not recorded before the batch is computed again.
+    DeathNotCounted => "death-not-counted",
+    /// At most once: sinks are called before the batch counts as completed.
+    PublishBeforePosition => "publish-before-position",
     /// E15: the manifest is switched before the data file is durable.
     ManifestBeforeData => "manifest-before-data",
 }

@@ -10,13 +10,14 @@ use std::collections::VecDeque;
 
 use crate::checkpoint::{CheckpointStore, Loaded};
 use crate::error::{Error, ErrorKind, Result};
+use crate::exec::CancelToken;
 use crate::ids::{BatchId, Generation, Lsn};
 use crate::planted::{Bug, planted};
 use crate::sink::{SinkContext, SinkIdentity};
 use crate::state::OperatorState;
 use crate::stream::{
     Batch, BatchCompletion, BatchPlan, BatchPreparation, Board, Boundary, EngineState, Entry, Env,
-    Hooks, JOURNAL, Job, JobDriver, JobShape, Marks, OpenedStream, RunOptions, SideVersion,
+    Hooks, JOURNAL, Job, JobDriver, JobShape, Marks, OpenedStream, Pace, RunOptions, SideVersion,
     Writing, add_stream,
 };
 use crate::sync::{Arc, Mutex};
@@ -32,6 +33,21 @@ pub(crate) struct Found {
     /// What two-phase sinks hold: the last record counts.
     pub(crate) prepared: Option<BatchPreparation>,
     pub(crate) completion: Option<(BatchCompletion, Lsn)>,
+    /// How many processes ended within it before the last one.
+    pub(crate) deaths: u32,
+    /// The record that says that it is none.
+    pub(crate) withdrawn: Option<Lsn>,
+}
+
+impl Found {
+    fn new(plan: BatchPlan, lsn: Lsn) -> Found {
+        let (prepared, completion, withdrawn) = (None, None, None);
+        Found { plan, lsn, attempts: 1, prepared, completion, deaths: 0, withdrawn }
+    }
+
+    fn is_open(&self) -> bool {
+        self.completion.is_none() && self.withdrawn.is_none()
+    }
 }
 
 /// What checkpoint and log say.
@@ -158,8 +174,7 @@ impl Scan {
                     let text = format!("batch {} is planned where {expected} is due", plan.batch);
                     return Err(disorder(text, lsn));
                 }
-                let (attempts, prepared, completion) = (1, None, None);
-                self.batches.push_back(Found { plan, lsn, attempts, prepared, completion });
+                self.batches.push_back(Found::new(plan, lsn));
             }
             Entry::BatchAttempted(again) if again.batch > self.boundary.batch => {
                 let found = self.find(again.batch, "attempted", lsn)?;
@@ -167,23 +182,29 @@ impl Scan {
             }
             Entry::BatchCompleted(done) if done.batch > self.boundary.batch => {
                 let found = self.find(done.batch, "completed", lsn)?;
-                if found.completion.is_some() {
-                    return Err(disorder(format!("batch {} is completed twice", done.batch), lsn));
-                }
                 found.completion = Some((done, lsn));
             }
             Entry::BatchPrepared(held) if held.batch > self.boundary.batch => {
                 let found = self.find(held.batch, "prepared", lsn)?;
-                if found.completion.is_some() {
-                    let text = format!("batch {} is prepared after its completion", held.batch);
+                found.prepared = Some(held);
+            }
+            Entry::BatchResumed(end) if end.batch > self.boundary.batch => {
+                self.find(end.batch, "resumed", lsn)?.deaths = end.deaths;
+            }
+            Entry::BatchWithdrawn(end) if end.batch > self.boundary.batch => {
+                let found = self.find(end.batch, "withdrawn", lsn)?;
+                if found.prepared.is_some() {
+                    let text = format!("batch {} is withdrawn, but was prepared", end.batch);
                     return Err(disorder(text, lsn));
                 }
-                found.prepared = Some(held);
+                found.withdrawn = Some(lsn);
             }
             // The checkpoint has what came of these.
             Entry::BatchPlanned(_)
             | Entry::BatchAttempted(_)
             | Entry::BatchPrepared(_)
+            | Entry::BatchResumed(_)
+            | Entry::BatchWithdrawn(_)
             | Entry::BatchCompleted(_) => {}
         }
         Ok(())
@@ -191,11 +212,18 @@ impl Scan {
 
     fn find(&mut self, batch: BatchId, what: &str, lsn: Lsn) -> Result<&mut Found> {
         let found = self.batches.iter_mut().find(|found| found.plan.batch == batch);
-        found.ok_or_else(|| disorder(format!("batch {batch} is {what}, but was not planned"), lsn))
+        let found = found.ok_or_else(|| {
+            disorder(format!("batch {batch} is {what}, but was not planned"), lsn)
+        })?;
+        if found.is_open() {
+            return Ok(found);
+        }
+        let ended = if found.withdrawn.is_some() { "withdrawn" } else { "completed" };
+        Err(disorder(format!("batch {batch} is {what}, but was {ended} before"), lsn))
     }
 
     fn check_order(&self) -> Result<()> {
-        let open = self.batches.iter().position(|found| found.completion.is_none());
+        let open = self.batches.iter().position(Found::is_open);
         match open {
             Some(at) if at + 1 < self.batches.len() => {
                 let found = &self.batches[at];
@@ -296,6 +324,12 @@ fn at_rest(
         last_checkpoint_ns: 0,
         available: Lsn::ZERO,
         ending: Arc::default(),
+        cancel: CancelToken::default(),
+        pace: Pace::new(0, 0),
+        planned_here: false,
+        draining: false,
+        published_last: Vec::new(),
+        last_begun_ns: None,
     })
 }
 
@@ -323,6 +357,10 @@ pub(crate) fn reexecute(env: Env, job: Job) -> Result<u64> {
     open_sinks(&driver, &VecDeque::new())?;
     let mut batches = 0;
     for found in scan.batches {
+        if let Some(lsn) = found.withdrawn {
+            driver.pass_withdrawn(&found.plan, lsn);
+            continue;
+        }
         let Some((done, lsn)) = found.completion else { break };
         driver.reexecute(Batch::new(found.plan, found.lsn, 1), &done, lsn)?;
         batches += 1;
@@ -375,13 +413,18 @@ fn open_sinks(driver: &JobDriver, batches: &VecDeque<Found>) -> Result<()> {
 /// Completed batches rebuild state; the one that is not is left for the first step to finish.
 fn replay_batches(driver: &mut JobDriver, batches: VecDeque<Found>) -> Result<()> {
     for found in batches {
+        if let Some(lsn) = found.withdrawn {
+            driver.pass_withdrawn(&found.plan, lsn);
+            continue;
+        }
         let attempt = if found.completion.is_some() { 1 } else { found.attempts + 1 };
         let mut batch = Batch::new(found.plan, found.lsn, attempt);
+        batch.skipped = found.prepared.as_ref().map(|held| held.results.skipped.clone());
         batch.prepared = found.prepared;
         match found.completion {
             Some((done, lsn)) => driver.rebuild(batch, &done, lsn)?,
             None if planted(Bug::ReplanAfterRestart) => {}
-            None => driver.adopt(batch),
+            None => driver.take_up(batch, found.deaths)?,
         }
     }
     Ok(())
@@ -391,7 +434,7 @@ fn replay_batches(driver: &mut JobDriver, batches: VecDeque<Found>) -> Result<()
 mod tests {
     use super::*;
     use crate::ids::StreamId;
-    use crate::stream::{BatchAttempt, BatchResults, StreamEntry};
+    use crate::stream::{BatchAttempt, BatchEnd, BatchResults, StreamEntry};
 
     fn plan(batch: u64) -> Entry {
         Entry::BatchPlanned(BatchPlan {
@@ -419,6 +462,11 @@ mod tests {
     fn again(batch: u64, attempt: u32) -> Entry {
         let (job, batch) = ("job".to_owned(), BatchId::new(batch));
         Entry::BatchAttempted(BatchAttempt { job, batch, attempt })
+    }
+
+    fn end(batch: u64, withdrawn: bool) -> Entry {
+        let end = BatchEnd { job: "job".to_owned(), batch: BatchId::new(batch), deaths: 2 };
+        if withdrawn { Entry::BatchWithdrawn(end) } else { Entry::BatchResumed(end) }
     }
 
     fn scan(checkpointed: u64, entries: Vec<Entry>) -> Result<Scan> {
@@ -457,6 +505,10 @@ mod tests {
             vec![plan(1), plan(2), done(2)],
             vec![held(1)],
             vec![plan(1), done(1), held(1)],
+            vec![plan(1), end(1, true), done(1)],
+            vec![plan(1), held(1), end(1, true)],
+            vec![end(1, false)],
+            vec![plan(1), end(1, false), plan(2)],
             vec![open("a", 1), open("b", 1)],
         ] {
             let story = format!("{log:?}");

@@ -5,7 +5,13 @@
 //! `SAWMILL_SIM=long` looks at more of what a crash may leave, and at many more pairs of crashes.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking")]
 
+#[path = "engine_crash/deaths.rs"]
+mod deaths;
 mod engine_common;
+#[path = "engine_crash/faults.rs"]
+mod faults;
+#[path = "engine_crash/seeds.rs"]
+mod seeds;
 
 use engine_common::*;
 use sawmill::sim::{CrashManner, CrashOutcome};

@@ -20,7 +20,7 @@ fn anonymous_kib() -> u64 {
     line.trim().trim_end_matches(" kB").trim().parse().unwrap()
 }
 
-/// The only test of this file: another one would share its memory.
+/// The only test of this file that is not asked for: another one would share its memory.
 #[test]
 fn ten_thousand_batches_take_no_more_memory_than_two_thousand() {
     // Memory is measured, not the disk: one that costs nothing will do.
@@ -77,4 +77,82 @@ fn ten_thousand_batches_take_no_more_memory_than_two_thousand() {
     // The allocator keeps a buffer of 1 MiB, or two, for threads to come; a leak of 500 bytes a
     // batch would be 4 MiB.
     assert!(last < first + 3_072, "{first} KiB, then {last} KiB: {samples:?}");
+}
+
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// Files and bytes in a directory and those in it.
+fn files(directory: &Path) -> (usize, u64) {
+    let mut sum = (0, 0);
+    for entry in std::fs::read_dir(directory).unwrap().map(Result::unwrap) {
+        let found = match entry.metadata() {
+            Ok(is) if is.is_dir() => files(&entry.path()),
+            Ok(is) => (1, is.len()),
+            Err(_) => (0, 0),
+        };
+        sum = (sum.0 + found.0, sum.1 + found.1);
+    }
+    sum
+}
+
+/// Batches of a millisecond for `SAWMILL_SOAK_SECONDS` (default 20 minutes), with state,
+/// checkpoints, truncation, and a record each 0.5 ms: memory, descriptors and files stay.
+#[test]
+#[ignore = "20 minutes: just soak-batches"]
+fn batches_of_a_millisecond_grow_nothing() {
+    let seconds = std::env::var("SAWMILL_SOAK_SECONDS").ok().and_then(|s| s.parse().ok());
+    let place = tempfile::tempdir().unwrap();
+    let log = sawmill::WalOptions { segment_size: 1 << 20, ..Default::default() };
+    let options = EngineOptions { log, threads: 2, ..Default::default() };
+    let engine = Engine::open(place.path(), options).unwrap();
+    let words = engine.ingest(name!("words")).unwrap();
+    let (job, totals) = Job::build(name!("soak"), |job| {
+        let rows = job.source(name!("in"), Received::from(&words));
+        rows.for_each_batch(name!("nothing"), |_| Ok(()));
+        let counts = rows.pair_with(|_| 1u64).reduce_by_key(|a, b| a + b);
+        let totals = counts.map_with_state::<u64, ()>(name!("totals"), |_, counts, total| {
+            *total = Some(total.unwrap_or(0) + counts.sum::<u64>());
+            None
+        });
+        totals.state
+    })
+    .unwrap();
+    let options = RunOptions {
+        trigger: Trigger::Interval(Duration::from_millis(1)),
+        checkpoint_interval: Duration::from_millis(200),
+        parallelism: 4,
+        ..RunOptions::default()
+    };
+    let run = engine.start(job, options).unwrap();
+    let (all, mut appended) = (seconds.unwrap_or(1200), 0_u64);
+    let mut looks = Vec::new();
+    for second in 0..all {
+        for _ in 0..2000 {
+            words.submit(format!("word-{}", appended % 500).as_bytes()).unwrap();
+            appended += 1;
+            std::thread::sleep(Duration::from_micros(450));
+        }
+        let (count, bytes) = files(place.path());
+        looks.push((anonymous_kib(), descriptors(), count, bytes));
+        if second % 60 == 0 {
+            println!("{second} s: {:?}, batch {}", looks.last(), run.progress().batch);
+        }
+    }
+    let progress = run.drain().unwrap();
+    let mut sum = 0;
+    totals.for_each(|_, count| sum += count).unwrap();
+    assert_eq!(sum, appended);
+    println!("{} batches in {all} s; last {:?}", progress.batches, looks.last());
+    // The least of the looks of the first and of the last tenth, the start left out.
+    let tenth = (looks.len() / 10).max(1);
+    let least = |looks: &[(u64, usize, usize, u64)]| {
+        let all = looks.iter().copied();
+        all.reduce(|a, b| (a.0.min(b.0), a.1.min(b.1), a.2.min(b.2), a.3.min(b.3))).unwrap()
+    };
+    let (first, last) = (least(&looks[tenth..2 * tenth]), least(&looks[looks.len() - tenth..]));
+    assert!(last.0 < first.0 + 4096, "memory: {first:?}, then {last:?}");
+    assert!(last.1 <= first.1 && last.2 <= first.2 + 2, "{first:?}, then {last:?}");
+    assert!(last.3 < first.3 + (8 << 20), "bytes of files: {first:?}, then {last:?}");
 }

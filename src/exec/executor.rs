@@ -20,6 +20,7 @@ use super::node::{Held, Node, OperatorId, Role};
 use super::plan::{Plan, Stage, Work};
 use super::run::{RunContext, TaskKind, TaskOutcome, TaskRecord};
 use super::store::Slot;
+use super::suspect::{Fault, InputRow, on_its_way};
 use super::task::{Attempt, Task};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Arc;
@@ -309,6 +310,9 @@ impl Executor {
     ) -> (Outcome<T>, Vec<TaskOutcome>) {
         let mut log = Vec::with_capacity(1);
         let mut failure = Error::new(ErrorKind::TaskFailed, "no attempt was made");
+        let mut fault = None;
+        // A thread of the pool may take up this task in the middle of another one.
+        let _outer = OnItsWay(on_its_way(None));
         for number in 1..=self.max_attempts {
             if run.is_cancelled() {
                 let error = Error::new(ErrorKind::Closed, "the run was cancelled");
@@ -333,12 +337,14 @@ impl Executor {
                 return (Outcome::Lost, log);
             }
             log.push(TaskOutcome::Failed);
+            let row = attempt.row();
+            on_its_way(None);
             let text = match result {
                 // What is wrong with a source or a definition is not user code failing: it keeps
                 // its kind, and only what may pass is attempted again.
                 Ok(Err(error)) if error.kind() != ErrorKind::TaskFailed => {
                     let passes = error.kind() == ErrorKind::Io;
-                    failure = error;
+                    (failure, fault) = (error, None);
                     if passes {
                         continue;
                     }
@@ -353,8 +359,19 @@ impl Executor {
                 ErrorKind::TaskFailed,
                 format!("{blamed} failed on partition {partition}, attempt {number}: {text}"),
             );
+            fault = Some(Fault { operator: blamed, error: text, row });
         }
+        run.fault(fault);
         (Outcome::Failed(failure), log)
+    }
+}
+
+/// Puts back what was on its way before.
+struct OnItsWay(Option<InputRow>);
+
+impl Drop for OnItsWay {
+    fn drop(&mut self) {
+        on_its_way(self.0);
     }
 }
 

@@ -23,6 +23,7 @@ mod run;
 mod sample;
 mod source;
 mod store;
+mod suspect;
 mod table;
 mod tabled;
 mod task;
@@ -54,6 +55,7 @@ pub(crate) use {
     keyed::{KeyedInput, view_of},
     node::{Compute, Dependency, Held, Hold, Meta, Node, Parent, Partitioning, Role},
     probe::{Probe, Word},
+    suspect::{Fault, InputRow, on_its_way},
     table::ByteTable,
     task::Task,
 };

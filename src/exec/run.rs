@@ -9,6 +9,7 @@ use super::broadcast::CancelToken;
 use super::drill::Drills;
 use super::node::OperatorId;
 use super::store::{Slot, Store};
+use super::suspect::Fault;
 use crate::ids::BatchId;
 use crate::sync::{Arc, Mutex, lock};
 
@@ -103,6 +104,7 @@ pub struct RunContext {
     store: Store,
     tasks: Mutex<Vec<TaskRecord>>,
     sums: Mutex<Sums>,
+    faults: Mutex<Vec<Fault>>,
     cancel: CancelToken,
     drills: Drills,
 }
@@ -131,6 +133,7 @@ impl RunContext {
             store: Store::default(),
             tasks: Mutex::default(),
             sums: Mutex::default(),
+            faults: Mutex::default(),
             cancel: CancelToken::default(),
             drills: Drills::default(),
         }
@@ -261,6 +264,18 @@ impl RunContext {
         if !tally.is_empty() {
             lock(&self.sums).take(tally);
         }
+    }
+
+    /// Notes that user code failed for good.
+    pub(crate) fn fault(&self, fault: Option<Fault>) {
+        lock(&self.faults).extend(fault);
+    }
+
+    /// Where user code failed for good, by the row that was on its way.
+    pub(crate) fn faults(&self) -> Vec<Fault> {
+        let mut faults = lock(&self.faults).clone();
+        faults.sort_by_key(|fault| fault.row);
+        faults
     }
 
     /// Faults to be struck in this run.

@@ -9,6 +9,7 @@ use super::node::{Held, Meta, OperatorId};
 use super::plan::Plan;
 use super::run::RunContext;
 use super::store::Slot;
+use super::suspect::{InputRow, current};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Arc;
 
@@ -27,6 +28,8 @@ pub(crate) struct Attempt<'r> {
     offers: RefCell<Vec<Offer>>,
     /// The operator in whose closure the first failure arose.
     blamed: Cell<Option<OperatorId>>,
+    /// The row of the input that was on its way then.
+    row: Cell<Option<InputRow>>,
 }
 
 impl<'r> Attempt<'r> {
@@ -39,6 +42,7 @@ impl<'r> Attempt<'r> {
             tallies,
             offers: RefCell::default(),
             blamed: Cell::new(None),
+            row: Cell::new(None),
         }
     }
 
@@ -48,6 +52,10 @@ impl<'r> Attempt<'r> {
 
     pub(crate) fn blamed(&self) -> Option<OperatorId> {
         self.blamed.get()
+    }
+
+    pub(crate) fn row(&self) -> Option<InputRow> {
+        self.row.get()
     }
 
     /// EXEC-2: the attempt has succeeded; what it computed on the way is kept.
@@ -61,6 +69,7 @@ impl<'r> Attempt<'r> {
     fn blame(&self, operator: OperatorId) {
         if self.blamed.get().is_none() {
             self.blamed.set(Some(operator));
+            self.row.set(current());
         }
     }
 }

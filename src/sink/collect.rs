@@ -71,6 +71,10 @@ impl<R: Row> BatchSink<R> for CollectedRows<R> {
         Ok(())
     }
 
+    fn has(&self, batch: BatchId) -> Result<Option<bool>, SinkError> {
+        Ok(Some(lock(&self.0).contains_key(&batch)))
+    }
+
     fn promise(&self) -> (Promise, &'static str) {
         (Promise::Idempotent, "in the memory of this process, which is gone with it")
     }

@@ -105,6 +105,16 @@ pub trait BatchSink<R: Row>: Send + Sync + 'static {
     /// Any: it is called again with the same batch.
     fn publish(&self, batch: &BatchOutput<'_, R>) -> Result<(), SinkError>;
 
+    /// Whether it has anything of this batch, which is not completed; asked after `open`. `None`:
+    /// it cannot tell. A batch in which the process ends again and again can be cut smaller only if
+    /// all sinks say `Some(false)`.
+    ///
+    /// # Errors
+    /// Any: the job does not start.
+    fn has(&self, _batch: BatchId) -> Result<Option<bool>, SinkError> {
+        Ok(None)
+    }
+
     /// What the sink promises: [`Job::guarantees`](crate::Job::guarantees) says so, and
     /// `sawmill::testing::certify` finds out whether it is true.
     fn promise(&self) -> (Promise, &'static str) {
@@ -269,6 +279,13 @@ impl<R: Row, S: BatchSink<R>> Sink for Custom<R, S> {
             self.head.with((batch, attempt), output, |output| self.sink.publish(output))?;
         }
         Ok(self.head.published(batch))
+    }
+
+    fn has(&self, batch: BatchId) -> Result<Option<bool>> {
+        if self.head.has(batch) {
+            return Ok(Some(true));
+        }
+        self.head.call("could not say what it has", || self.sink.has(batch))
     }
 
     fn promise(&self) -> (Promise, &'static str) {

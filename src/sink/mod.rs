@@ -127,6 +127,15 @@ pub(crate) trait Sink: Debug + Send + Sync {
         output: &(dyn Any + Send + Sync),
     ) -> Result<Vec<u8>>;
 
+    /// Whether anybody may have seen anything of a batch that is not completed. `None`: the sink
+    /// cannot tell.
+    ///
+    /// # Errors
+    /// As [`Sink::open`], which was called before.
+    fn has(&self, _batch: BatchId) -> Result<Option<bool>> {
+        Ok(None)
+    }
+
     /// Digest of what [`Sink::compute`] gave, if the rows have bytes: computed again, they must
     /// have the same.
     fn digest(&self, output: &(dyn Any + Send + Sync)) -> Option<u64>;

@@ -216,6 +216,17 @@ where
         Ok(())
     }
 
+    fn has(&self, batch: BatchId) -> Result<Option<bool>, SinkError> {
+        let mut writer = lock(&self.writer);
+        let writer = writer.as_mut().ok_or("it is not open")?;
+        let mut has = false;
+        writer.commit(self, |writer, tx| {
+            has = writer.stored(self, tx)? >= batch;
+            Ok(())
+        })?;
+        Ok(Some(has))
+    }
+
     fn promise(&self) -> (Promise, &'static str) {
         (Promise::Transactional, "rows, batch and epoch are one transaction of SQLite")
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Input, Opened, Source};
+use super::{Opened, Source};
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{Bytes, Dataset, Name, PartitionSource, Row, RunContext};
 use crate::sync::Arc;
@@ -59,9 +59,9 @@ impl Attached<Bytes> {
 struct OpenedRows(String);
 
 impl OpenedRows {
-    fn with<T>(&self, run: &RunContext, read: impl FnOnce(&dyn Input) -> T) -> Result<T> {
+    fn with<T>(&self, run: &RunContext, read: impl FnOnce(&Opened) -> T) -> Result<T> {
         match run.input::<Opened>(&self.0) {
-            Some(opened) => Ok(read(opened.input())),
+            Some(opened) => Ok(read(&opened)),
             None => {
                 let text = format!("the run has no input for the source `{}`", self.0);
                 Err(Error::new(ErrorKind::Invalid, text))
@@ -76,15 +76,15 @@ impl PartitionSource<Bytes> for OpenedRows {
     }
 
     fn partitions(&self, run: &RunContext) -> Result<u32> {
-        self.with(run, |input| input.partitions())
+        self.with(run, |opened| opened.input().partitions())
     }
 
     fn read(&self, run: &RunContext, partition: u32, out: &mut dyn FnMut(&[u8])) -> Result<()> {
-        self.with(run, |input| input.rows(partition, out))?
+        self.with(run, |opened| opened.rows(partition, out))?
     }
 
     fn describe(&self, run: &RunContext, partition: u32) -> String {
-        let described = self.with(run, |input| input.describe(partition));
+        let described = self.with(run, |opened| opened.input().describe(partition));
         described.unwrap_or_else(|error| error.to_string())
     }
 }

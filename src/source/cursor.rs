@@ -5,11 +5,11 @@
 
 use std::fmt;
 
-use super::Planned;
 use super::received_plan::{PlannedRecords, position_behind, weight};
 use super::records::Records;
+use super::{Limit, Planned};
 use crate::error::Result;
-use crate::ids::{Lsn, StreamId};
+use crate::ids::{Lsn, StreamId, to_u64};
 use crate::wal::{Replay, Wal};
 
 /// Where planning stands, with the records that the next input will have. Asked again from the same
@@ -60,9 +60,9 @@ impl Cursor {
     }
 
     /// The next input from `from` on, of about `limit` bytes; `None` if nothing came.
-    pub(super) fn plan(&mut self, from: Lsn, limit: u64) -> Result<Option<Planned>> {
+    pub(super) fn plan(&mut self, from: Lsn, limit: Limit) -> Result<Option<Planned>> {
         // More than this limit allows, from an earlier call with another one: cut anew.
-        let overfull = self.records.len() > 1 && self.weight >= limit.max(1);
+        let overfull = self.records.len() > 1 && self.is_full(limit);
         if self.start != from || (overfull && !self.cut_at(limit)) {
             self.restart(from);
         }
@@ -71,7 +71,7 @@ impl Cursor {
             self.restart(from);
             return Err(error);
         }
-        let Some(planned) = PlannedRecords::of(self.stream, &self.records, limit) else {
+        let Some(planned) = PlannedRecords::of(self.stream, &self.records, limit.bytes) else {
             return Ok(None);
         };
         Ok(Some(Planned {
@@ -83,14 +83,19 @@ impl Cursor {
     }
 
     /// Whether the records at hand are those that this limit cuts at.
-    fn cut_at(&self, limit: u64) -> bool {
+    fn cut_at(&self, limit: Limit) -> bool {
         let last = self.records.range(self.records.len() - 1, self.records.len()).next();
-        last.is_some_and(|(_, payload)| self.weight - weight(payload) < limit.max(1))
+        to_u64(self.records.len()) <= limit.records
+            && last.is_some_and(|(_, payload)| self.weight - weight(payload) < limit.bytes)
+    }
+
+    fn is_full(&self, limit: Limit) -> bool {
+        self.weight >= limit.bytes || to_u64(self.records.len()) >= limit.records
     }
 
     /// Looks at records until there are enough, or no more.
-    fn scan(&mut self, limit: u64) -> Result<()> {
-        while self.weight < limit.max(1) {
+    fn scan(&mut self, limit: Limit) -> Result<()> {
+        while !self.is_full(limit) {
             let (replay, durable) = match &mut self.replay {
                 Some(replay) => replay,
                 None => {
@@ -120,7 +125,7 @@ impl Cursor {
 
     /// Looks at the records of the next input, of about `limit` bytes, if it is known where that
     /// begins. A failure is left to the plan that meets it again.
-    pub(super) fn read_ahead(&mut self, limit: u64) {
+    pub(super) fn read_ahead(&mut self, limit: Limit) {
         if self.follows && self.scan(limit).is_err() {
             self.restart(self.start);
         }

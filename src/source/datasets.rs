@@ -5,7 +5,7 @@ use std::fmt;
 use super::text_files::TextFiles;
 use super::text_plan::{Position, check_given, cut};
 use super::text_read::TextInput;
-use super::{Ingest, Input, files::Files};
+use super::{Ingest, Input, Limit, files::Files};
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{Bytes, Dataset, PartitionSource, RunContext};
 use crate::ids::{Lsn, StreamId};
@@ -40,7 +40,7 @@ impl TextFiles {
         let storage: Arc<dyn Storage> = Arc::new(SystemStorage::new(BackendChoice::Auto)?);
         let files = Arc::new(Files::new(&storage));
         let mut position = Position::first(&files, &check_given(self.paths())?)?;
-        let planned = cut(&files, &mut position, u64::MAX, partition_bytes.max(1))?;
+        let planned = cut(&files, &mut position, Limit::bytes(u64::MAX), partition_bytes.max(1))?;
         let input = TextInput::new(files, planned, Arc::default());
         Ok(Dataset::from_source(Arc::new(InputRows { name: "text_files", input })))
     }

@@ -14,6 +14,7 @@
 mod attach;
 mod cursor;
 mod datasets;
+mod dead_letter;
 mod files;
 mod lines;
 mod received;
@@ -21,6 +22,7 @@ mod received_plan;
 #[cfg(test)]
 mod received_tests;
 mod records;
+mod sieve;
 mod text_files;
 mod text_plan;
 mod text_read;
@@ -36,7 +38,9 @@ use crate::ids::{LogId, Lsn, StreamId};
 use crate::storage::Storage;
 
 pub use attach::{Attached, StreamSource};
+pub use dead_letter::{DeadLetter, RecordPlace};
 pub use received::{Ingest, Received};
+pub(crate) use sieve::Sieve;
 pub use text_files::TextFiles;
 
 /// What a source may use of the engine. A received source brings its log with it.
@@ -44,6 +48,33 @@ pub use text_files::TextFiles;
 pub(crate) struct SourceContext<'a> {
     /// Where files are opened.
     pub(crate) storage: &'a Arc<dyn Storage>,
+}
+
+/// About how much a source gives for one batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limit {
+    /// Bytes, to the end of the record that reaches them. At least 1.
+    pub(crate) bytes: u64,
+    /// Records. At least 1.
+    pub(crate) records: u64,
+}
+
+impl Limit {
+    /// So many bytes, however many records they are.
+    pub(crate) fn bytes(bytes: u64) -> Limit {
+        Limit { bytes: bytes.max(1), records: u64::MAX }
+    }
+
+    /// At most so many bytes.
+    pub(crate) fn at_most(self, bytes: u64) -> Limit {
+        Limit { bytes: self.bytes.min(bytes), ..self }
+    }
+
+    /// What each of so many sources may give.
+    pub(crate) fn share(self, sources: u64) -> Limit {
+        let sources = sources.max(1);
+        Limit { bytes: (self.bytes / sources).max(1), records: (self.records / sources).max(1) }
+    }
 }
 
 /// What the next batch takes from one source.
@@ -62,16 +93,36 @@ pub(crate) struct Planned {
 /// A planned input, opened: what the driver puts into the run's inputs under the source's name,
 /// and the source's dataset reads.
 #[derive(Debug)]
-pub(crate) struct Opened(Box<dyn Input>);
+pub(crate) struct Opened {
+    input: Arc<dyn Input>,
+    /// The input's place in the job, and what is shown of it.
+    sieve: Option<(u32, Arc<Sieve>)>,
+}
 
 impl Opened {
     pub(crate) fn new(input: impl Input + 'static) -> Opened {
-        Opened(Box::new(input))
+        Opened { input: Arc::new(input), sieve: None }
     }
 
-    /// The input, to be read.
+    /// The same input, of which only a part is shown.
+    pub(crate) fn sifted(&self, number: u32, sieve: &Arc<Sieve>) -> Opened {
+        Opened { input: Arc::clone(&self.input), sieve: Some((number, Arc::clone(sieve))) }
+    }
+
+    /// The input, with all of its rows.
     pub(crate) fn input(&self) -> &dyn Input {
-        &*self.0
+        &*self.input
+    }
+
+    /// Passes on the rows of one partition that are shown.
+    ///
+    /// # Errors
+    /// As [`Input::rows`].
+    pub(crate) fn rows(&self, partition: u32, out: &mut dyn FnMut(&[u8])) -> Result<()> {
+        match &self.sieve {
+            None => self.input.rows(partition, out),
+            Some((number, sieve)) => sieve.rows(*number, &*self.input, partition, out),
+        }
     }
 }
 
@@ -96,6 +147,12 @@ pub(crate) trait Input: Debug + Send + Sync {
 
     /// Where the rows of a partition come from, for people.
     fn describe(&self, partition: u32) -> String;
+
+    /// Where a row of a partition comes from, and its bytes; `None` if there is no such row.
+    ///
+    /// # Errors
+    /// As [`Input::rows`].
+    fn locate(&self, partition: u32, row: u64) -> Result<Option<(RecordPlace, Vec<u8>)>>;
 }
 
 /// How much was read. What was read again counts again.
@@ -156,7 +213,7 @@ pub(crate) trait Source: Debug + Send + Sync {
         Ok(())
     }
 
-    /// Cuts the next input behind `position` (`None`: from the start) at about `limit_bytes`.
+    /// Cuts the next input behind `position` (`None`: from the start) at about `limit`.
     /// `None`: nothing new now. Changes nothing: what is not written to the log was never planned,
     /// and asking again with the same position takes what came meanwhile, too.
     ///
@@ -166,7 +223,7 @@ pub(crate) trait Source: Debug + Send + Sync {
         &self,
         cx: SourceContext<'_>,
         position: Option<&[u8]>,
-        limit_bytes: u64,
+        limit: Limit,
     ) -> Result<Option<Planned>>;
 
     /// Opens a planned input. Its rows are read by the dataset that was made with this source.
@@ -176,9 +233,9 @@ pub(crate) trait Source: Debug + Send + Sync {
     fn open(&self, cx: SourceContext<'_>, input: &[u8]) -> Result<Arc<Opened>>;
 
     /// Reads on from where the last opened input ends, so that the next plan of about
-    /// `limit_bytes` finds it at hand. Changes nothing that can be seen (SOURCE-1), and may do
+    /// `limit` finds it at hand. Changes nothing that can be seen (SOURCE-1), and may do
     /// nothing. Runs beside the batch that is being computed.
-    fn read_ahead(&self, _limit_bytes: u64) {}
+    fn read_ahead(&self, _limit: Limit) {}
 
     /// Compares the digest that a completion recorded for `input` with that of another reading.
     ///

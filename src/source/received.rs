@@ -6,7 +6,7 @@ use super::attach::sealed::Sealed;
 use super::cursor::Cursor;
 use super::received_plan::{PlannedRecords, ReceivedInput, compare, decode_position, position_at};
 use super::{
-    Amount, Attached, LastRead, Meter, Opened, Planned, Source, SourceContext, StreamSource,
+    Amount, Attached, LastRead, Limit, Meter, Opened, Planned, Source, SourceContext, StreamSource,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{Bytes, Name};
@@ -210,10 +210,10 @@ impl Source for ReceivedSource {
         &self,
         _cx: SourceContext<'_>,
         position: Option<&[u8]>,
-        limit_bytes: u64,
+        limit: Limit,
     ) -> Result<Option<Planned>> {
         let from = self.check_position(position)?;
-        lock(&self.cursor).plan(from, limit_bytes)
+        lock(&self.cursor).plan(from, limit)
     }
 
     fn open(&self, _cx: SourceContext<'_>, input: &[u8]) -> Result<Arc<Opened>> {
@@ -237,8 +237,8 @@ impl Source for ReceivedSource {
         Ok(Arc::new(Opened::new(ReceivedInput::new(planned, records)?)))
     }
 
-    fn read_ahead(&self, limit_bytes: u64) {
-        lock(&self.cursor).read_ahead(limit_bytes);
+    fn read_ahead(&self, limit: Limit) {
+        lock(&self.cursor).read_ahead(limit);
     }
 
     fn verify_digest(&self, input: &[u8], recorded: &[u8], actual: &[u8]) -> Result<()> {

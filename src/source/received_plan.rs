@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Input;
 use super::records::Records;
+use super::{Input, RecordPlace};
 use crate::checksum::Xxh3;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Lsn, StreamId, to_u64, to_usize};
@@ -210,6 +210,12 @@ impl Input for ReceivedInput {
     fn describe(&self, partition: u32) -> String {
         let (first, behind) = self.lsns(partition);
         format!("records {first}..{behind} of stream {}", self.planned.stream.get())
+    }
+
+    fn locate(&self, partition: u32, row: u64) -> Result<Option<(RecordPlace, Vec<u8>)>> {
+        let (from, to) = self.range(partition);
+        let found = self.records.range(from, to).nth(to_usize(row));
+        Ok(found.map(|(lsn, payload)| (RecordPlace::Record { lsn }, payload.to_vec())))
     }
 }
 

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
-use super::{Attached, Ingest, LastRead, Opened, Received, Source, SourceContext, StreamSource};
+use super::{
+    Attached, Ingest, LastRead, Limit, Opened, Received, Source, SourceContext, StreamSource,
+};
 use crate::clock::ManualClock;
 use crate::error::{ErrorKind, Result};
 use crate::exec::{Bytes, Executor, Name};
@@ -69,8 +71,12 @@ fn batch(
 ) -> Result<Option<Batch>> {
     let storage = storage(disk);
     let cx = SourceContext { storage: &storage };
-    let Some(planned) = source.plan(cx, position, limit)? else { return Ok(None) };
-    assert_eq!(source.plan(cx, position, limit)?.as_ref(), Some(&planned), "asked again");
+    let Some(planned) = source.plan(cx, position, Limit::bytes(limit))? else { return Ok(None) };
+    assert_eq!(
+        source.plan(cx, position, Limit::bytes(limit))?.as_ref(),
+        Some(&planned),
+        "asked again"
+    );
     let opened = source.open(cx, &planned.input)?;
     let rows = rows(&opened);
     assert_eq!(planned.records, Some(rows.iter().flatten().count() as u64));
@@ -202,13 +208,13 @@ fn a_plan_that_was_not_used_grows_with_what_comes() {
     let cx = SourceContext { storage: &storage };
     for count in 1..20 {
         ingest(&wal).append(b"0123456789").unwrap();
-        let planned = source.plan(cx, None, 260).unwrap().unwrap();
+        let planned = source.plan(cx, None, Limit::bytes(260)).unwrap().unwrap();
         assert_eq!(planned.records, Some(count.min(10)), "26 each");
     }
     // Another limit cuts elsewhere, as if it had been the first.
-    let planned = source.plan(cx, None, 60).unwrap().unwrap();
+    let planned = source.plan(cx, None, Limit::bytes(60)).unwrap().unwrap();
     assert_eq!(planned.records, Some(3));
-    let planned = source.plan(cx, None, 1 << 20).unwrap().unwrap();
+    let planned = source.plan(cx, None, Limit::bytes(1 << 20)).unwrap().unwrap();
     assert_eq!(planned.records, Some(19));
 }
 
@@ -226,14 +232,14 @@ fn records_removed_before_they_were_processed_are_missed_loudly() {
     let storage = storage(&disk);
     let cx = SourceContext { storage: &storage };
     for source in [source, attach(&wal).source] {
-        let error = source.plan(cx, Some(&first.next), 100).unwrap_err();
+        let error = source.plan(cx, Some(&first.next), Limit::bytes(100)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
         assert_eq!(error.lsns(), Some((Lsn::new(2), wal.first_lsn().previous())));
         assert!(source.verify_position(cx, &first.next, None).is_err());
         let error = source.open(cx, &first.input).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
         // Who never planned anything takes what is kept.
-        assert!(source.plan(cx, None, 100).unwrap().is_some());
+        assert!(source.plan(cx, None, Limit::bytes(100)).unwrap().is_some());
     }
 }
 
@@ -280,7 +286,7 @@ fn datasets_read_received_records() {
     for threads in [1, 4] {
         let Attached { source, rows } = attach(&wal);
         let executor = Executor::new(threads, 2).unwrap();
-        let planned = source.plan(cx, None, 1 << 20).unwrap().unwrap();
+        let planned = source.plan(cx, None, Limit::bytes(1 << 20)).unwrap().unwrap();
         let run = executor.context().with_input("in", source.open(cx, &planned.input).unwrap());
         assert_eq!(executor.collect(&run, &rows).unwrap(), mine);
     }
@@ -296,7 +302,7 @@ proptest! {
         let cx = SourceContext { storage: &storage };
         let source = attach(&wal).source;
         let bytes = [&[1], &bytes[..]].concat();
-        drop(source.plan(cx, Some(&bytes), 100));
+        drop(source.plan(cx, Some(&bytes), Limit::bytes(100)));
         drop(source.retention(Some(&bytes)));
         drop(source.verify_digest(&bytes, &bytes, &bytes));
         if let Ok(opened) = source.open(cx, &bytes) {

@@ -8,7 +8,7 @@ use super::files::{Files, not_opened_again};
 use super::text_plan::{PlannedText, Position, check_given, cut, partition_bytes};
 use super::text_read::{TextInput, compare, verify_again};
 use super::{
-    Amount, Attached, LastRead, Meter, Opened, Planned, Source, SourceContext, StreamSource,
+    Amount, Attached, LastRead, Limit, Meter, Opened, Planned, Source, SourceContext, StreamSource,
 };
 use crate::error::Result;
 use crate::exec::{Bytes, Name};
@@ -120,7 +120,7 @@ impl Source for TextSource {
         &self,
         cx: SourceContext<'_>,
         position: Option<&[u8]>,
-        limit_bytes: u64,
+        limit: Limit,
     ) -> Result<Option<Planned>> {
         let files = self.files(cx.storage);
         let mut next = match position {
@@ -132,7 +132,7 @@ impl Source for TextSource {
         if position.is_some() && next.exhausted() {
             return Ok(None);
         }
-        let planned = cut(&files, &mut next, limit_bytes, partition_bytes(limit_bytes))?;
+        let planned = cut(&files, &mut next, limit, partition_bytes(limit.bytes))?;
         Ok(Some(Planned {
             input: planned.encode(),
             next: next.encode(),

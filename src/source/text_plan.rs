@@ -6,9 +6,10 @@
 
 use std::path::Path;
 
-use memchr::memchr;
+use memchr::{memchr, memchr_iter};
 use serde::{Deserialize, Serialize};
 
+use super::Limit;
 use super::files::{Files, WINDOW, changed, not_an_input, not_opened_again, not_read};
 use super::lines::NEWLINE;
 use super::text_read::check_stamp;
@@ -210,30 +211,32 @@ pub(super) fn partition_bytes(limit: u64) -> u64 {
     (limit / PARTITIONS_PER_LIMIT).clamp(PARTITION_MIN, PARTITION_MAX)
 }
 
-/// Cuts the next input of about `limit` bytes, in partitions of about `partition` bytes, and moves
+/// Cuts the next input of about `limit`, in partitions of about `partition` bytes, and moves
 /// `position` behind it. Both may be exceeded by a line.
 pub(super) fn cut(
     files: &Files,
     position: &mut Position,
-    limit: u64,
+    limit: Limit,
     partition: u64,
 ) -> Result<PlannedText> {
     let mut planned = PlannedText::default();
-    let (mut taken, mut open_partition) = (0, partition);
-    while taken < limit.max(1)
+    let (mut taken, mut open_partition, mut lines) = (0, partition, limit.records);
+    while taken < limit.bytes
+        && lines > 0
         && let Some((index, file)) = position.next()
     {
         if open_partition >= partition {
             planned.partitions.push(Vec::new());
             open_partition = 0;
         }
-        let room = (limit.max(1) - taken).min(partition - open_partition);
+        let room = (limit.bytes - taken).min(partition - open_partition);
         let start = position.offset;
         let end = if file.length - start <= room {
             file.length
         } else {
             line_end(files, file, start + room - 1)?
         };
+        let end = lines_end(files, file, (start, end), &mut lines)?;
         if planned.files.last().is_none_or(|(known, _)| *known != index) {
             planned.files.push((index, file.clone()));
         }
@@ -248,6 +251,41 @@ pub(super) fn cut(
         position.skip_read();
     }
     Ok(planned)
+}
+
+/// Where the range ends, or before that the last of so many lines; takes the lines off.
+fn lines_end(
+    files: &Files,
+    declared: &Declared,
+    (start, end): (u64, u64),
+    lines: &mut u64,
+) -> Result<u64> {
+    if *lines == u64::MAX {
+        return Ok(end);
+    }
+    let path = declared.path();
+    let mut file = files.open(path).map_err(|failure| not_opened_again(path, failure))?;
+    check_stamp(&file, declared)?;
+    let mut at = start;
+    while at < end {
+        let bytes = file.read(at, WINDOW.min(to_usize(end - at)));
+        let bytes = bytes.map_err(|failure| not_read(path, failure))?;
+        if bytes.is_empty() {
+            return Err(changed(path, "was truncated"));
+        }
+        for newline in memchr_iter(NEWLINE, bytes) {
+            *lines -= 1;
+            if *lines == 0 {
+                return Ok(at + to_u64(newline) + 1);
+            }
+        }
+        at += to_u64(bytes.len());
+        // The end of the file ends its last line.
+        if at == declared.length && bytes.last() != Some(&NEWLINE) {
+            *lines -= 1;
+        }
+    }
+    Ok(end)
 }
 
 /// Where the line that holds the byte at `at` ends: behind its newline, or at the end of the file.

@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::files::{Files, OpenFile, changed, not_opened_again, not_read};
 use super::lines::Lines;
 use super::text_plan::{Declared, Piece, PlannedText};
-use super::{Amount, Input, Meter};
+use super::{Amount, Input, Meter, RecordPlace};
 use crate::checksum::Xxh3;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::to_usize;
+use crate::ids::{to_u64, to_usize};
 use crate::planted::{Bug, planted};
 use crate::sync::Arc;
 use crate::versioned;
@@ -158,6 +158,27 @@ impl Input for TextInput {
             [one] => text(one),
             [first, .., last] => format!("{} to {}", text(first), text(last)),
         }
+    }
+
+    fn locate(&self, partition: u32, row: u64) -> Result<Option<(RecordPlace, Vec<u8>)>> {
+        let index = to_usize(partition.into());
+        let pieces = self.planned.partitions.get(index).zip(self.digests.get(index));
+        let (mut found, mut passed) = (None, 0);
+        for (piece, known) in
+            pieces.into_iter().flat_map(|(pieces, known)| pieces.iter().zip(known))
+        {
+            let path = &self.planned.file(*piece)?.path;
+            let mut start = piece.start;
+            self.piece(*piece, known, &mut |line| {
+                let end = start + to_u64(line.len());
+                if passed == row {
+                    let place = RecordPlace::Range { path: path.clone(), start, end };
+                    found = Some((place, line.to_vec()));
+                }
+                (passed, start) = (passed + 1, end + 1);
+            })?;
+        }
+        Ok(found)
     }
 }
 

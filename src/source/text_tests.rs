@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::files::Files;
 use super::text_plan::{PlannedText, Position, cut};
-use super::{Attached, LastRead, Planned, Source, SourceContext, StreamSource, TextFiles};
+use super::{Attached, LastRead, Limit, Planned, Source, SourceContext, StreamSource, TextFiles};
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{Bytes, Executor, Name};
 use crate::ids::to_usize;
@@ -55,7 +55,7 @@ impl Reading {
     }
 
     fn plan(&self, storage: &Arc<dyn Storage>, limit: u64) -> Result<Option<Planned>> {
-        self.source.plan(SourceContext { storage }, self.position.as_deref(), limit)
+        self.source.plan(SourceContext { storage }, self.position.as_deref(), Limit::bytes(limit))
     }
 
     /// Plans and reads one batch; `false`: there was none.
@@ -314,7 +314,7 @@ fn other_files_or_another_order_are_another_job() {
         let error = reading.verify(&storage, &*other).unwrap_err();
         assert_eq!((error.kind(), error.path()), (ErrorKind::JobMismatch, Some(&**named)));
         let cx = SourceContext { storage: &storage };
-        let error = other.plan(cx, reading.position.as_deref(), 10).unwrap_err();
+        let error = other.plan(cx, reading.position.as_deref(), Limit::bytes(10)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::JobMismatch);
     }
 }
@@ -365,7 +365,7 @@ fn datasets_read_what_was_planned_with_any_number_of_threads() {
     for threads in [1, 4] {
         let Attached { source, rows } = attach([path.clone()]);
         let executor = Executor::new(threads, 4).unwrap();
-        let planned = source.plan(cx, None, 1 << 20).unwrap().unwrap();
+        let planned = source.plan(cx, None, Limit::bytes(1 << 20)).unwrap().unwrap();
         let opened = source.open(cx, &planned.input).unwrap();
         assert_eq!(opened.input().partitions(), 4, "256 KiB of 1 MiB each in sixteenths");
         let run = executor.context().with_input(source.name(), opened);
@@ -404,6 +404,7 @@ proptest! {
         let mut found = vec![Vec::new(); contents.len()];
         while !position.exhausted() {
             let mut again = Position::decode(&position.encode()).unwrap();
+            let limit = Limit::bytes(limit);
             let planned = cut(&files, &mut position, limit, partition).unwrap();
             prop_assert_eq!(&cut(&files, &mut again, limit, partition).unwrap(), &planned);
             prop_assert_eq!(&again, &position);
@@ -414,7 +415,7 @@ proptest! {
             let last_index = to_usize(planned.files[to_usize(last.file.into())].0.into());
             let last_line = contents[last_index][..to_usize(last.end) - 1]
                 .rsplit(|byte| *byte == b'\n').next().unwrap().len() + 1;
-            prop_assert!(planned.bytes() < limit + last_line as u64);
+            prop_assert!(planned.bytes() < limit.bytes + last_line as u64);
             for piece in planned.pieces() {
                 let index = to_usize(planned.files[to_usize(piece.file.into())].0.into());
                 let (start, end) = (to_usize(piece.start), to_usize(piece.end));
@@ -448,7 +449,7 @@ proptest! {
         let cx = SourceContext { storage: &storage };
         let source = attach(["/in/a"]).source;
         let bytes = if valid { [&[1], &bytes[..]].concat() } else { bytes };
-        drop(source.plan(cx, Some(&bytes), 100));
+        drop(source.plan(cx, Some(&bytes), Limit::bytes(100)));
         drop(source.exhausted(Some(&bytes)));
         drop(source.verify_digest(&bytes, &bytes, &bytes));
         if let Ok(opened) = source.open(cx, &bytes) {

@@ -1,18 +1,19 @@
 //! One batch: the seven steps of its life (ENGINE.md E1). `docs/execution.md` has the picture.
 
-use super::cut::Writing;
+use super::compute::Computed;
 use super::driver::{JobDriver, Stepped};
+use super::events::{Event, Times};
 use super::hooks::Step;
 use super::journal::{
-    BatchCompletion, BatchPlan, BatchPreparation, BatchResults, Entry, JOURNAL, Named, PlannedInput,
+    BatchCompletion, BatchPlan, BatchPreparation, BatchResults, Entry, JOURNAL, Named,
+    PlannedInput, SkippedRecord,
 };
 use super::marks::Mark;
+use super::trigger::Trigger;
 use crate::error::{Error, ErrorKind, Result};
-use crate::exec::RunContext;
 use crate::ids::{Lsn, to_usize};
 use crate::planted::{Bug, planted};
-use crate::sink::{Output, Sink};
-use crate::source::{Input, Opened, Source, SourceContext};
+use crate::source::{Limit, Source, SourceContext};
 use crate::sync::Arc;
 
 /// A batch on its way through the steps.
@@ -26,49 +27,23 @@ pub(crate) struct Batch {
     pub(crate) computed: Option<Computed>,
     /// What two-phase sinks hold, as the log has it: by this process or one before.
     pub(crate) prepared: Option<BatchPreparation>,
+    /// What the log says that the batch does without; `None` if that is not decided yet.
+    pub(crate) skipped: Option<Vec<SkippedRecord>>,
     /// What the sinks returned.
     pub(crate) published: Vec<Named>,
-}
-
-/// Private results of step 2.
-pub(crate) struct Computed {
-    pub(crate) run: RunContext,
-    pub(crate) results: BatchResults,
-    /// In the order of the job's sinks.
-    pub(crate) outputs: Vec<Output>,
+    pub(crate) times: Times,
 }
 
 impl Batch {
     pub(crate) fn new(plan: BatchPlan, plan_lsn: Lsn, attempt: u32) -> Batch {
-        let (computed, prepared, published) = (None, None, Vec::new());
-        Batch { plan, plan_lsn, attempt, computed, prepared, published }
+        let (computed, prepared, skipped, published) = (None, None, None, Vec::new());
+        let times = Times::default();
+        Batch { plan, plan_lsn, attempt, computed, prepared, skipped, published, times }
     }
 
     pub(super) fn computed(&self) -> &Computed {
         #[allow(clippy::expect_used, reason = "`run_batch` calls the steps in order")]
         self.computed.as_ref().expect("STREAM-5: compute comes before what uses its results")
-    }
-}
-
-/// What a source that has nothing in this batch gives: no rows.
-#[derive(Debug)]
-struct NoInput;
-
-impl Input for NoInput {
-    fn partitions(&self) -> u32 {
-        1
-    }
-
-    fn rows(&self, _partition: u32, _out: &mut dyn FnMut(&[u8])) -> Result<()> {
-        Ok(())
-    }
-
-    fn digest(&self) -> Result<Vec<u8>> {
-        Ok(Vec::new())
-    }
-
-    fn describe(&self, _partition: u32) -> String {
-        "nothing in this batch".to_owned()
     }
 }
 
@@ -80,37 +55,61 @@ impl JobDriver {
         let id = batch.plan.batch;
         self.hooks.at(Step::Planned, id)?;
         self.compute(&mut batch)?;
+        batch.times.computed_ns = self.env.clock.monotonic_ns();
         self.hooks.at(Step::Computed, id)?;
         self.await_plan_durable(&batch)?;
+        batch.times.bound_ns = self.env.clock.monotonic_ns();
         self.hooks.at(Step::PlanDurable, id)?;
+        self.tell_planned(&batch)?;
         self.prepare(&mut batch)?;
         self.hooks.at(Step::Prepared, id)?;
-        self.publish(&mut batch)?;
-        self.hooks.at(Step::Published, id)?;
-        self.complete(batch)?;
-        self.hooks.at(Step::Completed, id)?;
+        if self.job.at_most_once && !planted(Bug::PublishBeforePosition) {
+            self.complete(&batch)?;
+            self.await_completion()?;
+            self.hooks.at(Step::Completed, id)?;
+            self.publish_once(&mut batch)?;
+            self.hooks.at(Step::Published, id)?;
+        } else {
+            self.publish(&mut batch)?;
+            self.hooks.at(Step::Published, id)?;
+            self.complete(&batch)?;
+            self.hooks.at(Step::Completed, id)?;
+        }
+        batch.times.published_ns = self.env.clock.monotonic_ns();
+        self.report(&batch);
         self.checkpoint()?;
         self.hooks.at(Step::Checkpointed, id)?;
         self.notify()?;
+        self.tell(|| Event::BatchCompleted(self.board.read().last))?;
         Ok(Stepped::Batch(id))
     }
 
-    /// Step 1: a planned batch that recovery found, or a new one, whose plan is submitted.
+    /// Step 1: a planned batch that recovery found, or a new one if one is due, whose plan is
+    /// submitted.
     fn plan(&mut self) -> Result<Option<Batch>> {
-        if let Some(batch) = self.unfinished.take() {
+        let (now, wall) = (self.env.clock.monotonic_ns(), self.env.clock.wall_ns());
+        if let Some(mut batch) = self.unfinished.take() {
+            batch.times.begun_ns = now;
             return Ok(Some(batch));
         }
+        if self.wait_ns(now) > 0 || (self.options.trigger == Trigger::Once && self.planned_here) {
+            return Ok(None);
+        }
+        let delay_ns = self.pace.delay_ns(now);
         let inputs = self.plan_inputs()?;
+        self.pace.pass(now, wall);
         if inputs.is_empty() {
             return Ok(None);
         }
         let batch = self.boundary.batch.next();
+        let (batch_time_ns, ticks) = self.pace.time(wall, self.boundary.batch_time_ns);
         let plan = BatchPlan {
             job: self.shape.job.clone(),
             batch,
             generation: self.shape.generation,
             parallelism: self.shape.parallelism,
-            batch_time_ns: self.env.clock.wall_ns().max(self.boundary.batch_time_ns + 1),
+            batch_time_ns,
+            ticks,
             inputs,
             sides: self.env.sides.plan(self.job.sides.iter().map(|side| side.name())),
         };
@@ -118,13 +117,31 @@ impl JobDriver {
         let pending = self.env.wal.submit_internal(JOURNAL, &entry.encode())?;
         let Entry::BatchPlanned(plan) = entry else { unreachable!("made above") };
         self.marks.reach(Mark::Planned, batch);
-        Ok(Some(Batch::new(plan, pending.lsn(), 1)))
+        self.planned_here = true;
+        let mut batch = Batch::new(plan, pending.lsn(), 1);
+        batch.times = Times { begun_ns: now, delay_ns, ..Times::default() };
+        Ok(Some(batch))
     }
 
-    /// How many bytes of a batch each source may have.
-    fn share(&self) -> u64 {
-        let sources = crate::ids::to_u64(self.job.sources.len()).max(1);
-        (self.options.trigger.limit_bytes() / sources).max(1)
+    /// How long until a batch is due. What is to be drained is due at once.
+    pub(super) fn wait_ns(&self, now_ns: u64) -> u64 {
+        if self.draining { 0 } else { self.pace.wait_ns(now_ns) }
+    }
+
+    /// How much each source may have of the next batch.
+    pub(super) fn share(&self) -> Limit {
+        let options = &self.options;
+        let first = options.first_batch_bytes.filter(|_| !self.planned_here);
+        let limit = options.trigger.limit().at_most(options.batch_bytes);
+        let limit = limit.at_most(first.unwrap_or(u64::MAX));
+        let cautious = Some(self.boundary.cautious_bytes).filter(|bytes| *bytes > 0);
+        let limit = limit.at_most(cautious.unwrap_or(u64::MAX));
+        limit.share(crate::ids::to_u64(self.job.sources.len()))
+    }
+
+    /// Whether the job ends when it has had what was there at a certain moment.
+    pub(super) fn is_bounded(&self) -> bool {
+        self.draining || self.options.trigger.is_bounded()
     }
 
     /// What every source has, each up to its share of the batch's bytes.
@@ -132,6 +149,10 @@ impl JobDriver {
         let share = self.share();
         let mut inputs = Vec::new();
         for source in &self.job.sources {
+            // One record at a time: then it is known which one it is.
+            if self.boundary.cautious_bytes == 1 && !inputs.is_empty() {
+                break;
+            }
             let position = self.boundary.position(source.name());
             if self.is_past_available(source, position)? {
                 continue;
@@ -148,69 +169,12 @@ impl JobDriver {
         Ok(inputs)
     }
 
-    /// Whether available-now has had all of this source that it is to have.
+    /// Whether a job that ends has had all of this source that it is to have.
     fn is_past_available(&self, source: &Arc<dyn Source>, position: Option<&[u8]>) -> Result<bool> {
-        if !self.options.trigger.ends_when_idle() {
+        if !self.is_bounded() {
             return Ok(false);
         }
         Ok(source.retention(position)?.is_some_and(|next| next > self.available))
-    }
-
-    /// Step 2: outputs, overlays and digests, all private to this process.
-    pub(crate) fn compute(&mut self, batch: &mut Batch) -> Result<()> {
-        let plan = &batch.plan;
-        let mut run = RunContext::new(plan.parallelism).with_batch(plan.batch, plan.batch_time_ns);
-        let mut opened = Vec::new();
-        for source in &self.job.sources {
-            let planned = plan.inputs.iter().find(|input| input.source == source.name());
-            let input = match planned {
-                Some(planned) => source.open(self.source_context(), &planned.input)?,
-                None => Arc::new(Opened::new(NoInput)),
-            };
-            if planned.is_some() {
-                opened.push((source, Arc::clone(&input)));
-            }
-            run = run.with_input(source.name(), input);
-        }
-        for side in &self.job.sides {
-            let planned = plan.sides.iter().find(|planned| planned.name == side.name());
-            let version = planned.map(|planned| self.env.sides.get(planned)).transpose()?;
-            run = side.provide(run, version.as_deref())?;
-        }
-        self.hooks.computing(plan.batch, &run);
-        let executor = &self.env.executor;
-        for operator in &self.job.operators {
-            operator.keep_failed(planted(Bug::MergeFailedOverlay));
-        }
-        let job = &self.job;
-        let compute = || -> Result<Vec<Output>> {
-            let outputs = job.sinks.iter().map(|sink| sink.compute(executor, &run));
-            let outputs = outputs.collect::<Result<_>>()?;
-            job.operators.iter().try_for_each(|operator| operator.compute(executor, &run))?;
-            Ok(outputs)
-        };
-        // A job on its own thread has the next batch's records read meanwhile; in a simulation
-        // nothing happens beside anything.
-        let outputs = match self.writing {
-            Writing::Beside => {
-                let (sources, share) = (&job.sources, self.share());
-                executor.beside(|| sources.iter().for_each(|s| s.read_ahead(share)), compute)?
-            }
-            Writing::Inline | Writing::Late => compute()?,
-        };
-        let mut digests = Vec::new();
-        for (source, opened) in opened {
-            digests.push(Named::new(source.name(), opened.input().digest()?));
-        }
-        let digest = |(sink, output): (&Arc<dyn Sink>, &Output)| {
-            Some((sink.name().to_owned(), sink.digest(&**output)?))
-        };
-        let digested = self.job.sinks.iter().zip(&outputs).filter_map(digest).collect();
-        self.hooks.computed(plan.batch, &run);
-        let accumulators = run.sums();
-        let results = BatchResults { digests, outputs: digested, accumulators };
-        batch.computed = Some(Computed { run, results, outputs });
-        Ok(())
     }
 
     /// Step 3: from here on the batch may be seen. The completion of the batch before is earlier
@@ -230,20 +194,22 @@ impl JobDriver {
     }
 
     /// Step 6: the completion is submitted, the overlays become the state.
-    fn complete(&mut self, batch: Batch) -> Result<()> {
+    fn complete(&mut self, batch: &Batch) -> Result<()> {
         let entry = Entry::BatchCompleted(BatchCompletion {
             job: self.shape.job.clone(),
             batch: batch.plan.batch,
             attempt: batch.attempt,
-            sinks: batch.published.clone(),
+            sinks: match self.job.at_most_once {
+                true => std::mem::take(&mut self.published_last),
+                false => batch.published.clone(),
+            },
             results: batch.computed().results.clone(),
         });
         let pending = self.env.wal.submit_internal(JOURNAL, &entry.encode())?;
         let Entry::BatchCompleted(done) = entry else { unreachable!("made above") };
-        self.merge(&batch);
+        self.merge(batch);
         self.boundary.advance(&batch.plan, &done, pending.lsn());
         self.marks.reach(Mark::Completed, batch.plan.batch);
-        self.report(&batch.plan);
         Ok(())
     }
 
@@ -273,6 +239,7 @@ impl JobDriver {
         done: &BatchCompletion,
         lsn: Lsn,
     ) -> Result<()> {
+        batch.skipped = Some(done.results.skipped.clone());
         self.compute(&mut batch)?;
         self.verify(&batch, &done.results)?;
         self.merge(&batch);
@@ -288,6 +255,7 @@ impl JobDriver {
         done: &BatchCompletion,
         lsn: Lsn,
     ) -> Result<()> {
+        batch.skipped = Some(done.results.skipped.clone());
         self.compute(&mut batch)?;
         self.verify(&batch, &done.results)?;
         self.prepare_to_repeat(&mut batch)?;

@@ -8,10 +8,10 @@ use super::journal::{BatchCompletion, BatchPlan, JobShape, Named, named};
 use super::side::SideVersion;
 use super::streams::OpenedStream;
 use crate::error::Result;
-use crate::ids::{BatchId, Lsn};
+use crate::ids::{BatchId, Lsn, to_u64};
 use crate::versioned;
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// Where a job stands behind its last completed batch.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,7 +30,15 @@ pub(crate) struct Boundary {
     pub(crate) sinks: Vec<Named>,
     /// Totals of accumulators over all batches, by name.
     pub(crate) accumulators: BTreeMap<String, i64>,
+    /// Records that all batches so far have left out.
+    pub(crate) skipped: u64,
+    /// About how many bytes the next batch may have, because one with more was withdrawn; 0: as
+    /// many as the trigger says (ENGINE.md E4).
+    pub(crate) cautious_bytes: u64,
 }
+
+/// From here on nobody is cautious any more: no plan has as much.
+const CAUTIOUS_MAX: u64 = 1 << 30;
 
 /// The last planned input of a source, and its digest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +68,11 @@ impl Boundary {
         set(&mut self.positions, source, position);
     }
 
+    /// Notes what a sink needs to go on behind what it has.
+    pub(crate) fn sink_at(&mut self, sink: &Named) {
+        set(&mut self.sinks, &sink.name, sink.bytes.clone());
+    }
+
     /// Moves over a completed batch.
     ///
     /// # Panics
@@ -79,14 +92,34 @@ impl Boundary {
             let (source, input) = (input.source.clone(), input.input.clone());
             self.reads.push(Read { source, batch: plan.batch, input, digest });
         }
-        for sink in &done.sinks {
-            set(&mut self.sinks, &sink.name, sink.bytes.clone());
-        }
+        done.sinks.iter().for_each(|sink| self.sink_at(sink));
         // From the record, also when the batch was just computed again: once for each batch (E12).
         for (name, delta) in &done.results.accumulators {
             let total = self.accumulators.entry(name.clone()).or_insert(0);
             *total = total.saturating_add(*delta);
         }
+        self.cautious_bytes = match self.cautious_bytes.saturating_mul(2) {
+            0..=CAUTIOUS_MAX => self.cautious_bytes * 2,
+            _ => 0,
+        };
+        self.skipped += to_u64(done.results.skipped.len());
+    }
+}
+
+impl Boundary {
+    /// Moves over a batch that was withdrawn: it had no input, and its number is used up. The next
+    /// one has at most half as much.
+    ///
+    /// # Panics
+    /// If it is not the next one.
+    pub(crate) fn pass_withdrawn(&mut self, plan: &BatchPlan, lsn: Lsn) {
+        assert_eq!(plan.batch, self.batch.next(), "STREAM-2: batches are withdrawn in order");
+        assert!(self.completion < lsn, "STREAM-2: completions rise in the log");
+        self.batch = plan.batch;
+        self.batch_time_ns = plan.batch_time_ns;
+        self.completion = lsn;
+        let bytes: u64 = plan.inputs.iter().map(|input| input.bytes).sum();
+        self.cautious_bytes = (bytes / 2).max(1);
     }
 }
 

@@ -3,6 +3,7 @@
 use super::boundary::EngineState;
 use super::cut::{Cut, Flight, Writing};
 use super::driver::JobDriver;
+use super::events::Event;
 use super::marks::Mark;
 use super::streams::OpenedStream;
 use crate::checkpoint::{CheckpointMeta, Extent};
@@ -162,7 +163,8 @@ impl JobDriver {
 
     fn alarm(&self, error: &Error) -> Result<()> {
         self.board.update(|progress| progress.checkpoint_alarm = Some(error.to_string()));
-        self.notify()
+        self.notify()?;
+        self.tell(|| Event::Failed { batch: self.boundary.batch, error: error.clone() })
     }
 }
 

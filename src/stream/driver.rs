@@ -8,15 +8,16 @@ use super::boundary::Boundary;
 use super::cut::{Flight, SharedStore, Writing};
 use super::hooks::{Hooks, Step};
 use super::job::Job;
-use super::journal::{BatchPlan, JobShape};
+use super::journal::{JobShape, Named};
 use super::marks::{Mark, Marks};
 use super::options::RunOptions;
+use super::pace::Pace;
 use super::progress::Board;
 use super::side::SideTable;
 use super::streams::StreamTable;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::exec::Executor;
+use crate::exec::{CancelToken, Executor};
 use crate::ids::{BatchId, Lsn};
 use crate::source::LastRead;
 use crate::state::OperatorState;
@@ -72,6 +73,18 @@ pub(crate) struct JobDriver {
     pub(crate) available: Lsn,
     /// Set from outside: somebody waits for the end, and pauses are cut short.
     pub(crate) ending: Arc<AtomicBool>,
+    /// Ends even the batch in work.
+    pub(crate) cancel: CancelToken,
+    /// When the next batch is due.
+    pub(crate) pace: Pace,
+    /// Whether this run has planned a batch.
+    pub(crate) planned_here: bool,
+    /// Whether the job ends when it has had what was there when it was asked to.
+    pub(crate) draining: bool,
+    /// At most once: what sinks returned for the last batch, which was completed before that.
+    pub(crate) published_last: Vec<Named>,
+    /// When the last completed batch of this run was begun.
+    pub(crate) last_begun_ns: Option<u64>,
 }
 
 impl fmt::Debug for JobDriver {
@@ -105,12 +118,14 @@ impl JobDriver {
             progress.batch_time_ns = boundary.batch_time_ns;
             progress.recovered_batch = recovered;
             progress.accumulators.clone_from(&boundary.accumulators);
+            progress.skipped_records = boundary.skipped;
             progress.checkpoint = marks.checkpointed;
             (progress.bytes_read, progress.records_read) = read;
             progress.marks = marks;
         });
         self.available = self.env.wal.durable_lsn();
         self.last_checkpoint_ns = self.env.clock.monotonic_ns();
+        self.pace = Pace::new(self.options.trigger.interval_ns(), self.last_checkpoint_ns);
         // What had to be rebuilt goes into a checkpoint at once: else a process that is killed
         // again and again, each time before the interval has passed, would rebuild more and more.
         if marks.checkpointed < marks.completed {
@@ -135,12 +150,34 @@ impl JobDriver {
         // The last completion waits for no later batch.
         self.await_completion()?;
         self.settle_sinks();
-        if self.options.trigger.ends_when_idle() || self.is_exhausted()? {
+        if self.is_bounded() || self.is_exhausted()? {
             self.finish()?;
             return Ok(Stepped::Ended);
         }
         self.checkpoint()?;
         Ok(Stepped::Idle)
+    }
+
+    /// From here on only what is there now is processed, at once; then the job ends.
+    pub(crate) fn drain(&mut self) {
+        if !self.draining {
+            self.available = self.env.wal.durable_lsn();
+            self.draining = true;
+        }
+    }
+
+    /// No longer rests.
+    pub(crate) fn wake(&mut self) {
+        self.board.update(|progress| progress.paused = false);
+    }
+
+    /// What is to be done while no batch may be begun.
+    pub(crate) fn rest(&mut self) -> Result<()> {
+        self.await_completion()?;
+        self.settle_sinks();
+        self.checkpoint()?;
+        self.board.update(|progress| progress.paused = true);
+        Ok(())
     }
 
     fn is_exhausted(&self) -> Result<bool> {
@@ -179,14 +216,17 @@ impl JobDriver {
     }
 
     /// Shows a completed batch in the progress.
-    pub(crate) fn report(&self, plan: &BatchPlan) {
+    pub(crate) fn report(&mut self, batch: &Batch) {
+        let (plan, last) = (&batch.plan, self.report_of(batch));
         let bytes = plan.inputs.iter().map(|input| input.bytes).sum();
         self.board.update(|progress| {
             progress.batch = plan.batch;
             progress.batches += 1;
+            progress.last = last;
             progress.batch_bytes = bytes;
             progress.batch_time_ns = plan.batch_time_ns;
             progress.accumulators.clone_from(&self.boundary.accumulators);
+            progress.skipped_records = self.boundary.skipped;
             progress.input_bytes = self.boundary.input_bytes;
             (progress.bytes_read, progress.records_read) = self.amount_read();
             progress.marks = self.marks;

@@ -127,11 +127,35 @@ impl Job {
         };
         let because = "batches are planned in the log and completed once; functions are pure";
         let part = "operators and state".to_owned();
-        Guarantees {
-            receive: self.sources.iter().map(source).collect(),
-            transform: Link { part, delivery: Delivery::ExactlyOnce, because },
-            output: self.sinks.iter().map(sink).collect(),
+        let transform = Link { part, delivery: Delivery::ExactlyOnce, because };
+        let mut output: Vec<Link> = self.sinks.iter().map(sink).collect();
+        if self.at_most_once {
+            for link in &mut output {
+                link.delivery = Delivery::AtMostOnce;
+                link.because = "called once, when the batch counts as completed already";
+            }
         }
+        Guarantees { receive: self.sources.iter().map(source).collect(), transform, output }
+    }
+
+    /// Gives every batch to the sinks once at most: it counts as completed, durably, before they
+    /// are called, and what a sink refuses, or the process does not live to give out, is lost.
+    /// State and positions count once all the same. For outputs where a repetition is worse than a
+    /// loss.
+    ///
+    /// ```
+    /// use sawmill::{Delivery, Job, TextFiles, name};
+    /// let (job, ()) = Job::build(name!("alerts"), |job| {
+    ///     let lines = job.source(name!("in"), TextFiles::new(["README.md"]));
+    ///     lines.for_each_batch(name!("page"), |_| Ok(()));
+    /// })?;
+    /// assert_eq!(job.at_most_once().guarantees().delivery(), Delivery::AtMostOnce);
+    /// # Ok::<(), sawmill::Error>(())
+    /// ```
+    #[must_use]
+    pub fn at_most_once(mut self) -> Job {
+        self.at_most_once = true;
+        self
     }
 
     /// Has [`Engine::start`](crate::Engine::start) refuse the job if its parts promise less.
@@ -144,6 +168,15 @@ impl Job {
     /// # Errors
     /// `Invalid`, naming the weakest link.
     pub(crate) fn check_required(&self) -> Result<()> {
+        let two_phase = self.sinks.iter().find(|sink| sink.two_phase().is_some());
+        if let Some(sink) = two_phase.filter(|_| self.at_most_once) {
+            let message = format!(
+                "job `{}` gives its batches out once at most, and its sink `{}` has two phases",
+                self.name,
+                sink.name()
+            );
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
         let (guarantees, required) = (self.guarantees(), self.required);
         if required.is_none_or(|required| guarantees.delivery() >= required) {
             return Ok(());

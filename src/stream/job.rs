@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::faults::FaultPolicy;
 use super::guarantees::Delivery;
 use super::journal::{JobShape, OperatorShape, SourceShape};
 use super::side::{Side, SideInput};
@@ -52,6 +53,7 @@ impl Registry {
 #[derive(Debug)]
 pub struct JobBuilder {
     registry: Registry,
+    pub(super) faults: FaultPolicy,
 }
 
 impl JobBuilder {
@@ -59,7 +61,12 @@ impl JobBuilder {
     pub fn source<S: StreamSource>(&mut self, name: Name, source: S) -> Stream<S::Row> {
         let attached = source.attach(name);
         lock(&self.registry.0).sources.push(attached.source);
-        Stream { dataset: attached.rows, registry: self.registry.clone() }
+        self.stream(attached.rows)
+    }
+
+    /// A stream of this job.
+    pub(super) fn stream<R: Row>(&self, dataset: Dataset<R>) -> Stream<R> {
+        Stream { dataset, registry: self.registry.clone() }
     }
 
     /// Reads a side input: every plan names its version, and [`SideInput::of`] gives it to the
@@ -79,6 +86,10 @@ pub struct Job {
     pub(crate) sinks: Vec<Arc<dyn Sink>>,
     pub(crate) operators: Vec<Arc<dyn StatefulOperator>>,
     pub(crate) sides: Vec<Arc<dyn Side>>,
+    /// What becomes of records at which user code fails.
+    pub(crate) faults: FaultPolicy,
+    /// Whether a batch counts as completed before its sinks are called.
+    pub(crate) at_most_once: bool,
     /// What the job must at least promise.
     pub(crate) required: Option<Delivery>,
 }
@@ -99,12 +110,14 @@ impl Job {
     /// If `body` gives a stream of another job, which was built before, to a sink or to
     /// [`map_with_state`](Stream::map_with_state): it would never run.
     pub fn build<T>(name: Name, body: impl FnOnce(&mut JobBuilder) -> T) -> Result<(Job, T)> {
-        let mut builder = JobBuilder { registry: Registry::default() };
+        let mut builder =
+            JobBuilder { registry: Registry::default(), faults: FaultPolicy::default() };
         let made = body(&mut builder);
         let closed = Parts { built: true, ..Parts::default() };
         let parts = std::mem::replace(&mut *lock(&builder.registry.0), closed);
         let Parts { sources, sinks, operators, sides, wrong, .. } = parts;
-        if let Some(wrong) = wrong {
+        let faults = builder.faults;
+        if let Some(wrong) = wrong.or(faults.check().err()) {
             return Err(Error::new(ErrorKind::Invalid, format!("job `{name}` {wrong}")));
         }
         unique(name, "sources", sources.iter().map(|source| source.name()))?;
@@ -122,7 +135,8 @@ impl Job {
             let message = format!("job `{name}` has neither a sink nor state: nothing comes of it");
             return Err(Error::new(ErrorKind::Invalid, message));
         }
-        Ok((Job { name, sources, sinks, operators, sides, required: None }, made))
+        let (at_most_once, required) = (false, None);
+        Ok((Job { name, sources, sinks, operators, sides, faults, at_most_once, required }, made))
     }
 
     /// What must not change under the job's state.

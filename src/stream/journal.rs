@@ -12,7 +12,7 @@ use crate::versioned;
 
 /// The stream of the engine's own records.
 pub(crate) const JOURNAL: StreamId = StreamId::new(u16::MAX);
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// One record of the journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,8 +29,12 @@ pub(crate) enum Entry {
     BatchCompleted(BatchCompletion),
     /// A side input got a new version: that of this record (ENGINE.md E8).
     SideInputSet(SideEntry),
-    /// Step 4 of a batch, if a sink has two phases.
+    /// Step 4 of a batch, if a sink has two phases or a record was left out.
     BatchPrepared(BatchPreparation),
+    /// A batch in which a process ended is about to be computed again (ENGINE.md E4).
+    BatchResumed(BatchEnd),
+    /// A planned batch that nobody has seen is none: its input is planned anew (ENGINE.md E4).
+    BatchWithdrawn(BatchEnd),
 }
 
 /// An ingest stream's number.
@@ -85,6 +89,8 @@ pub(crate) struct BatchPlan {
     pub(crate) generation: Generation,
     pub(crate) parallelism: u32,
     pub(crate) batch_time_ns: u64,
+    /// Ticks of the grid of time that it covers; 1 if there is no grid (ENGINE.md E9).
+    pub(crate) ticks: u64,
     /// In the order of the job's sources; one with nothing new is left out.
     pub(crate) inputs: Vec<PlannedInput>,
     /// In the order of the job's side inputs; one that has no value yet is left out.
@@ -119,6 +125,14 @@ pub(crate) struct BatchAttempt {
     pub(crate) attempt: u32,
 }
 
+/// How often a process has ended within a batch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BatchEnd {
+    pub(crate) job: String,
+    pub(crate) batch: BatchId,
+    pub(crate) deaths: u32,
+}
+
 /// What computing a batch came to: the same whenever it is computed again.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct BatchResults {
@@ -128,6 +142,21 @@ pub(crate) struct BatchResults {
     pub(crate) outputs: Vec<(String, u64)>,
     /// What the batch adds to accumulators, by name (ENGINE.md E12).
     pub(crate) accumulators: Vec<(String, i64)>,
+    /// What was left out, in order: obeyed whenever the batch is computed again (ENGINE.md E11).
+    pub(crate) skipped: Vec<SkippedRecord>,
+}
+
+/// A record at which user code failed, and that the batch does without.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SkippedRecord {
+    pub(crate) source: String,
+    /// The partition of the planned input.
+    pub(crate) partition: u32,
+    /// Its place in that, from 0.
+    pub(crate) row: u64,
+    /// The operator that failed, and how.
+    pub(crate) operator: String,
+    pub(crate) error: String,
 }
 
 /// A batch that every two-phase sink holds: from here on it is published, never aborted.
@@ -199,6 +228,13 @@ mod tests {
             digests: vec![Named::new("in", vec![9; 8])],
             outputs: vec![("out".into(), u64::MAX)],
             accumulators: vec![("odd".into(), -3)],
+            skipped: vec![SkippedRecord {
+                source: "in".into(),
+                partition: 3,
+                row: 70,
+                operator: "`map`".into(),
+                error: "no".into(),
+            }],
         }
     }
 
@@ -222,6 +258,7 @@ mod tests {
                 generation: Generation::new(1),
                 parallelism: 4,
                 batch_time_ns: 99,
+                ticks: 3,
                 inputs: vec![PlannedInput {
                     source: "in".into(),
                     input: vec![1, 2],
@@ -246,6 +283,8 @@ mod tests {
                 results: results(),
             }),
             Entry::SideInputSet(SideEntry { name: "prices".into(), bytes: vec![1, 2, 3] }),
+            Entry::BatchResumed(BatchEnd { job: job(), batch, deaths: 1 }),
+            Entry::BatchWithdrawn(BatchEnd { job: job(), batch, deaths: 2 }),
         ]
     }
 
@@ -281,7 +320,7 @@ mod tests {
     proptest! {
         #[test]
         fn hostile_bytes_are_refused_or_mean_one_thing(
-            pick in 0usize..6,
+            pick in 0usize..9,
             flips in proptest::collection::vec((any::<usize>(), any::<u8>()), 0..6),
             tail in proptest::collection::vec(any::<u8>(), 0..8),
         ) {

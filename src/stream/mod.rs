@@ -5,9 +5,12 @@
 mod batch;
 mod boundary;
 mod checkpointing;
+mod compute;
 mod cut;
 mod driver;
+mod events;
 mod fallible;
+mod faults;
 mod guarantees;
 mod handle;
 #[cfg_attr(
@@ -21,6 +24,7 @@ mod keyed;
 mod marks;
 mod options;
 mod outputs;
+mod pace;
 mod prepare;
 mod progress;
 mod publish;
@@ -29,9 +33,11 @@ mod side;
 mod stateful;
 mod streams;
 mod trigger;
+mod withdraw;
 
 #[cfg(feature = "testing")]
 pub use driver::Stepped;
+pub use events::{BatchReport, Event, EventListener};
 pub use guarantees::{Delivery, Guarantees, Link};
 pub use handle::StateHandle;
 #[cfg(feature = "testing")]
@@ -52,8 +58,9 @@ pub(crate) use driver::{Env, JobDriver};
 #[cfg(not(feature = "testing"))]
 pub(crate) use hooks::{Hooks, NoHooks};
 #[cfg(test)]
-pub(crate) use journal::{BatchAttempt, BatchResults, StreamEntry};
+pub(crate) use journal::{BatchAttempt, BatchEnd, BatchResults, StreamEntry};
 pub(crate) use journal::{BatchCompletion, BatchPlan, BatchPreparation, Entry, JOURNAL, JobShape};
+pub(crate) use pace::Pace;
 pub(crate) use progress::Board;
 pub(crate) use side::{SideTable, SideVersion};
 pub(crate) use streams::{OpenedStream, StreamTable, add as add_stream};

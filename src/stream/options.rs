@@ -3,8 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::events::EventListener;
 use super::progress::Listener;
-use super::trigger::Trigger;
+use super::trigger::{Trigger, check_bytes};
 use crate::error::{Error, ErrorKind, Result};
 
 /// How [`Engine::start`](crate::Engine::start) drives a job.
@@ -19,6 +20,14 @@ use crate::error::{Error, ErrorKind, Result};
 pub struct RunOptions {
     /// How batches are cut. Default: about 4 MiB each, until stopped.
     pub trigger: Trigger,
+    /// About how many input bytes a batch has at most, over all sources, whatever the trigger and
+    /// however much is there. Twice as much may be in memory: the next batch is read ahead; what
+    /// comes faster than it is processed waits in the log, or in its files. Default 64 MiB, minimum
+    /// 1 byte, maximum 1 GiB.
+    pub batch_bytes: u64,
+    /// The same for the first batch of this run, which may find a long backlog and everything cold.
+    /// Default `None`: as any other. Minimum 1 byte, maximum 1 GiB.
+    pub first_batch_bytes: Option<u64>,
     /// Time between checkpoints; one is also taken when the job ends. They are written beside the
     /// batches that follow, one at a time. Default 1 s, minimum 0 (behind the batch that completes
     /// when the one before is written), maximum 1 day.
@@ -36,16 +45,21 @@ pub struct RunOptions {
     /// before a sink that failed is called again. It must not wait for the job's end. A panic in
     /// it ends the job with [`TaskFailed`](ErrorKind::TaskFailed).
     pub on_progress: Option<Listener>,
+    /// Called on the driver's thread with every [`Event`](crate::Event), under the same conditions.
+    pub on_event: Option<EventListener>,
 }
 
 impl Default for RunOptions {
     fn default() -> RunOptions {
         RunOptions {
             trigger: Trigger::default(),
+            batch_bytes: 64 << 20,
+            first_batch_bytes: None,
             checkpoint_interval: Duration::from_secs(1),
             parallelism: 8,
             sink_attempts: 5,
             on_progress: None,
+            on_event: None,
         }
     }
 }
@@ -54,10 +68,13 @@ impl fmt::Debug for RunOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RunOptions")
             .field("trigger", &self.trigger)
+            .field("batch_bytes", &self.batch_bytes)
+            .field("first_batch_bytes", &self.first_batch_bytes)
             .field("checkpoint_interval", &self.checkpoint_interval)
             .field("parallelism", &self.parallelism)
             .field("sink_attempts", &self.sink_attempts)
             .field("on_progress", &self.on_progress.is_some())
+            .field("on_event", &self.on_event.is_some())
             .finish()
     }
 }
@@ -65,6 +82,8 @@ impl fmt::Debug for RunOptions {
 impl RunOptions {
     pub(crate) fn validate(&self) -> Result<()> {
         self.trigger.validate()?;
+        check_bytes("batch_bytes", self.batch_bytes)?;
+        check_bytes("first_batch_bytes", self.first_batch_bytes.unwrap_or(1))?;
         if self.checkpoint_interval > Duration::from_secs(24 * 60 * 60) {
             return Err(Error::new(ErrorKind::Invalid, "checkpoint_interval is at most one day"));
         }

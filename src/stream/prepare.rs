@@ -42,8 +42,8 @@ impl JobDriver {
         self.env.wal.append_internal(JOURNAL, &[&entry.encode()]).map(drop)
     }
 
-    /// Has every two-phase sink prepare, in the job's order. Without one there is nothing to
-    /// record: the completion has it all.
+    /// Has every two-phase sink prepare, in the job's order. Without one, and if the batch leaves
+    /// nothing out, there is nothing to record: the completion has it all.
     fn prepare_sinks(&mut self, batch: &mut Batch) -> Result<()> {
         let mut tokens = Vec::new();
         for (number, sink) in self.job.sinks.clone().iter().enumerate() {
@@ -52,7 +52,9 @@ impl JobDriver {
             tokens.push(Named::new(sink.name(), token));
             self.hooks.at(Step::SinkPrepared, batch.plan.batch)?;
         }
-        if tokens.is_empty() {
+        // What the batch does without is decided once, and that is now (FAULT-1).
+        let decided = !batch.computed().results.skipped.is_empty();
+        if tokens.is_empty() && !decided {
             return Ok(());
         }
         self.record_prepared(batch, tokens)

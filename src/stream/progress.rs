@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::events::BatchReport;
 use super::marks::Marks;
 use crate::ids::BatchId;
 use crate::sync::{Arc, Mutex, lock};
@@ -15,6 +16,10 @@ pub struct Progress {
     pub batch: BatchId,
     /// Batches completed by this run, those not counted that only rebuilt state.
     pub batches: u64,
+    /// The last batch that this run completed.
+    pub last: BatchReport,
+    /// Whether the job rests, because it was asked to [pause](crate::StreamRun::pause).
+    pub paused: bool,
     /// Input bytes of the last batch.
     pub batch_bytes: u64,
     /// Input bytes of all batches since the job was first started.
@@ -28,6 +33,8 @@ pub struct Progress {
     pub batch_time_ns: u64,
     /// What all completed batches have added to each [`Accumulator`](crate::Accumulator), by name.
     pub accumulators: BTreeMap<String, i64>,
+    /// Records that all completed batches have left out, because user code failed at them.
+    pub skipped_records: u64,
     /// The last batch that a checkpoint holds; zero if there is none.
     pub checkpoint: BatchId,
     /// The last batch that an earlier run had completed, if there was one: this run goes on
@@ -36,6 +43,9 @@ pub struct Progress {
     /// Why the last checkpoint failed, or which damaged one recovery had to pass over, until one
     /// succeeds. The job goes on meanwhile; what recovery has to do, and what the log keeps, grows.
     pub checkpoint_alarm: Option<String>,
+    /// What was done, when this run was started, about a batch within which processes had ended
+    /// again and again.
+    pub crash_alarm: Option<String>,
     /// Why a sink failed at the batch in flight, until it succeeds. It is called again, up to
     /// [`RunOptions::sink_attempts`](crate::RunOptions::sink_attempts) times.
     pub sink_alarm: Option<String>,

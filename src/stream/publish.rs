@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::batch::Batch;
 use super::driver::JobDriver;
+use super::events::Event;
 use super::hooks::Step;
 use super::journal::Named;
 use crate::error::{Error, ErrorKind, Result};
@@ -25,6 +26,7 @@ impl JobDriver {
     /// Step 5.
     pub(crate) fn publish(&mut self, batch: &mut Batch) -> Result<()> {
         for (number, sink) in self.job.sinks.clone().iter().enumerate() {
+            let begun = self.env.clock.monotonic_ns();
             let progress = self.insist(sink, batch, |driver, batch| match sink.two_phase() {
                 Some(phases) => driver.publish_prepared(sink, phases, number, batch),
                 None => {
@@ -34,6 +36,40 @@ impl JobDriver {
             })?;
             batch.published.push(Named::new(sink.name(), progress));
             self.hooks.at(Step::SinkPublished, batch.plan.batch)?;
+            self.tell(|| Event::SinkPublished {
+                batch: batch.plan.batch,
+                sink: sink.name().to_owned(),
+                took: Duration::from_nanos(self.env.clock.monotonic_ns().saturating_sub(begun)),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The same for a batch that counts as completed already: each sink is called once, and what
+    /// one refuses is lost.
+    pub(super) fn publish_once(&mut self, batch: &mut Batch) -> Result<()> {
+        let (id, begun) = (batch.plan.batch, self.env.clock.monotonic_ns());
+        let mut alarm = None;
+        for (sink, output) in self.job.sinks.iter().zip(&batch.computed().outputs) {
+            match sink.publish(id, batch.attempt, &**output) {
+                Ok(progress) => {
+                    let progress = Named::new(sink.name(), progress);
+                    self.boundary.sink_at(&progress);
+                    self.published_last.retain(|known| known.name != progress.name);
+                    self.published_last.push(progress);
+                    let took = self.env.clock.monotonic_ns().saturating_sub(begun);
+                    let (sink, took) = (sink.name().to_owned(), Duration::from_nanos(took));
+                    self.tell(|| Event::SinkPublished { batch: id, sink, took })?;
+                }
+                Err(error) if may_pass(&error) => {
+                    self.tell(|| Event::Failed { batch: id, error: error.clone() })?;
+                    alarm = Some(format!("batch {id} is lost to `{}`: {error}", sink.name()));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if alarm.is_some() {
+            self.board.update(|progress| progress.sink_alarm = alarm);
         }
         Ok(())
     }
@@ -64,6 +100,7 @@ impl JobDriver {
                 return Err(given_up(sink.name(), batch, tried, error));
             }
             self.notify()?;
+            self.tell(|| Event::Failed { batch: batch.plan.batch, error: error.clone() })?;
             if !self.pause(pause) {
                 return Err(given_up(sink.name(), batch, tried, error));
             }

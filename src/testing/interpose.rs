@@ -158,6 +158,10 @@ impl Sink for Interposed {
         Ok(published)
     }
 
+    fn has(&self, batch: BatchId) -> Result<Option<bool>> {
+        self.inner.has(batch)
+    }
+
     fn settle(&self) -> Result<()> {
         if self.calls.is_dead() { Err(dead()) } else { self.inner.settle() }
     }

@@ -124,6 +124,11 @@ impl<R: Row, F: LineFormat<R>> Sink for FileSink<R, F> {
         self.with_files(|files| files.publish(batch, rows))
     }
 
+    /// Opening has cut the files back to what is completed.
+    fn has(&self, _batch: BatchId) -> Result<Option<bool>> {
+        Ok(Some(false))
+    }
+
     fn promise(&self) -> (Promise, &'static str) {
         let why = "files are cut back to what completed; who reads them without `_manifest` \
                    may see up to one batch more, and files beside the one that replaced them";

@@ -8,16 +8,17 @@ use serde::{Deserialize, Serialize};
 use super::format::{
     Commit, Found, Note, ROW_HEADER, RowDigest, TransactionId, decode, name_of, note, row,
 };
+use crate::checksum::xxh3;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{Dataset, Executor, Name, RunContext};
-use crate::ids::{BatchId, Epoch, LogId, Lsn, StreamId};
+use crate::ids::{BatchId, Epoch, LogId, Lsn, ProducerId, StreamId};
 use crate::planted::{Bug, planted};
 use crate::sink::custom::Head;
 use crate::sink::for_each::Collected;
 use crate::sink::{Output, Promise, Sink, SinkContext, SinkIdentity};
 use crate::sync::{Arc, Mutex, lock};
 use crate::versioned;
-use crate::wal::Wal;
+use crate::wal::{Entry, ProducerStamp, Wal};
 
 const VERSION: u8 = 1;
 /// A batch of more bytes than this is not tried as one atomic append.
@@ -56,6 +57,8 @@ struct Writer {
     output: String,
     stream: StreamId,
     epoch: Epoch,
+    /// As which the log knows the output, and refuses all but its last writer (LOGOUT-4).
+    producer: ProducerId,
     progress: Progress,
     /// The last record of the target that was looked at.
     seen: Lsn,
@@ -76,32 +79,41 @@ impl LogSink {
         Error::new(kind, message).at_path(self.target.path())
     }
 
-    /// What the target has of this output behind what is known (LOGOUT-2, LOGOUT-3).
+    /// What the target has of this output behind what is known (LOGOUT-2).
     fn look(&self, writer: &mut Writer) -> Result<()> {
-        // What is on its way to the disk is not passed over. The last record that is known is
-        // looked at once more: its epoch may be the only sign of a later writer.
+        // What is on its way to the disk is not passed over.
         let through = self.target.sync()?;
-        let mut replay = self.target.replay_from(writer.seen)?.stream(writer.stream);
+        let mut replay = self.target.replay_from(writer.seen.next())?.stream(writer.stream);
         while let Some(record) = replay.next() {
             let record = record?;
-            let (output, epoch) = match decode(record.payload, record.lsn)? {
-                Found::Note(Note::Opened { output, epoch }) => (output, epoch),
-                Found::Note(Note::Committed(commit)) => {
-                    if commit.output == writer.output && !planted(Bug::CommitNotLookedFor) {
-                        writer.progress.batch = commit.batch;
-                        writer.progress.commit = record.lsn;
-                    }
-                    (commit.output, commit.epoch)
-                }
-                Found::Row(..) => continue,
+            let Found::Note(Note::Committed(commit)) = decode(record.payload, record.lsn)? else {
+                continue;
             };
-            if output == writer.output && epoch > writer.epoch && !planted(Bug::LowerEpochWrites) {
-                let text = format!("a writer of epoch {epoch} has taken this output over");
-                return Err(self.error(ErrorKind::Fenced, text));
+            if commit.output == writer.output && !planted(Bug::CommitNotLookedFor) {
+                writer.progress.batch = commit.batch;
+                writer.progress.commit = record.lsn;
             }
         }
         writer.seen = through;
         Ok(())
+    }
+
+    /// Appends records as one, unless a later writer has begun: the log decides that and appends in
+    /// one step (LOGOUT-4).
+    fn append(&self, writer: &Writer, records: &[Vec<u8>]) -> Result<Lsn> {
+        if planted(Bug::LowerEpochWrites) {
+            return Ok(self.target.append_batch_to(writer.stream, records)?.last());
+        }
+        let (id, epoch) = (writer.producer, producer_epoch(writer.epoch)?);
+        let next = self.target.producer(id).map_or(0, |known| known.next_sequence);
+        let entries: Vec<Entry<'_>> = (next..)
+            .zip(records)
+            .map(|(sequence, record)| {
+                let entry = Entry::new(record).stream(writer.stream);
+                entry.producer(ProducerStamp { id, epoch, sequence })
+            })
+            .collect();
+        Ok(self.target.append_records(&entries)?.last())
     }
 
     /// Writes the batch in one atomic append, if it fits; returns the commit's LSN.
@@ -109,7 +121,7 @@ impl LogSink {
         let records = rows.iter().map(|payload| row(commit.transaction, payload));
         let commit = note(&Note::Committed(commit.clone()));
         let records: Vec<Vec<u8>> = records.chain([commit]).collect();
-        Ok(self.target.append_batch_to(writer.stream, &records)?.last())
+        self.append(writer, &records)
     }
 
     /// Writes the rows as they come, then the commit, which is durable with all before it.
@@ -121,7 +133,7 @@ impl LogSink {
             first = first.or(Some(pending.lsn()));
         }
         let commit = note(&Note::Committed(Commit { first, ..commit }));
-        self.target.append_to(writer.stream, &commit)
+        self.append(writer, &[commit])
     }
 
     fn write(&self, writer: &Writer, batch: BatchId, attempt: u32, rows: &[&[u8]]) -> Result<Lsn> {
@@ -145,6 +157,14 @@ impl LogSink {
         }
         self.write_in_parts(writer, commit, rows)
     }
+}
+
+/// The epoch of a job's log, as the target's producers have it.
+fn producer_epoch(epoch: Epoch) -> Result<u32> {
+    u32::try_from(epoch.get()).map_err(|_| {
+        let message = format!("epoch {epoch} of the job's log is beyond what another log takes");
+        Error::new(ErrorKind::TooLarge, message)
+    })
 }
 
 impl Sink for LogSink {
@@ -178,10 +198,15 @@ impl Sink for LogSink {
         }
         let (stream, output) = (self.target.stream(&self.stream)?.id(), name_of(identity));
         let seen = progress.commit;
-        let mut writer = Writer { output, stream, epoch: cx.epoch, progress, seen };
+        let producer = ProducerId::new(xxh3(output.as_bytes()));
+        let mut writer = Writer { output, stream, epoch: cx.epoch, producer, progress, seen };
+        // From here on nobody of a lower epoch appends anything more: what is there is all.
+        if !planted(Bug::LowerEpochWrites) {
+            self.target.begin_producer_epoch(producer, producer_epoch(cx.epoch)?)?;
+        }
         self.look(&mut writer)?;
         let (output, epoch) = (writer.output.clone(), cx.epoch);
-        writer.seen = self.target.append_to(stream, &note(&Note::Opened { output, epoch }))?;
+        writer.seen = self.append(&writer, &[note(&Note::Opened { output, epoch })])?;
         *opened = Some(writer);
         Ok(())
     }
@@ -195,6 +220,11 @@ impl Sink for LogSink {
         let rows = Collected::<Vec<u8>>::of(output).partitions.iter().flatten();
         rows.for_each(|row| digest.add(row));
         Some(digest.get())
+    }
+
+    /// Opening has looked for its commit.
+    fn has(&self, batch: BatchId) -> Result<Option<bool>> {
+        Ok(lock(&self.writer).as_ref().map(|writer| batch <= writer.progress.batch))
     }
 
     fn promise(&self) -> (Promise, &'static str) {
@@ -215,8 +245,8 @@ impl Sink for LogSink {
             let text = format!("the sink `{}` is not open", self.head.name);
             return Err(self.error(ErrorKind::SinkFailed, text));
         };
-        // Somebody has written: the attempt before, which failed behind its commit, a later writer
-        // of this output, or anybody else.
+        // Somebody has written: the attempt before, which failed behind its commit, or anybody
+        // else.
         if self.target.appended_lsn() > writer.seen {
             self.look(writer)?;
         }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::format::{Found, Note, decode};
 use super::{CommittedRows, log_sink};
 use crate::clock::ManualClock;
 use crate::error::{ErrorKind, Result};
@@ -185,6 +186,75 @@ fn lower_epoch() -> [Option<ErrorKind>; 2] {
 #[test]
 fn a_writer_of_a_lower_epoch_is_refused() {
     assert_eq!(lower_epoch(), [Some(ErrorKind::Fenced); 2]);
+}
+
+/// A writer publishes on and on while a later one opens: behind the opening there is no commit of
+/// the earlier epoch, wherever the two were. Returns how many of its batches were in time.
+fn race(round: u64) -> Result<u64, String> {
+    let disk = SimDisk::new(round);
+    let target = target(&disk, "/target").unwrap();
+    let (old, new) = (sink(&target), sink(&target));
+    open(&*old, "out", 5, None).unwrap();
+    let last = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let publish = |batch: u64| {
+                let partitions = vec![vec![batch.to_le_bytes().to_vec()]];
+                let output = Collected::<Vec<u8>> { batch_time_ns: 0, partitions };
+                old.publish(BatchId::new(batch), 1, &output).is_ok()
+            };
+            (1..2000).take_while(|batch| publish(*batch)).last().unwrap_or(0)
+        });
+        for _ in 0..round * 50 {
+            std::hint::spin_loop();
+        }
+        open(&*new, "out", 6, None).unwrap();
+        writer.join().unwrap()
+    });
+    let stream = target.find_stream("rows").unwrap();
+    let (mut replay, mut opened) = (target.replay().unwrap().stream(&stream), false);
+    while let Some(record) = replay.next() {
+        let record = record.unwrap();
+        match decode(record.payload, record.lsn).unwrap() {
+            Found::Note(Note::Opened { epoch, .. }) => opened |= epoch == Epoch::new(6),
+            Found::Note(Note::Committed(commit)) if opened => {
+                return Err(format!("round {round}: {commit:?} behind a later writer's opening"));
+            }
+            Found::Note(Note::Committed(_)) | Found::Row(..) => {}
+        }
+    }
+    Ok(last)
+}
+
+/// E5, LOGOUT-4.
+#[test]
+fn nothing_is_committed_behind_the_opening_of_a_later_writer() {
+    let in_time: Vec<u64> = (0..60).map(|round| race(round).unwrap()).collect();
+    assert!(in_time.iter().any(|batches| *batches > 0), "{in_time:?}");
+}
+
+/// Another process reads what is committed, and goes on when there is more.
+#[test]
+fn committed_rows_are_read_beside_the_writer() {
+    let place = tempfile::tempdir().unwrap();
+    let options = WalOptions { segment_size: 64 << 10, ..WalOptions::default() };
+    let target = Wal::open(place.path(), options).unwrap();
+    let out = sink(&target);
+    open(&*out, "out", 1, None).unwrap();
+    let reader = Wal::open_read_only(place.path()).unwrap();
+    let mut rows = CommittedRows::of_reader(reader, "rows").unwrap();
+    assert!(rows.next().is_none());
+    let mut seen = Vec::new();
+    for batch in 1..=BATCHES {
+        publish(&*out, batch, 1).unwrap();
+        while let Some(row) = rows.next() {
+            let row = row.unwrap();
+            seen.push((row.batch.get(), row.payload));
+        }
+        assert_eq!(seen, model(batch));
+    }
+    let reader = Wal::open_read_only(place.path()).unwrap();
+    let missing = CommittedRows::of_reader(reader, "none").unwrap_err();
+    assert_eq!(missing.kind(), ErrorKind::Invalid);
 }
 
 #[test]

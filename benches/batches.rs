@@ -1,0 +1,250 @@
+//! What does a batch cost, and how long is a record on its way?
+//!
+//! - `overhead`: batches of one record and no operator, into a callback that does nothing: time
+//!   for each batch, of which computing and publishing; the rest is one durable write, and waiting
+//!   for the next record.
+//! - `latency`: 10,000 records a second, appended durably by four threads, with a tick of 1 ms:
+//!   from before the append to the callback, and to a reader of another log.
+//! - `publication`: the same 64 MiB through a job into a callback that does nothing, and into
+//!   files, another log and SQLite: throughput beside the callback's, in turns.
+//!
+//! `cargo bench --bench batches --features sqlite [-- WORK..]`; `SAWMILL_BENCH_SECONDS` for how
+//! long `latency` runs (default 5).
+
+#![allow(clippy::disallowed_methods, reason = "a bench measures real time")]
+#![allow(clippy::print_stdout, reason = "the table is what this prints")]
+#![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
+#![allow(clippy::cast_possible_truncation, reason = "sizes of a bench")]
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use sawmill::{
+    CommittedRows, Engine, EngineOptions, Event, EventListener, Job, JobBuilder, Received,
+    RunOptions, Stream, Trigger, Wal, WalOptions, name,
+};
+
+type Bytes = Stream<sawmill::Bytes>;
+
+fn main() {
+    let asked: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
+    // `cargo test --benches` says no `--bench`: hardly anything then.
+    if std::env::args().all(|arg| arg != "--bench") {
+        return overhead(30);
+    }
+    let wanted = |work: &str| asked.is_empty() || asked.iter().any(|asked| asked == work);
+    if wanted("overhead") {
+        overhead(3000);
+    }
+    if wanted("latency") {
+        latency("for_each_batch");
+        latency("write_log");
+    }
+    if wanted("publication") {
+        publication();
+    }
+}
+
+fn place() -> tempfile::TempDir {
+    match std::env::var_os("SAWMILL_BENCH_DIR") {
+        Some(directory) => tempfile::tempdir_in(directory),
+        None => tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")),
+    }
+    .unwrap()
+}
+
+/// The value below which so many of a hundred lie.
+fn percentile(sorted: &[u64], percent: f64) -> f64 {
+    #[allow(clippy::cast_precision_loss, clippy::cast_sign_loss, reason = "an index")]
+    let at = ((sorted.len() - 1) as f64 * percent / 100.0) as usize;
+    Duration::from_nanos(sorted[at]).as_secs_f64() * 1e3
+}
+
+fn print(what: &str, mut nanos: Vec<u64>) {
+    nanos.sort_unstable();
+    println!(
+        "{what:<24} {:>8} values  median {:>7.3} ms  p99 {:>7.3} ms  max {:>7.3} ms",
+        nanos.len(),
+        percentile(&nanos, 50.0),
+        percentile(&nanos, 99.0),
+        percentile(&nanos, 100.0)
+    );
+}
+
+fn overhead(batches: u32) {
+    let place = place();
+    let engine = Engine::open(place.path(), EngineOptions::default()).unwrap();
+    let events = engine.ingest(name!("events")).unwrap();
+    let reports: Arc<Mutex<Vec<sawmill::BatchReport>>> = Arc::default();
+    let kept = Arc::clone(&reports);
+    let listener: EventListener = Arc::new(move |event| {
+        if let Event::BatchCompleted(report) = event {
+            kept.lock().unwrap().push(report.clone());
+        }
+    });
+    let (job, ()) = Job::build(name!("nothing"), |job| {
+        let rows = job.source(name!("in"), Received::from(&events));
+        rows.for_each_batch(name!("nothing"), |_| Ok(()));
+    })
+    .unwrap();
+    // One record a batch, all there before: nothing waits for a record.
+    (0..batches).for_each(|_| drop(events.submit(b"one").unwrap()));
+    engine.log().sync().unwrap();
+    let options = RunOptions {
+        trigger: Trigger::Records(1),
+        on_event: Some(listener),
+        ..RunOptions::default()
+    };
+    let begun = Instant::now();
+    engine.start(job, options).unwrap().drain().unwrap();
+    let each = begun.elapsed() / batches;
+    let raw = raw_append(&engine);
+    let reports = reports.lock().unwrap();
+    println!("overhead: {each:?} a batch; a lone durable append beside it {raw:?}");
+    let part = |of: fn(&sawmill::BatchReport) -> Duration| {
+        reports.iter().map(|report| of(report).as_nanos() as u64).collect::<Vec<u64>>()
+    };
+    print("  whole", part(|report| report.processing_time));
+    print("  computing", part(|report| report.computing));
+    print("  publishing", part(|report| report.publishing));
+}
+
+/// The median of lone durable appends.
+fn raw_append(engine: &Engine) -> Duration {
+    let mut nanos: Vec<u64> = (0..1000)
+        .map(|_| {
+            let begun = Instant::now();
+            engine.log().append(b"one").unwrap();
+            begun.elapsed().as_nanos() as u64
+        })
+        .collect();
+    nanos.sort_unstable();
+    Duration::from_nanos(nanos[nanos.len() / 2])
+}
+
+fn latency(sink: &str) {
+    let seconds = std::env::var("SAWMILL_BENCH_SECONDS").ok().and_then(|s| s.parse().ok());
+    let (place, target) = (place(), place());
+    let engine = Engine::open(place.path(), EngineOptions::default()).unwrap();
+    let target = Wal::open(target.path().join("target"), WalOptions::default()).unwrap();
+    let events = engine.ingest(name!("events")).unwrap();
+    let zero = Instant::now();
+    let nanos: Arc<Mutex<Vec<u64>>> = Arc::default();
+    let see = {
+        let nanos = Arc::clone(&nanos);
+        move |record: &[u8]| {
+            let sent = u64::from_le_bytes(record[..8].try_into().unwrap());
+            nanos.lock().unwrap().push(zero.elapsed().as_nanos() as u64 - sent);
+        }
+    };
+    let (job, ()) = Job::build(name!("latency"), |job| {
+        let rows = job.source(name!("in"), Received::from(&events));
+        let see = see.clone();
+        match sink {
+            "write_log" => rows.write_log(name!("log"), &target, "rows"),
+            _ => rows.for_each_batch(name!("callback"), move |batch| {
+                batch.rows().for_each(|row| see(row));
+                Ok(())
+            }),
+        }
+    })
+    .unwrap();
+    let trigger = Trigger::Interval(Duration::from_millis(1));
+    let run = engine.start(job, RunOptions { trigger, ..RunOptions::default() }).unwrap();
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        if sink == "write_log" {
+            scope.spawn(|| {
+                let mut rows = CommittedRows::of(&target, "rows").unwrap();
+                while !ended.load(Ordering::Relaxed) {
+                    while let Some(row) = rows.next() {
+                        see(&row.unwrap().payload);
+                    }
+                    std::thread::sleep(Duration::from_micros(100));
+                }
+            });
+        }
+        let writers: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    let (begun, step) = (Instant::now(), Duration::from_micros(400));
+                    let all = Duration::from_secs(seconds.unwrap_or(5)).as_micros() / 400;
+                    for number in 0..all as u32 {
+                        // What comes late is sent at once, and its lateness counts.
+                        let due = begun + step * number;
+                        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                        let sent = due.duration_since(zero).as_nanos() as u64;
+                        let mut record = [0; 100];
+                        record[..8].copy_from_slice(&sent.to_le_bytes());
+                        events.append(&record).unwrap();
+                    }
+                })
+            })
+            .collect();
+        writers.into_iter().for_each(|writer| writer.join().unwrap());
+        std::thread::sleep(Duration::from_millis(50));
+        ended.store(true, Ordering::Relaxed);
+    });
+    let progress = run.stop().unwrap();
+    print(&format!("latency, {sink}"), nanos.lock().unwrap().clone());
+    println!("  in {} batches", progress.batches);
+}
+
+const RECORD: usize = 128;
+const RECORDS: usize = (64 << 20) / RECORD;
+
+/// Seconds for all records through a job with these sinks.
+fn through(sinks: impl Fn(&mut JobBuilder, &Bytes, &Path)) -> f64 {
+    let place = place();
+    let engine = Engine::open(place.path().join("data"), EngineOptions::default()).unwrap();
+    let events = engine.ingest(name!("events")).unwrap();
+    let record = [b'x'; RECORD];
+    (0..RECORDS).for_each(|_| drop(events.submit(&record).unwrap()));
+    engine.log().sync().unwrap();
+    let (job, ()) = Job::build(name!("through"), |job| {
+        let rows = job.source(name!("in"), Received::from(&events));
+        sinks(job, &rows, place.path());
+    })
+    .unwrap();
+    let trigger = Trigger::AvailableNow { bytes: 4 << 20 };
+    let begun = Instant::now();
+    let options = RunOptions { trigger, ..RunOptions::default() };
+    engine.start(job, options).unwrap().await_termination().unwrap();
+    begun.elapsed().as_secs_f64()
+}
+
+fn publication() {
+    #[allow(clippy::type_complexity, reason = "a table of sinks")]
+    let sinks: &[(&str, &dyn Fn(&mut JobBuilder, &Bytes, &Path))] = &[
+        ("for_each_batch, nothing", &|_, rows, _| {
+            rows.for_each_batch(name!("nothing"), |_| Ok(()));
+        }),
+        ("write_text", &|_, rows, place| rows.write_text(name!("files"), place.join("out"))),
+        ("write_log", &|_, rows, place| {
+            let target = Wal::open(place.join("target"), WalOptions::default()).unwrap();
+            rows.write_log(name!("log"), &target, "rows");
+        }),
+        #[cfg(feature = "sqlite")]
+        ("write_sqlite", &|_, rows, place| {
+            let file = place.join("rows.db");
+            let table = sawmill::SqliteTable::new(file, "INSERT INTO rows VALUES (?1)")
+                .with_setup("CREATE TABLE IF NOT EXISTS rows (value BLOB)");
+            rows.write_sqlite(name!("sqlite"), table, |row: &Vec<u8>| vec![row.clone().into()]);
+        }),
+    ];
+    let mut best = vec![f64::MAX; sinks.len()];
+    for _ in 0..3 {
+        for ((_, sink), best) in sinks.iter().zip(&mut best) {
+            *best = best.min(through(sink));
+        }
+    }
+    for ((name, _), seconds) in sinks.iter().zip(&best) {
+        println!(
+            "publication, {name:<24} {:>6.0} MiB/s, {:.2} of the callback",
+            64.0 / seconds,
+            best[0] / seconds
+        );
+    }
+}

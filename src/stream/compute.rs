@@ -1,0 +1,190 @@
+//! Step 2: outputs, overlays and digests, all private to this process.
+
+use super::batch::Batch;
+use super::cut::Writing;
+use super::driver::JobDriver;
+use super::faults::DEAD_LETTERS;
+use super::journal::{BatchPlan, BatchResults, Named, SkippedRecord};
+use crate::error::{Error, Result};
+use crate::exec::{Fault, InputRow, RunContext};
+use crate::planted::{Bug, planted};
+use crate::sink::{Output, Sink};
+use crate::source::{DeadLetter, Input, Opened, RecordPlace, Sieve};
+use crate::sync::Arc;
+
+/// Private results of step 2.
+pub(crate) struct Computed {
+    pub(crate) run: RunContext,
+    pub(crate) results: BatchResults,
+    /// In the order of the job's sinks.
+    pub(crate) outputs: Vec<Output>,
+    /// Records that the sources passed on.
+    pub(crate) records: u64,
+}
+
+/// What a source that has nothing in this batch gives: no rows.
+#[derive(Debug)]
+struct NoInput;
+
+impl Input for NoInput {
+    fn partitions(&self) -> u32 {
+        1
+    }
+
+    fn rows(&self, _partition: u32, _out: &mut dyn FnMut(&[u8])) -> Result<()> {
+        Ok(())
+    }
+
+    fn digest(&self) -> Result<Vec<u8>> {
+        Ok(Vec::new())
+    }
+
+    fn describe(&self, _partition: u32) -> String {
+        "nothing in this batch".to_owned()
+    }
+
+    fn locate(&self, _partition: u32, _row: u64) -> Result<Option<(RecordPlace, Vec<u8>)>> {
+        Ok(None)
+    }
+}
+
+/// What a batch is computed from.
+pub(super) struct Inputs<'b> {
+    pub(super) plan: &'b BatchPlan,
+    /// In the order of the job's sources.
+    pub(super) opened: Vec<Arc<Opened>>,
+}
+
+/// What of the inputs is shown.
+#[derive(Default)]
+pub(super) struct Shown {
+    /// Left out: why, and where in the inputs.
+    pub(super) skipped: Vec<(InputRow, SkippedRecord)>,
+    /// This row and all behind it are left out, too.
+    pub(super) end: Option<InputRow>,
+    /// Whether a failure is to say at which row.
+    pub(super) watched: bool,
+}
+
+/// Computing ended with an error.
+pub(super) struct Failed {
+    pub(super) error: Error,
+    /// Where user code failed, if it did.
+    pub(super) faults: Vec<Fault>,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Failed {
+        Failed { error, faults: Vec::new() }
+    }
+}
+
+impl JobDriver {
+    /// Step 2. What the log says that the batch does without, it does without; only a batch that
+    /// nobody has seen yet may have that decided (E11).
+    pub(crate) fn compute(&mut self, batch: &mut Batch) -> Result<()> {
+        let (before, inputs) = (self.amount_read().1, self.open_inputs(&batch.plan)?);
+        let opened = self.amount_read().1 - before;
+        let obeyed = batch.skipped.take().filter(|_| !planted(Bug::SkipDecidedAgain));
+        let shown = self.without(&inputs, obeyed.clone().unwrap_or_default())?;
+        let mut computed = match self.try_compute(&inputs, &shown) {
+            Err(failed) if obeyed.is_none() => self.isolate(&inputs, failed)?,
+            tried => tried.map_err(|failed| failed.error)?,
+        };
+        computed.records += opened;
+        batch.computed = Some(computed);
+        Ok(())
+    }
+
+    pub(super) fn open_inputs<'b>(&self, plan: &'b BatchPlan) -> Result<Inputs<'b>> {
+        let open = |source: &Arc<dyn crate::source::Source>| {
+            let planned = plan.inputs.iter().find(|input| input.source == source.name());
+            match planned {
+                Some(planned) => source.open(self.source_context(), &planned.input),
+                None => Ok(Arc::new(Opened::new(NoInput))),
+            }
+        };
+        let opened = self.job.sources.iter().map(open).collect::<Result<_>>()?;
+        Ok(Inputs { plan, opened })
+    }
+
+    /// The run of a batch with what is shown of its inputs.
+    fn run_of(&self, inputs: &Inputs<'_>, shown: &Shown) -> Result<RunContext> {
+        let plan = inputs.plan;
+        let run = RunContext::new(plan.parallelism).with_cancel(&self.cancel);
+        let mut run = run.with_batch(plan.batch, plan.batch_time_ns);
+        let hidden = shown.skipped.iter().map(|(row, _)| *row).collect();
+        let sieve = Arc::new(Sieve { hidden, end: shown.end });
+        for ((number, source), opened) in (0..).zip(&self.job.sources).zip(&inputs.opened) {
+            let input = match shown.watched || !shown.skipped.is_empty() {
+                true => Arc::new(opened.sifted(number, &sieve)),
+                false => Arc::clone(opened),
+            };
+            run = run.with_input(source.name(), input);
+        }
+        for side in &self.job.sides {
+            let planned = plan.sides.iter().find(|planned| planned.name == side.name());
+            let version = planned.map(|planned| self.env.sides.get(planned)).transpose()?;
+            run = side.provide(run, version.as_deref())?;
+        }
+        if self.job.faults.letters {
+            let letters: Vec<DeadLetter> = self.letters(inputs, shown)?;
+            run = run.with_input(DEAD_LETTERS, Arc::new(letters));
+        }
+        Ok(run)
+    }
+
+    /// Computes the batch, once.
+    pub(super) fn try_compute(
+        &mut self,
+        inputs: &Inputs<'_>,
+        shown: &Shown,
+    ) -> Result<Computed, Failed> {
+        let plan = inputs.plan;
+        let (run, before) = (self.run_of(inputs, shown)?, self.amount_read().1);
+        self.hooks.computing(plan.batch, &run);
+        for operator in &self.job.operators {
+            operator.keep_failed(planted(Bug::MergeFailedOverlay));
+        }
+        let outputs = match self.outputs(&run) {
+            Ok(outputs) => outputs,
+            Err(error) => return Err(Failed { error, faults: run.faults() }),
+        };
+        let mut digests = Vec::new();
+        for (source, opened) in self.job.sources.iter().zip(&inputs.opened) {
+            if plan.inputs.iter().any(|input| input.source == source.name()) {
+                digests.push(Named::new(source.name(), opened.input().digest()?));
+            }
+        }
+        let digest = |(sink, output): (&Arc<dyn Sink>, &Output)| {
+            Some((sink.name().to_owned(), sink.digest(&**output)?))
+        };
+        let digested = self.job.sinks.iter().zip(&outputs).filter_map(digest).collect();
+        self.hooks.computed(plan.batch, &run);
+        let accumulators = run.sums();
+        let skipped = shown.skipped.iter().map(|(_, skipped)| skipped.clone()).collect();
+        let results = BatchResults { digests, outputs: digested, accumulators, skipped };
+        let records = self.amount_read().1 - before;
+        Ok(Computed { run, results, outputs, records })
+    }
+
+    /// Has every sink and every stateful operator computed.
+    fn outputs(&self, run: &RunContext) -> Result<Vec<Output>> {
+        let (job, executor) = (&self.job, &self.env.executor);
+        let compute = || -> Result<Vec<Output>> {
+            let outputs = job.sinks.iter().map(|sink| sink.compute(executor, run));
+            let outputs = outputs.collect::<Result<_>>()?;
+            job.operators.iter().try_for_each(|operator| operator.compute(executor, run))?;
+            Ok(outputs)
+        };
+        // A job on its own thread has the next batch's records read meanwhile; in a simulation
+        // nothing happens beside anything.
+        match self.writing {
+            Writing::Beside => {
+                let (sources, share) = (&job.sources, self.share());
+                executor.beside(|| sources.iter().for_each(|s| s.read_ahead(share)), compute)
+            }
+            Writing::Inline | Writing::Late => compute(),
+        }
+    }
+}
