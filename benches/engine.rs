@@ -11,7 +11,8 @@
 //! Each with a checkpoint every second; `files` also with the one at the end. Beside them two loops
 //! on rayon that count the same batches: one that keeps nothing, and one that writes each batch to
 //! a prepared file that it uses again and again, durably, before it counts it. All must arrive at
-//! the same checksum. Rounds alternate. `cargo bench --bench engine [-- WORK..]`, with
+//! the same checksum. Rounds alternate. CPU time is that of all threads, which a busy machine
+//! disturbs less than the wall clock. `cargo bench --bench engine [-- WORK..]`, with
 //! `SAWMILL_BENCH=full` for 15 rounds of 256 MiB.
 
 #![allow(clippy::disallowed_methods, reason = "a bench measures real time")]
@@ -66,6 +67,29 @@ const LOG: u64 = 64 << 20;
 
 type Counted = (Job, StateHandle<Bytes, u64>);
 
+/// Seconds, by the clock and of the processors.
+#[derive(Clone, Copy)]
+struct Took {
+    wall: f64,
+    cpu: f64,
+}
+
+struct Begun {
+    wall: Instant,
+    cpu: f64,
+}
+
+impl Begun {
+    fn now() -> Begun {
+        Begun { wall: Instant::now(), cpu: count::cpu_seconds() }
+    }
+
+    fn took(&self) -> Took {
+        let wall = self.wall.elapsed().as_secs_f64();
+        Took { wall, cpu: count::cpu_seconds() - self.cpu }
+    }
+}
+
 fn job<S: StreamSource<Row = Bytes>>(source: S) -> sawmill::Result<Counted> {
     Job::build(sawmill::name!("word_count"), |job| {
         let lines = job.source(sawmill::name!("words"), source);
@@ -83,23 +107,23 @@ fn job<S: StreamSource<Row = Bytes>>(source: S) -> sawmill::Result<Counted> {
 }
 
 /// Seconds from the start of the job to its end, with its last checkpoint, in a fresh directory.
-fn by_engine(place: &Path, paths: &[PathBuf]) -> Outcome<(f64, Checksum)> {
+fn by_engine(place: &Path, paths: &[PathBuf]) -> Outcome<(Took, Checksum)> {
     let directory = tempfile::tempdir_in(place)?;
     let engine = Engine::open(directory.path(), EngineOptions::default())?;
     let (job, totals) = job(TextFiles::new(paths))?;
     let trigger = Trigger::AvailableNow { bytes: BATCH as u64 };
-    let begun = Instant::now();
+    let begun = Begun::now();
     let run = engine.start(job, RunOptions { trigger, ..RunOptions::default() })?;
     run.await_termination()?;
-    let seconds = begun.elapsed().as_secs_f64();
+    let took = begun.took();
     let mut sum = Checksum::default();
     totals.for_each(|word, count| sum.add(word, *count))?;
     engine.close()?;
-    Ok((seconds, sum))
+    Ok((took, sum))
 }
 
 /// Seconds from the first append to the completion of the last batch, in a fresh directory.
-fn by_engine_logged(place: &Path, texts: &[Vec<u8>], batch: usize) -> Outcome<(f64, Checksum)> {
+fn by_engine_logged(place: &Path, texts: &[Vec<u8>], batch: usize) -> Outcome<(Took, Checksum)> {
     let directory = tempfile::tempdir_in(place)?;
     let engine = Engine::open(directory.path(), EngineOptions::default())?;
     let words = engine.ingest(sawmill::name!("words"))?;
@@ -117,7 +141,7 @@ fn by_engine_logged(place: &Path, texts: &[Vec<u8>], batch: usize) -> Outcome<(f
         ..RunOptions::default()
     };
     let run = engine.start(job, options)?;
-    let begun = Instant::now();
+    let begun = Begun::now();
     for text in texts {
         for range in cut(text, text.len().div_ceil(batch), 0) {
             let lines = &text[range];
@@ -130,12 +154,12 @@ fn by_engine_logged(place: &Path, texts: &[Vec<u8>], batch: usize) -> Outcome<(f
         }
     }
     all_done.recv()?;
-    let seconds = begun.elapsed().as_secs_f64();
+    let took = begun.took();
     run.stop()?;
     let mut sum = Checksum::default();
     totals.for_each(|word, count| sum.add(word, *count))?;
     engine.close()?;
-    Ok((seconds, sum))
+    Ok((took, sum))
 }
 
 /// A file that each batch goes to before it is counted; round and round.
@@ -179,12 +203,12 @@ fn by_hand_from_files(
     pool: &rayon::ThreadPool,
     paths: &[PathBuf],
     log: Option<&mut Log>,
-) -> Outcome<(f64, Checksum)> {
-    let begun = Instant::now();
+) -> Outcome<(Took, Checksum)> {
+    let begun = Begun::now();
     let texts = paths.iter().map(std::fs::read).collect::<Result<Vec<_>, _>>()?;
-    let read = begun.elapsed().as_secs_f64();
-    let (seconds, sum) = by_hand(pool, &texts, BATCH, log)?;
-    Ok((read + seconds, sum))
+    let read = begun.took();
+    let (counted, sum) = by_hand(pool, &texts, BATCH, log)?;
+    Ok((Took { wall: read.wall + counted.wall, cpu: read.cpu + counted.cpu }, sum))
 }
 
 /// Seconds of the loop by hand, from texts in memory to running counts.
@@ -193,8 +217,8 @@ fn by_hand(
     texts: &[Vec<u8>],
     batch_bytes: usize,
     mut log: Option<&mut Log>,
-) -> Outcome<(f64, Checksum)> {
-    let begun = Instant::now();
+) -> Outcome<(Took, Checksum)> {
+    let begun = Begun::now();
     let mut totals: Vec<_> = (0..PARTITIONS).map(|_| Counts::with_capacity(1024)).collect();
     for text in texts {
         for batch in cut(text, text.len().div_ceil(batch_bytes), 0) {
@@ -205,13 +229,13 @@ fn by_hand(
             pool.install(|| count_batch(text, &pieces, &mut totals));
         }
     }
-    let seconds = begun.elapsed().as_secs_f64();
+    let took = begun.took();
     let sum = totals.iter().map(|total| {
         let mut sum = Checksum::default();
         total.rows.iter().for_each(|(_, word, count)| sum.add(word, *count));
         sum
     });
-    Ok((seconds, sum.fold(Checksum::default(), Checksum::merge)))
+    Ok((took, sum.fold(Checksum::default(), Checksum::merge)))
 }
 
 fn count_batch<'t>(text: &'t [u8], pieces: &[Range<usize>], totals: &mut [Counts<'t>]) {
@@ -233,17 +257,29 @@ fn count_batch<'t>(text: &'t [u8], pieces: &[Range<usize>], totals: &mut [Counts
     });
 }
 
-fn line(work: &str, name: &str, words: u64, seconds: &[f64]) {
-    let rates = seconds.iter().map(|seconds| words as f64 / seconds / 1e6).collect();
+fn line(work: &str, name: &str, words: u64, took: &[Took]) {
+    let rates = took.iter().map(|took| words as f64 / took.wall / 1e6).collect();
     if let Some(Spread { low, median, high }) = Spread::of(rates) {
-        println!("engine/{work}/{name}: {median:.1} M words/s ({low:.1}..{high:.1})");
+        let busy = Spread::of(took.iter().map(|took| took.cpu / took.wall).collect());
+        let busy = busy.map_or(0.0, |busy| busy.median);
+        println!(
+            "engine/{work}/{name}: {median:.1} M words/s ({low:.1}..{high:.1}), {busy:.2} \
+             processors busy"
+        );
     }
 }
 
-fn ratio(work: &str, name: &str, over: &[f64], engine: &[f64]) {
-    let ratios = over.iter().zip(engine).map(|(theirs, ours)| theirs / ours).collect();
-    if let Some(Spread { low, median, high }) = Spread::of(ratios) {
-        println!("engine/{work}: {median:.2}x of {name} ({low:.2}..{high:.2})");
+fn ratio(work: &str, name: &str, over: &[Took], engine: &[Took]) {
+    let spread = |of: fn(&Took) -> f64| {
+        Spread::of(over.iter().zip(engine).map(|(theirs, ours)| of(theirs) / of(ours)).collect())
+    };
+    let (wall, cpu) = (spread(|took| took.wall), spread(|took| took.cpu));
+    if let (Some(Spread { low, median, high }), Some(cpu)) = (wall, cpu) {
+        println!(
+            "engine/{work}: {median:.2}x of {name} ({low:.2}..{high:.2}), by CPU {:.2} \
+             ({:.2}..{:.2})",
+            cpu.median, cpu.low, cpu.high
+        );
     }
 }
 
@@ -258,7 +294,7 @@ struct Inputs<'i> {
 
 impl Inputs<'_> {
     /// One round of a work: by hand, by hand with a log, by the engine.
-    fn round(&mut self, work: &str) -> Outcome<[(f64, Checksum); 3]> {
+    fn round(&mut self, work: &str) -> Outcome<[(Took, Checksum); 3]> {
         let batch = match work {
             "small" => SMALL,
             "large" => LARGE,

@@ -9,7 +9,6 @@
 //! `scaling` compares one thread with all.
 
 #![allow(clippy::disallowed_methods, reason = "a bench measures real time")]
-#![allow(clippy::disallowed_types, reason = "and reads what the kernel counts")]
 #![allow(clippy::print_stdout, reason = "the ratios are what this prints")]
 #![allow(
     clippy::cast_possible_truncation,
@@ -136,13 +135,6 @@ fn is_test() -> bool {
     !given("--bench") || given("--test")
 }
 
-/// Seconds of CPU time of all threads so far: on a busy machine, steadier than the wall clock.
-fn cpu_seconds() -> f64 {
-    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
-    let stats = threads.filter_map(|t| std::fs::read_to_string(t.path().join("schedstat")).ok());
-    stats.filter_map(|stat| stat.split(' ').next()?.parse::<f64>().ok()).sum::<f64>() / 1e9
-}
-
 /// What the rounds of one way took, in seconds.
 #[derive(Default)]
 struct Took {
@@ -164,12 +156,12 @@ fn rounds(threads: usize, batches: &[Batch], rounds: usize) -> [Took; 3] {
     let mut sums = [Checksum::default(); 3];
     for round in 0..=rounds {
         for ((_, way), (times, sum)) in ways.iter().zip(times.iter_mut().zip(&mut sums)) {
-            let (start, cpu) = (Instant::now(), cpu_seconds());
+            let (start, cpu) = (Instant::now(), count::cpu_seconds());
             *sum = way();
             // The first round warms the machine up.
             if round > 0 {
                 times.wall.push(start.elapsed().as_secs_f64());
-                times.cpu.push(cpu_seconds() - cpu);
+                times.cpu.push(count::cpu_seconds() - cpu);
             }
         }
         assert_eq!((sums[1], sums[2]), (sums[0], sums[0]), "all ways count the same");

@@ -128,3 +128,12 @@ impl Totals {
         sum
     }
 }
+
+/// Seconds of CPU time of all threads so far, those that have ended too, in ticks of 10 ms: on a
+/// busy machine, steadier than the wall clock.
+pub(crate) fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // Behind the program's name, which may hold anything.
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
+}

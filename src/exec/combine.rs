@@ -26,6 +26,11 @@ use crate::error::{Error, Result};
 use crate::planted::{Bug, planted};
 use crate::sync::Arc;
 
+/// Bytes of tables that look-ups reach about as quickly as rows that wait for others.
+const NEAR: usize = 512 << 10;
+/// Rows between two looks at how large the tables are.
+const LOOK_EVERY: u32 = 256;
+
 /// What an operator folds, and how.
 pub(crate) trait Combine<V: Row>: Send + Sync + 'static {
     type Folded: Value;
@@ -129,7 +134,11 @@ struct Filling<'t, A, C> {
     combine: &'t C,
     user: User<'t>,
     buckets: Vec<Bucket<A>>,
+    /// Rows that wait for others, once the tables are large.
     waiting: Waiting<A>,
+    waits: bool,
+    /// Rows until it is looked how large they are.
+    unseen: u32,
     /// Written only on failure: what cannot fail then costs nothing for it.
     refused: Option<Error>,
 }
@@ -147,16 +156,18 @@ impl<A: Value, C> Filling<'_, A, C> {
             let single = &mut self.buckets[bucket].single;
             let one = self.combine.one(self.user, value);
             one.map(|one| single.push(&probe, one))
-        } else if let Some(probe) = probe.owned().filter(|_| C::ONE_FOLDS) {
+        } else if let Some(key) = probe.short().filter(|_| C::ONE_FOLDS && self.is_large()) {
             let one = self.combine.one(self.user, value);
             one.map(|one| {
-                if self.waiting.push(bucket, probe, one) {
+                if self.waiting.push(bucket, key, one) {
                     self.settle::<V>();
                 }
             })
         } else {
-            // Rows keep their order.
-            self.settle::<V>();
+            if self.waits {
+                // Rows keep their order.
+                self.settle::<V>();
+            }
             let table = &mut self.buckets[bucket].folded;
             self.combine.fold(Place { table, probe, user: self.user }, value)
         };
@@ -165,14 +176,28 @@ impl<A: Value, C> Filling<'_, A, C> {
         }
     }
 
+    /// Whether the tables have outgrown the near cache. They only grow.
+    #[inline]
+    fn is_large(&mut self) -> bool {
+        if !self.waits {
+            self.unseen = self.unseen.wrapping_sub(1);
+            if self.unseen.is_multiple_of(LOOK_EVERY) {
+                let spread = self.buckets.iter().map(|bucket| bucket.folded.spread());
+                self.waits = spread.sum::<usize>() > NEAR;
+            }
+        }
+        self.waits
+    }
+
     /// Folds the rows that wait.
     fn settle<V: Row>(&mut self)
     where
         C: Combine<V, Folded = A>,
     {
         self.waiting.warm(|bucket| &self.buckets[bucket].folded);
-        for (bucket, probe, one) in self.waiting.take() {
-            let place = Place { table: &mut self.buckets[bucket].folded, probe, user: self.user };
+        for (bucket, key, one) in self.waiting.take() {
+            let (table, probe) = (&mut self.buckets[bucket].folded, key.probe());
+            let place = Place { table, probe, user: self.user };
             if let Err(error) = self.combine.merge(place, one) {
                 self.refused = Some(error);
                 return;
@@ -248,6 +273,8 @@ impl<K: Key, V: Row, C: Combine<V>> Shuffle for MapSide<K, V, C> {
             user: User { task, meta: &self.meta },
             buckets: wanted.iter().map(empty).collect(),
             waiting: Waiting::new(),
+            waits: false,
+            unseen: 0,
             refused: None,
         };
         let targets = Targets::new(task.run().parallelism(), wanted);

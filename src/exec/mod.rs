@@ -56,6 +56,6 @@ pub(crate) use {
     node::{Compute, Dependency, Held, Hold, Meta, Node, Parent, Partitioning, Role},
     probe::{Probe, Word},
     suspect::{Fault, InputRow, on_its_way},
-    table::ByteTable,
+    table::{ByteTable, WARM},
     task::Task,
 };

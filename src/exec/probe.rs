@@ -23,7 +23,7 @@ impl Word {
     }
 
     #[inline]
-    fn low(&self) -> u64 {
+    pub(crate) fn low(&self) -> u64 {
         let [a, b, c, d, e, f, g, h, ..] = self.0;
         u64::from_le_bytes([a, b, c, d, e, f, g, h])
     }
@@ -125,9 +125,9 @@ impl<'k> Probe<'k> {
 
     /// Without its borrow; `None` for a long key.
     #[inline]
-    pub(crate) fn owned(&self) -> Option<Probe<'static>> {
+    pub(crate) fn short(&self) -> Option<Short> {
         let Probe { hash, low, high, .. } = *self;
-        self.is_short().then_some(Probe { hash, low, high, long: &[] })
+        self.is_short().then_some(Short { hash, low, high })
     }
 
     /// A key of up to 8 bytes, zero-padded, and its length.
@@ -167,6 +167,22 @@ impl<'k> Probe<'k> {
     }
 }
 
+/// A short key that is looked up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Short {
+    pub(crate) hash: u64,
+    low: u64,
+    high: u64,
+}
+
+impl Short {
+    #[inline]
+    pub(crate) fn probe(self) -> Probe<'static> {
+        let Short { hash, low, high } = self;
+        Probe { hash, low, high, long: &[] }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -190,9 +206,9 @@ mod tests {
                     prop_assert!(of_row.with_key(|found| found == key));
                     prop_assert!(made.with_key(|found| found == other));
                     prop_assert_eq!(made.is_short(), other.len() <= INLINE);
-                    let owned = made.owned();
-                    prop_assert_eq!(owned.is_some(), made.is_short());
-                    prop_assert!(owned.is_none_or(|owned| owned.is(word, &arena) == same));
+                    let short = made.short();
+                    prop_assert_eq!(short.is_some(), made.is_short());
+                    prop_assert!(short.is_none_or(|short| short.probe().is(word, &arena) == same));
                     if let Some((few, len)) = made.few() {
                         prop_assert_eq!(len, other.len());
                         prop_assert_eq!(Probe::padded(7, few, len).is(word, &arena), same);

@@ -12,7 +12,7 @@ use super::probe::{Probe, Word};
 use crate::error::Result;
 
 /// Look-ups whose cache misses are made to overlap.
-pub(super) const WARM: usize = 16;
+pub(crate) const WARM: usize = 16;
 /// Bytes of rows that the nearest cache of a core holds.
 const CACHED: usize = 32 << 10;
 const MIN_SLOTS: usize = 16;
@@ -25,9 +25,6 @@ pub(crate) trait Take<V> {
 
     fn take(&mut self, probe: Probe<'_>, value: V) -> Result<()>;
 }
-
-/// Hash, key and value of a row.
-pub(crate) type Seen<'t, A> = (u64, &'t [u8], &'t A);
 
 struct Entry<A> {
     hash: u64,
@@ -103,6 +100,11 @@ impl<A> ByteTable<A> {
         self.entries.is_empty()
     }
 
+    /// Over how many bytes look-ups are spread.
+    pub(crate) fn spread(&self) -> usize {
+        self.slots.len() * size_of::<u32>() + self.entries.len() * size_of::<Entry<A>>()
+    }
+
     /// Bytes of memory held, without what the values own.
     pub(crate) fn memory(&self) -> usize {
         self.slots.capacity() * size_of::<u32>()
@@ -111,7 +113,7 @@ impl<A> ByteTable<A> {
     }
 
     /// The row of a key, or the free slot where it belongs. The table has slots.
-    #[inline]
+    #[inline(always)]
     fn find(&self, probe: &Probe<'_>) -> std::result::Result<usize, usize> {
         let mask = self.slots.len() - 1;
         let (tag, rows) = (tag(probe.hash, self.slots.len()), row_mask(self.slots.len()));
@@ -265,17 +267,35 @@ impl<A> ByteTable<A> {
         Ok(())
     }
 
-    /// As [`ByteTable::iter`], in pieces small enough to [`warm`](ByteTable::warm) another table
-    /// for each.
-    pub(crate) fn pieces(&self) -> impl Iterator<Item = impl Iterator<Item = Seen<'_, A>> + Clone> {
-        self.entries.chunks(WARM).map(|entries| {
-            entries.iter().map(|entry| (entry.hash, entry.word.key(&self.arena), &entry.value))
-        })
+    /// All rows, in first-seen order, in pieces small enough to [`warm`](ByteTable::warm) another
+    /// table for each.
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = Piece<'_, A>> {
+        self.entries.chunks(WARM).map(|rows| Piece { rows, arena: &self.arena })
     }
 
     /// Hash, key and value of each row, in first-seen order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, &[u8], &A)> {
         self.entries.iter().map(|entry| (entry.hash, entry.word.key(&self.arena), &entry.value))
+    }
+}
+
+/// A few rows of a table, one after the other.
+pub(crate) struct Piece<'t, A> {
+    rows: &'t [Entry<A>],
+    arena: &'t [u8],
+}
+
+impl<'t, A> Piece<'t, A> {
+    pub(crate) fn hashes(&self) -> impl Iterator<Item = u64> + use<'t, A> {
+        self.rows.iter().map(|row| row.hash)
+    }
+
+    /// Key, as it is looked up and as it is seen, and value of each row.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = (Probe<'t>, &'t [u8], &'t A)> + use<'t, A> {
+        let arena = self.arena;
+        self.rows.iter().map(move |Entry { hash, word, value }| {
+            (Probe::of_row(*hash, word, arena), word.key(arena), value)
+        })
     }
 }
 

@@ -4,7 +4,7 @@
 //! and what the processor does meanwhile ends at the first branch that it guesses wrong. Of 16 rows
 //! it can fetch all slots at once, then all rows. They come out in the order in which they came.
 
-use super::probe::Probe;
+use super::probe::Short;
 use super::table::{ByteTable, WARM};
 
 /// At most [`WARM`] rows with short keys, each with the number of its table.
@@ -14,7 +14,7 @@ pub(crate) struct Waiting<T> {
 
 struct Row<T> {
     table: usize,
-    probe: Probe<'static>,
+    key: Short,
     value: T,
 }
 
@@ -25,8 +25,8 @@ impl<T> Waiting<T> {
 
     /// Takes a row. Returns whether it is time to take the rows out.
     #[inline]
-    pub(crate) fn push(&mut self, table: usize, probe: Probe<'static>, value: T) -> bool {
-        self.rows.push(Row { table, probe, value });
+    pub(crate) fn push(&mut self, table: usize, key: Short, value: T) -> bool {
+        self.rows.push(Row { table, key, value });
         self.rows.len() == WARM
     }
 
@@ -35,7 +35,7 @@ impl<T> Waiting<T> {
     pub(crate) fn warm<'t, A: 't>(&self, table: impl Fn(usize) -> &'t ByteTable<A>) {
         let mut slots = [0; WARM];
         for (slot, row) in slots.iter_mut().zip(&self.rows) {
-            *slot = table(row.table).slot_of(row.probe.hash);
+            *slot = table(row.table).slot_of(row.key.hash);
         }
         let rows = self.rows.iter().zip(slots);
         std::hint::black_box(rows.fold(0, |all, (row, slot)| all ^ table(row.table).touch(slot)));
@@ -43,7 +43,7 @@ impl<T> Waiting<T> {
 
     /// Takes the rows out.
     #[inline]
-    pub(crate) fn take(&mut self) -> impl Iterator<Item = (usize, Probe<'static>, T)> {
-        self.rows.drain(..).map(|row| (row.table, row.probe, row.value))
+    pub(crate) fn take(&mut self) -> impl Iterator<Item = (usize, Short, T)> {
+        self.rows.drain(..).map(|row| (row.table, row.key, row.value))
     }
 }

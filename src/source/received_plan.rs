@@ -16,7 +16,9 @@ const VERSION: u8 = 1;
 /// Bytes of a partition, as a share of the limit and in absolute numbers: payloads.
 const PARTITIONS_PER_LIMIT: u64 = 16;
 const PARTITION_MIN: u64 = 4 << 10;
-const PARTITION_MAX: u64 = 8 << 20;
+/// What comes of a partition should stay in the caches of one core, and partitions be many enough
+/// that no core waits long for the last one.
+const PARTITION_MAX: u64 = 1 << 20;
 
 /// Bytes that a record counts besides its payload when inputs are cut, so that empty records, too,
 /// fill a batch.

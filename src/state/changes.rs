@@ -5,6 +5,7 @@ use std::fmt;
 
 use super::overlay::Overlay;
 use super::table::StateTable;
+use crate::exec::{Probe, WARM, Word};
 
 /// The changes of a batch, computed against one edition of a partition's table and merged into
 /// that very one (STATE-5). Dropping them undoes the batch.
@@ -12,8 +13,9 @@ pub(crate) struct Changes<S> {
     edition: u64,
     /// Rows that the table has, by ordinal, with their new values; `None`: removed.
     known: Vec<(usize, Option<S>)>,
-    /// Keys that it has not: hash, where the key ends in `keys`, value. In the order of touch.
-    fresh: Vec<(u64, usize, S)>,
+    /// Keys that it has not: hash, key, value. In the order of touch.
+    fresh: Vec<(u64, Word, S)>,
+    /// Of the fresh ones those that are long.
     keys: Vec<u8>,
 }
 
@@ -39,10 +41,10 @@ impl<S: Clone> Changes<S> {
     pub(crate) fn touch<T>(
         &mut self,
         table: &StateTable<S>,
-        (hash, key): (u64, &[u8]),
+        probe: &Probe<'_>,
         change: impl FnOnce(&mut Option<S>) -> T,
     ) -> T {
-        let (place, mut value) = match table.locate(hash, key) {
+        let (place, mut value) = match table.locate(probe) {
             Some((place, value)) => (Some(place), Some(value.clone())),
             None => (None, None),
         };
@@ -50,8 +52,7 @@ impl<S: Clone> Changes<S> {
         match (place, value) {
             (Some(place), value) => self.known.push((place, value)),
             (None, Some(value)) => {
-                self.keys.extend_from_slice(key);
-                self.fresh.push((hash, self.keys.len(), value));
+                self.fresh.push((probe.hash, probe.enter(&mut self.keys), value));
             }
             (None, None) => {}
         }
@@ -65,10 +66,13 @@ impl<S: Clone> Changes<S> {
     pub(crate) fn merge_into(self, table: &mut StateTable<S>) {
         assert_eq!(self.edition, table.edition(), "STATE-5: a table changed below its changes");
         table.change(self.known.into_iter());
-        let mut start = 0;
-        for (hash, end, value) in self.fresh {
-            table.add(hash, &self.keys[start..end], value);
-            start = end;
+        let (keys, mut fresh) = (self.keys, self.fresh.into_iter());
+        while !fresh.as_slice().is_empty() {
+            let next = fresh.as_slice().iter().take(WARM);
+            table.warm_slots(next.map(|(hash, ..)| *hash));
+            for (hash, word, value) in fresh.by_ref().take(WARM) {
+                table.add(&Probe::of_row(hash, &word, &keys), value);
+            }
         }
     }
 
@@ -79,10 +83,8 @@ impl<S: Clone> Changes<S> {
             let (hash, key) = table.key_at(*ordinal);
             overlay.put(hash, key, value.clone());
         }
-        let mut start = 0;
-        for (hash, end, value) in &self.fresh {
-            overlay.put(*hash, &self.keys[start..*end], Some(value.clone()));
-            start = *end;
+        for (hash, word, value) in &self.fresh {
+            overlay.put(*hash, word.key(&self.keys), Some(value.clone()));
         }
         overlay
     }
@@ -112,7 +114,7 @@ mod tests {
                 let (mut changes, mut overlay) = (Changes::of(&table), Overlay::new());
                 for (key, value) in &batch {
                     let hash = hash_key(key);
-                    let before = changes.touch(&table, (hash, key), |now| {
+                    let before = changes.touch(&table, &Probe::new(hash, key), |now| {
                         std::mem::replace(now, *value)
                     });
                     prop_assert_eq!(before.as_ref(), model.get(hash, key));

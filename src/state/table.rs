@@ -16,8 +16,11 @@ const EMPTY: u64 = 0;
 /// What a key in its row is expected to take, encoded.
 const KEY_BYTES: usize = 8;
 
+/// Of a small value, half a cache line, and never in two of them: each look-up misses the cache
+/// once here, and once more where a row lies across lines. So rows have no hash, which is needed
+/// only where rows move or go, and is made from the key then.
+#[repr(align(32))]
 struct Row<S> {
-    hash: u64,
     word: Word,
     /// `None`: removed, no slot points here.
     value: Option<S>,
@@ -49,7 +52,7 @@ pub struct StateTable<S> {
 
 impl<S: Clone> Clone for Row<S> {
     fn clone(&self) -> Row<S> {
-        Row { hash: self.hash, word: self.word, value: self.value.clone() }
+        Row { word: self.word, value: self.value.clone() }
     }
 }
 
@@ -135,18 +138,18 @@ impl<S> StateTable<S> {
 
     /// The slot that points to the key's row.
     #[inline]
-    fn find(&self, hash: u64, key: &[u8]) -> Option<(usize, usize)> {
+    fn find(&self, probe: &Probe<'_>) -> Option<(usize, usize)> {
         if self.index.is_empty() {
             return None;
         }
-        let (mask, probe) = (self.index.len() - 1, Probe::new(hash, key));
-        let mut place = to_usize(hash) & mask;
+        let mask = self.index.len() - 1;
+        let mut place = to_usize(probe.hash) & mask;
         loop {
             let slot = self.index[place];
             if slot == EMPTY {
                 return None;
             }
-            if same_tag(slot, hash) {
+            if same_tag(slot, probe.hash) {
                 let ordinal = row_of(slot);
                 if probe.is(&self.rows[ordinal].word, &self.arena) {
                     return Some((place, ordinal));
@@ -160,21 +163,21 @@ impl<S> StateTable<S> {
     #[must_use]
     #[inline]
     pub fn get(&self, hash: u64, key: &[u8]) -> Option<&S> {
-        let (_, ordinal) = self.find(hash, key)?;
+        let (_, ordinal) = self.find(&Probe::new(hash, key))?;
         self.rows[ordinal].value.as_ref()
     }
 
     /// The key's value, to change it.
     #[inline]
     pub fn get_mut(&mut self, hash: u64, key: &[u8]) -> Option<&mut S> {
-        let (_, ordinal) = self.find(hash, key)?;
+        let (_, ordinal) = self.find(&Probe::new(hash, key))?;
         self.rows[ordinal].value.as_mut()
     }
 
     /// Whether the table has the key.
     #[must_use]
     pub fn contains(&self, hash: u64, key: &[u8]) -> bool {
-        self.find(hash, key).is_some()
+        self.find(&Probe::new(hash, key)).is_some()
     }
 
     /// The key's value; if there is none, first what `make` gives.
@@ -186,9 +189,10 @@ impl<S> StateTable<S> {
         key: &[u8],
         make: impl FnOnce() -> S,
     ) -> &mut S {
-        let ordinal = match self.find(hash, key) {
+        let probe = Probe::new(hash, key);
+        let ordinal = match self.find(&probe) {
             Some((_, ordinal)) => ordinal,
-            None => self.append(hash, key, make()),
+            None => self.append(&probe, make()),
         };
         #[allow(clippy::expect_used, reason = "a slot points to rows with a value only")]
         self.rows[ordinal].value.as_mut().expect("STATE: an indexed row has a value")
@@ -197,31 +201,33 @@ impl<S> StateTable<S> {
     /// Sets the key's value. Returns the one before. A key that stays keeps its place in the order.
     #[inline]
     pub fn insert(&mut self, hash: u64, key: &[u8], value: S) -> Option<S> {
-        if let Some((_, ordinal)) = self.find(hash, key) {
+        let probe = Probe::new(hash, key);
+        if let Some((_, ordinal)) = self.find(&probe) {
             return self.rows[ordinal].value.replace(value);
         }
-        self.append(hash, key, value);
+        self.append(&probe, value);
         None
     }
 
     /// Adds a row for a key that is not there.
-    fn append(&mut self, hash: u64, key: &[u8], value: S) -> usize {
-        debug_assert_eq!(hash, super::hash_key(key), "STATE: the hash is the key's XXH3");
+    fn append(&mut self, probe: &Probe<'_>, value: S) -> usize {
+        let right = || probe.with_key(super::hash_key) == probe.hash;
+        debug_assert!(right(), "STATE: the hash is the key's XXH3");
         if (self.live + 1) * 4 > self.index.len() * 3 {
             self.grow();
         }
-        let word = Probe::new(hash, key).enter(&mut self.arena);
+        let word = probe.enter(&mut self.arena);
         let ordinal = self.rows.len();
-        self.rows.push(Row { hash, word, value: Some(value) });
+        self.rows.push(Row { word, value: Some(value) });
         self.edition += 1;
-        place_in(&mut self.index, slot(hash, ordinal));
+        place_in(&mut self.index, slot(probe.hash, ordinal));
         self.live += 1;
         ordinal
     }
 
     /// Removes the key. Returns its value.
     pub fn remove(&mut self, hash: u64, key: &[u8]) -> Option<S> {
-        let (place, ordinal) = self.find(hash, key)?;
+        let (place, ordinal) = self.find(&Probe::new(hash, key))?;
         let value = self.bury(place, ordinal);
         self.compact_if_sparse();
         value
@@ -249,28 +255,38 @@ impl<S> StateTable<S> {
 
     /// The ordinal and the value of a key.
     #[inline]
-    pub(super) fn locate(&self, hash: u64, key: &[u8]) -> Option<(usize, &S)> {
-        let (_, ordinal) = self.find(hash, key)?;
+    pub(super) fn locate(&self, probe: &Probe<'_>) -> Option<(usize, &S)> {
+        let (_, ordinal) = self.find(probe)?;
         self.rows[ordinal].value.as_ref().map(|value| (ordinal, value))
     }
 
     /// Touches what look-ups of these hashes will touch: the cache misses of all of them then pass
     /// at the same time, and not one after the other.
     pub(crate) fn warm(&self, hashes: impl Iterator<Item = u64>) {
-        let mask = self.index.len().wrapping_sub(1);
         let touched = hashes.fold(0, |touched, hash| {
-            let slot = self.index.get(to_usize(hash) & mask).copied().unwrap_or(EMPTY);
             // Of an empty slot some row, which costs less than to guess wrong.
-            let row = to_usize(slot & u64::from(u32::MAX)).saturating_sub(1);
-            touched ^ self.rows.get(row).map_or(0, |row| row.hash)
+            let row = to_usize(self.slot_of(hash) & u64::from(u32::MAX)).saturating_sub(1);
+            touched ^ self.rows.get(row).map_or(0, |row| row.word.low())
         });
         std::hint::black_box(touched);
     }
 
+    /// As [`StateTable::warm`], for keys that the table does not have.
+    pub(super) fn warm_slots(&self, hashes: impl Iterator<Item = u64>) {
+        std::hint::black_box(hashes.fold(0, |touched, hash| touched ^ self.slot_of(hash)));
+    }
+
+    /// The slot at which the search for a hash begins.
+    #[inline]
+    fn slot_of(&self, hash: u64) -> u64 {
+        let mask = self.index.len().wrapping_sub(1);
+        self.index.get(to_usize(hash) & mask).copied().unwrap_or(EMPTY)
+    }
+
     /// Hash and key of the row at an ordinal.
     pub(super) fn key_at(&self, ordinal: usize) -> (u64, &[u8]) {
-        let row = &self.rows[ordinal];
-        (row.hash, self.key(row))
+        let key = self.key(&self.rows[ordinal]);
+        (super::hash_key(key), key)
     }
 
     /// Makes changes of the keys at these ordinals (`None`: removed), which are of this edition.
@@ -278,7 +294,7 @@ impl<S> StateTable<S> {
         for (ordinal, value) in changes {
             if value.is_some() {
                 self.rows[ordinal].value = value;
-            } else if let Some(place) = self.slot_of(ordinal) {
+            } else if let Some(place) = self.place_of(ordinal) {
                 self.bury(place, ordinal);
             }
         }
@@ -286,9 +302,9 @@ impl<S> StateTable<S> {
         self.compact_if_sparse();
     }
 
-    /// The slot that points to a row.
-    fn slot_of(&self, ordinal: usize) -> Option<usize> {
-        let hash = self.rows[ordinal].hash;
+    /// Where the slot is that points to a row.
+    fn place_of(&self, ordinal: usize) -> Option<usize> {
+        let (hash, _) = self.key_at(ordinal);
         let (mask, wanted) = (self.index.len() - 1, slot(hash, ordinal));
         let mut place = to_usize(hash) & mask;
         while self.index[place] != EMPTY {
@@ -301,8 +317,8 @@ impl<S> StateTable<S> {
     }
 
     /// Adds a key that the table does not have.
-    pub(super) fn add(&mut self, hash: u64, key: &[u8], value: S) {
-        self.append(hash, key, value);
+    pub(super) fn add(&mut self, probe: &Probe<'_>, value: S) {
+        self.append(probe, value);
     }
 
     /// Empties a slot, and moves back those behind it that it had displaced.
@@ -336,7 +352,8 @@ impl<S> StateTable<S> {
         self.index.clear();
         self.index.resize(slots, EMPTY);
         for (ordinal, row) in self.rows.iter().enumerate().filter(|(_, row)| row.value.is_some()) {
-            place_in(&mut self.index, slot(row.hash, ordinal));
+            let hash = super::hash_key(row.word.key(&self.arena));
+            place_in(&mut self.index, slot(hash, ordinal));
         }
     }
 
@@ -348,7 +365,8 @@ impl<S> StateTable<S> {
             if row.value.is_none() {
                 return false;
             }
-            row.word = Probe::new(row.hash, row.word.key(&old)).enter(&mut arena);
+            // A word has nothing of the hash.
+            row.word = Probe::of_row(0, &row.word, &old).enter(&mut arena);
             true
         });
         self.edition += 1;
@@ -365,7 +383,8 @@ impl<S> StateTable<S> {
     pub(super) fn drain_into(self, mut each: impl FnMut(u64, &[u8], S)) {
         for mut row in self.rows {
             if let Some(value) = row.value.take() {
-                each(row.hash, row.word.key(&self.arena), value);
+                let key = row.word.key(&self.arena);
+                each(super::hash_key(key), key, value);
             }
         }
     }

@@ -151,7 +151,8 @@ impl JobDriver {
         let row = fault.row.ok_or_else(|| Error::new(ErrorKind::TaskFailed, &*fault.error))?;
         let source = self.job.sources[to_usize(row.input.into())].name().to_owned();
         let Fault { operator, mut error, .. } = fault;
-        error.truncate(error.floor_char_boundary(TEXT_MAX));
+        let end = (0..=TEXT_MAX.min(error.len())).rev().find(|end| error.is_char_boundary(*end));
+        error.truncate(end.unwrap_or(0));
         let InputRow { partition, row: number, .. } = row;
         Ok((row, SkippedRecord { source, partition, row: number, operator, error }))
     }

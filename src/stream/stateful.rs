@@ -169,9 +169,6 @@ impl<S: State, U: Data> StatefulOperator for Operator<S, U> {
     }
 }
 
-/// Hash and bytes of a key, its first value and the others.
-type Group<'g, V> = (u64, &'g [u8], (&'g V, &'g [V]));
-
 /// What a run holds of one partition.
 struct Part<S, U> {
     changes: Mutex<Option<Changes<S>>>,
@@ -215,38 +212,34 @@ where
     fn update(&self, task: &Task<'_>, state: &KeyedState<S>) -> Result<Part<S, U>> {
         // Behind `reduce_by_key` and its like a key has one value: no need to gather them.
         if let Some(table) = self.input.held_table(task)? {
-            let pieces = table.pieces();
-            let pieces =
-                pieces.map(|piece| piece.map(|(hash, key, value)| (hash, key, (value, &[][..]))));
-            return self.update_with(task, state, (table.len(), pieces));
+            return self.update_with(task, state, &table, |value| (value, &[]));
         }
-        let groups = self.group(task)?;
-        let pieces = groups
-            .pieces()
-            .map(|piece| piece.map(|(hash, key, (first, rest))| (hash, key, (first, &rest[..]))));
-        self.update_with(task, state, (groups.len(), pieces))
+        self.update_with(task, state, &self.group(task)?, |(first, rest)| (first, rest))
     }
 
-    /// Calls the function for every key, which come once each.
-    fn update_with<'g>(
+    /// Calls the function for every key of a table, of whose values `values` gives the first one
+    /// and the others.
+    fn update_with<A>(
         &self,
         task: &Task<'_>,
         state: &KeyedState<S>,
-        (count, pieces): (usize, impl Iterator<Item = impl Iterator<Item = Group<'g, V>> + Clone>),
+        groups: &ByteTable<A>,
+        values: impl for<'g> Fn(&'g A) -> (&'g V, &'g [V]),
     ) -> Result<Part<S, U>> {
         let partition = task.partition();
         let kept = self.kept.start(partition);
         state.read(partition, |_, table| {
             let (mut changes, mut rows) = (Changes::of(table), Vec::new());
-            changes.reserve(count);
-            for piece in pieces {
-                table.warm(piece.clone().map(|(hash, ..)| hash));
-                for (hash, key, (first, rest)) in piece {
+            changes.reserve(groups.len());
+            for piece in groups.pieces() {
+                table.warm(piece.hashes());
+                for (probe, key, group) in piece.rows() {
                     let view = view_of::<K>(key)?;
+                    let (first, rest) = values(group);
                     let mut values = std::iter::once(first).chain(rest).cloned();
-                    rows.extend(changes.touch(table, (hash, key), |value| {
+                    rows.extend(changes.touch(table, &probe, |value| {
                         if let Some(kept) = &kept {
-                            *value = kept.get(table, hash, key).cloned();
+                            *value = kept.get(table, probe.hash, key).cloned();
                         }
                         task.call(&self.meta, || (self.f)(view, &mut values, value))
                     }));

@@ -87,7 +87,7 @@ impl Life {
     fn live(&self, hooks: Box<dyn Hooks>) -> Result<Progress> {
         let engine = self.world.engine()?;
         let events = engine.ingest(name!("events"))?;
-        if !engine.log().replay()?.next().is_some_and(|first| first.is_ok()) {
+        if engine.log().replay()?.next().is_none_or(|first| first.is_err()) {
             let record = |n| if self.poison && n == 17 { "poison".into() } else { format!("r{n}") };
             events.append_batch(&(0..RECORDS).map(record).collect::<Vec<String>>())?;
         }
@@ -257,53 +257,57 @@ fn withdraw_seen_and_death_not_counted_are_caught() {
     println!("death-not-counted caught: {story}");
 }
 
-/// A job that calls its callback once at most, struck everywhere.
-fn strike_at_most_once() -> Result<(u64, u64), String> {
-    #[derive(Clone)]
-    struct Once(World, Arc<Mutex<Vec<String>>>);
-    fn live(Once(world, seen): &Once, hooks: Box<dyn Hooks>) -> Result<u64> {
-        let engine = world.engine()?;
-        let events = engine.ingest(name!("events"))?;
-        if !engine.log().replay()?.next().is_some_and(|first| first.is_ok()) {
-            events.append_batch(&(0..9).map(|n| format!("r{n}")).collect::<Vec<String>>())?;
-        }
-        let (seen, disk) = (Arc::clone(seen), world.disk.clone());
-        let (job, counts) = Job::build(name!("once"), |job| {
-            let words = job.source(name!("in"), Received::from(&events));
-            words.for_each_batch(name!("callback"), move |batch| {
-                if disk.is_off() {
-                    return Err("the process is dead".into());
-                }
-                let rows = batch.rows().map(|row| String::from_utf8(row.clone()).unwrap());
-                seen.lock().unwrap().extend(rows);
-                let refuses = batch.id().get() == 2 && batch.attempt() == 1;
-                if refuses { Err("refused, when it was done".into()) } else { Ok(()) }
-            });
-            let counted = words.pair_with(|_| 1u64).reduce_by_key(|a, b| a + b);
-            let counts = counted.map_with_state::<u64, ()>(name!("counts"), |_, new, count| {
-                *count = Some(count.unwrap_or(0) + new.sum::<u64>());
-                None
-            });
-            counts.state
-        })?;
-        let mut harness = Harness::new(&engine, job.at_most_once(), options(), hooks)?;
-        while harness.step()? != Stepped::Idle {
-            world.clock.advance(std::time::Duration::from_millis(6));
-        }
-        harness.finish()?;
-        let mut sum = 0;
-        counts.for_each(|_, count| sum += *count)?;
-        Ok(sum)
+/// A world, and the rows that the callback was given in all lives.
+#[derive(Clone)]
+struct Once(World, Arc<Mutex<Vec<String>>>);
+
+/// A job that calls its callback once at most, to the end of its input.
+fn live_once(Once(world, seen): &Once, hooks: Box<dyn Hooks>) -> Result<u64> {
+    let engine = world.engine()?;
+    let events = engine.ingest(name!("events"))?;
+    if engine.log().replay()?.next().is_none_or(|first| first.is_err()) {
+        events.append_batch(&(0..9).map(|n| format!("r{n}")).collect::<Vec<String>>())?;
     }
+    let (seen, disk) = (Arc::clone(seen), world.disk.clone());
+    let (job, counts) = Job::build(name!("once"), |job| {
+        let words = job.source(name!("in"), Received::from(&events));
+        words.for_each_batch(name!("callback"), move |batch| {
+            if disk.is_off() {
+                return Err("the process is dead".into());
+            }
+            let rows = batch.rows().map(|row| String::from_utf8(row.clone()).unwrap());
+            seen.lock().unwrap().extend(rows);
+            let refuses = batch.id().get() == 2 && batch.attempt() == 1;
+            if refuses { Err("refused, when it was done".into()) } else { Ok(()) }
+        });
+        let counted = words.pair_with(|_| 1u64).reduce_by_key(|a, b| a + b);
+        let counts = counted.map_with_state::<u64, ()>(name!("counts"), |_, new, count| {
+            *count = Some(count.unwrap_or(0) + new.sum::<u64>());
+            None
+        });
+        counts.state
+    })?;
+    let mut harness = Harness::new(&engine, job.at_most_once(), options(), hooks)?;
+    while harness.step()? != Stepped::Idle {
+        world.clock.advance(std::time::Duration::from_millis(6));
+    }
+    harness.finish()?;
+    let mut sum = 0;
+    counts.for_each(|_, count| sum += *count)?;
+    Ok(sum)
+}
+
+/// Such a job, struck everywhere.
+fn strike_at_most_once() -> Result<(u64, u64), String> {
     let new = || Once(World::new(1), Arc::default());
     let (mut states, mut lost) = (0, 0);
     let undisturbed = new();
-    assert_eq!(live(&undisturbed, Box::new(NoHooks)).unwrap(), 9);
+    assert_eq!(live_once(&undisturbed, Box::new(NoHooks)).unwrap(), 9);
     let mut struck = Vec::new();
     for step in Step::ALL {
         for number in 0..20 {
             let once = new();
-            if live(&once, Box::new(CrashAt(step, number))).is_ok() {
+            if live_once(&once, Box::new(CrashAt(step, number))).is_ok() {
                 break;
             }
             once.0.disk.power_off();
@@ -313,14 +317,14 @@ fn strike_at_most_once() -> Result<(u64, u64), String> {
     for operation in 1..=undisturbed.0.disk.ops() {
         let once = new();
         once.0.disk.crash_at(operation, CrashManner::Torn);
-        drop(live(&once, Box::new(NoHooks)));
+        drop(live_once(&once, Box::new(NoHooks)));
         struck.push((format!("operation {operation}"), once));
     }
     for (story, Once(world, seen)) in struck {
         for outcome in [CrashOutcome::LoseAll, CrashOutcome::KeepAll] {
             let seen = Arc::new(Mutex::new(seen.lock().unwrap().clone()));
             let after = Once(world.with_disk(world.disk.power_cycle(outcome)), seen);
-            let sum = live(&after, Box::new(NoHooks));
+            let sum = live_once(&after, Box::new(NoHooks));
             let sum = sum.map_err(|error| format!("{story}, {outcome:?}: {error}"))?;
             let mut rows = after.1.lock().unwrap().clone();
             rows.sort();

@@ -74,7 +74,7 @@ fn random_lives_of_a_job_end_as_the_model_does() {
     let lives: Vec<u64> = seeds.clone().map(|seed| live(seed).unwrap()).collect();
     let deaths: u64 = lives.iter().sum();
     println!("{} lives, {deaths} deaths, seeds {seeds:?}", lives.len());
-    assert!(deaths as usize > lives.len() / 2, "{deaths}");
+    assert!(usize::try_from(deaths).unwrap() > lives.len() / 2, "{deaths}");
 }
 
 /// The planted bugs of batches are found within few seeds: the lives do look.

@@ -92,7 +92,9 @@ fn draining_waits_for_no_tick_and_takes_everything_that_is_there() {
     let (run, counts) = place.start(options, |_| ());
     place.events.append(b"oak").unwrap();
     wait_for(|| counts.get(b"oak").is_some() || run.progress().batch.get() == 0);
-    (0..100).for_each(|_| drop(place.events.append(b"ash").unwrap()));
+    for _ in 0..100 {
+        place.events.append(b"ash").unwrap();
+    }
     let progress = run.drain().unwrap();
     assert_eq!((counts.get(b"oak"), counts.get(b"ash")), (Some(1), Some(100)));
     assert!(progress.batches >= 10, "bounded batches: {}", progress.batches);

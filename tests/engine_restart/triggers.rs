@@ -76,7 +76,9 @@ impl Driven {
         let (storage, clock) = (Arc::new(disk.clone()), Arc::clone(&clocks) as Arc<_>);
         let engine = Engine::open_with(storage, clock, "/data", engine_options).unwrap();
         let events = engine.ingest(name!("events")).unwrap();
-        (0..backlog).for_each(|_| drop(events.append(b"oak").unwrap()));
+        for _ in 0..backlog {
+            events.append(b"oak").unwrap();
+        }
         let (job, rows) = Job::build(name!("job"), |job| {
             let words = job.source(name!("in"), Received::from(&events));
             words.map(<[u8]>::to_vec).collect(name!("rows"))
@@ -87,7 +89,9 @@ impl Driven {
     }
 
     fn append(&self, count: usize) {
-        (0..count).for_each(|_| drop(self.events.append(b"oak").unwrap()));
+        for _ in 0..count {
+            self.events.append(b"oak").unwrap();
+        }
     }
 
     fn advance(&self, millis: u64) {
