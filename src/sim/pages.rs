@@ -1,5 +1,5 @@
-//! The bytes of a file in shared pages: a copy costs a vector of pointers, a write copies only what
-//! it touches, and a block of zeros costs nothing.
+//! The bytes of a file in shared pages: a copy costs nothing, the first write to a copy a vector of
+//! pointers and each what it touches, and a block of zeros costs nothing.
 
 use crate::checksum::is_zero;
 use crate::storage::BLOCK;
@@ -19,7 +19,7 @@ pub(super) type Page = Option<Arc<[u8; BLOCK]>>;
 
 /// A file's bytes. What lies behind its end reads as zeros.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Pages(Vec<Page>);
+pub(super) struct Pages(Arc<Vec<Page>>);
 
 /// Splits a byte position into block and offset. Positions are below [`LONGEST`].
 pub(super) fn place(offset: u64) -> (usize, usize) {
@@ -52,10 +52,11 @@ impl Pages {
     }
 
     fn slot(&mut self, block: usize) -> &mut Page {
-        if block >= self.0.len() {
-            self.0.resize(block + 1, None);
+        let pages = Arc::make_mut(&mut self.0);
+        if block >= pages.len() {
+            pages.resize(block + 1, None);
         }
-        &mut self.0[block]
+        &mut pages[block]
     }
 
     fn bytes_mut(&mut self, block: usize) -> &mut [u8; BLOCK] {
@@ -133,8 +134,10 @@ impl Pages {
     pub(super) fn cut(&mut self, length: u64) {
         let (block, start) = place(length);
         let whole = block + usize::from(start > 0);
-        self.0.truncate(whole);
-        if start > 0 && self.page(block).is_some() {
+        if whole < self.0.len() {
+            Arc::make_mut(&mut self.0).truncate(whole);
+        }
+        if start > 0 && self.page(block).as_ref().is_some_and(|page| !is_zero(&page[start..])) {
             self.bytes_mut(block)[start..].fill(0);
         }
     }

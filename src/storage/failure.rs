@@ -8,7 +8,7 @@ use crate::error::{Error, ErrorKind};
 
 /// How often a call is begun again that a signal has interrupted. More interruptions in a row than
 /// any timer causes: then it is an error, and nobody waits for ever.
-const INTERRUPTIONS: u32 = 10_000;
+pub(super) const INTERRUPTIONS: u32 = 10_000;
 
 /// Begins `call` again when a signal has interrupted it: then it has not happened.
 pub(super) fn retry_on_intr<T>(

@@ -7,7 +7,7 @@
 //! STORAGE-1: a buffer is owned by exactly one of caller, channel, completion.
 //! STORAGE-2: a dropped channel first waits for what it has in flight.
 //! STORAGE-3: no backend retries a failed write or sync; `EINTR`, `EAGAIN`, `EBUSY` of the waiting
-//! call itself are not completions and are repeated.
+//! call itself are not completions and are repeated, but not for ever.
 
 pub(crate) mod buffer;
 mod directory;

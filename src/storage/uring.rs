@@ -14,11 +14,13 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use io_uring::squeue::Entry;
 use io_uring::types::{self, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode};
 
+use super::failure::INTERRUPTIONS;
 use super::lock::ForkWord;
 use super::pace::{SharedPace, Way};
 use super::posix::system_file;
@@ -32,6 +34,12 @@ const DEPTH: usize = 64;
 /// Seconds without any completion after which a dropped channel no longer waits: a device that
 /// answers nothing must not hang whoever closes a log (LOG.md L12).
 const DROP_WAIT_SECONDS: u64 = 60;
+
+/// How often `enter` begins again at once; from then on it rests before each time, so that
+/// [`INTERRUPTIONS`] take seconds. A short wait of a kernel without memory passes; and who waits
+/// for a slow device among a profiler's signals is not told that the ring has failed.
+const AT_ONCE: u32 = 100;
+const REST: Duration = Duration::from_millis(1);
 
 /// The most bytes that Linux moves in one call.
 const TRANSFER_MAX: usize = 0x7FFF_F000;
@@ -63,6 +71,7 @@ pub(super) struct UringChannel {
     lone: Option<(u64, u64)>,
     /// How long `enter` waits, where not for ever.
     patience: Option<Timespec>,
+    rest: Duration,
     drop_wait: Timespec,
 }
 
@@ -85,6 +94,7 @@ impl UringChannel {
             pace,
             lone: None,
             patience: None,
+            rest: REST,
             drop_wait: Timespec::new().sec(DROP_WAIT_SECONDS),
         };
         channel.push(&opcode::Nop::new().build().user_data(u64::MAX));
@@ -105,8 +115,10 @@ impl UringChannel {
     }
 
     /// Gives the kernel what was pushed, and waits for `wanted` completions to be there. Only the
-    /// call itself is repeated, never an operation. Impatient, it fails with `ETIME`.
+    /// call itself is repeated, never an operation, and not for ever. Impatient, it fails with
+    /// `ETIME`.
     fn enter(&mut self, wanted: usize) -> io::Result<()> {
+        let mut refused = 0;
         loop {
             let entered = match &self.patience {
                 None => self.ring.submit_and_wait(wanted),
@@ -117,15 +129,21 @@ impl UringChannel {
             };
             match entered {
                 Ok(_) => return Ok(()),
-                Err(error) => match error.raw_os_error() {
-                    Some(libc::EINTR | libc::EAGAIN | libc::EBUSY) => {
-                        if !self.ring.completion().is_empty() {
-                            return Ok(());
-                        }
-                        std::thread::yield_now();
+                Err(error) => {
+                    let errno = error.raw_os_error();
+                    let again = matches!(errno, Some(libc::EINTR | libc::EAGAIN | libc::EBUSY));
+                    if !again || refused == INTERRUPTIONS {
+                        return Err(error);
                     }
-                    _ => return Err(error),
-                },
+                    if !self.ring.completion().is_empty() {
+                        return Ok(());
+                    }
+                    refused += 1;
+                    match refused {
+                        ..AT_ONCE => std::thread::yield_now(),
+                        _ => SystemClock.sleep(self.rest),
+                    }
+                }
             }
         }
     }
@@ -535,6 +553,30 @@ mod tests {
         assert!(completion.result.is_err() && completion.buffer.is_some());
         drop(channel);
         assert_eq!(Arc::strong_count(&file), 1);
+    }
+
+    /// A ring whose call is always interrupted was entered again for ever: whoever appended hung.
+    #[test]
+    fn a_ring_that_is_never_entered_fails_and_nobody_waits_for_ever() {
+        for errno in [libc::EINTR, libc::EAGAIN, libc::EBUSY] {
+            let place = tempfile::tempdir().unwrap();
+            let body = move || {
+                let Some((mut channel, file)) = channel_and_file(&place) else { return };
+                channel.rest = Duration::ZERO;
+                if !refuse_in_this_thread(&Refusal { errno, ..NO_ENTER }) {
+                    return;
+                }
+                let tokens = [0, 1].map(|block| channel.submit(write(&file, block)));
+                for token in tokens {
+                    let completion = channel.complete().unwrap();
+                    let told = completion.result.unwrap_err().errno();
+                    assert_eq!((completion.token, told), (token, Some(errno)));
+                }
+                assert!(channel.complete().is_none());
+                assert!(channel.run(write(&file, 2)).result.is_err());
+            };
+            crate::sync::spawn("refused", body).unwrap().join().unwrap();
+        }
     }
 
     #[test]

@@ -249,23 +249,22 @@ impl Core {
     /// Gives up the oldest segments (LOG.md L17).
     pub(crate) fn truncate_before(&self, lsn: Lsn) -> Result<Lsn> {
         self.check()?;
-        let durable = self.progress.durable();
-        if lsn > durable.next() {
+        if lsn > self.progress.durable().next() {
             let message = format!("record {lsn} is not durable, so nothing before it is given up");
             return Err(Error::new(ErrorKind::Invalid, message).at_path(self.directory.path()));
         }
         self.cover_catalog(lsn)?;
         let mut resolved = Vec::new();
-        let start = self.truncate(lsn, durable, &mut resolved);
+        let start = self.truncate(lsn, &mut resolved);
         Resolved::wake(resolved);
         start
     }
 
-    fn truncate(&self, lsn: Lsn, durable: Lsn, resolved: &mut Vec<Resolved>) -> Result<Lsn> {
+    fn truncate(&self, lsn: Lsn, resolved: &mut Vec<Resolved>) -> Result<Lsn> {
         let mut preparer = lock(&self.preparer);
         let Some(preparer) = preparer.as_mut() else { return Err(closed()) };
         self.check()?;
-        self.truncate_with(preparer, lsn, durable, resolved)
+        self.truncate_with(preparer, lsn, resolved)
     }
 
     /// As [`Core::truncate_before`], for who has the preparer. Pins hold what they hold (PIN-1).
@@ -273,13 +272,14 @@ impl Core {
         &self,
         preparer: &mut Preparer,
         lsn: Lsn,
-        durable: Lsn,
         resolved: &mut Vec<Resolved>,
     ) -> Result<Lsn> {
         let pins = lock(&self.pins);
+        let lsn = self.clamp_to_catalog(pins.clamp(lsn));
         let start = truncate::truncate_before(
-            self.clamp_to_catalog(pins.clamp(lsn)),
-            durable,
+            lsn,
+            // Read last: `LOG` attests the catalog's repetition, for what it repeats is given up.
+            self.progress.durable(),
             &self.index,
             &mut preparer.log_file,
             &mut *preparer.channel,

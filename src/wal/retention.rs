@@ -90,11 +90,10 @@ impl Core {
             return Ok(self.first_lsn());
         }
         let floor = self.retention_floor(&mut *preparer.channel)?;
-        let durable = self.progress.durable();
         if floor <= self.first_lsn() {
             return Ok(self.first_lsn());
         }
-        self.truncate_with(preparer, floor.min(durable.next()), durable, resolved)
+        self.truncate_with(preparer, floor.min(self.progress.durable().next()), resolved)
     }
 
     /// The first record that the options want to be kept.

@@ -44,6 +44,11 @@ impl Fault {
         }
     }
 
+    /// Whether it says that somebody else has the locks.
+    pub(crate) fn takes_locks_away(&self) -> bool {
+        matches!(self, Fault::Call { call, how, .. } if call == "fcntl" && how == "error=EAGAIN")
+    }
+
     /// Whether it is a sync of the commit path that fails.
     pub(crate) fn is_sync(&self) -> bool {
         matches!(self, Fault::Completion { only: "sync", .. })

@@ -7,6 +7,7 @@ use crate::clock::ManualClock;
 use crate::error::ErrorKind;
 use crate::ids::Lsn;
 use crate::sim::{CrashManner, CrashOutcome, Device, SimDisk};
+use crate::storage::BLOCK;
 use crate::sync::{Arc, spawn};
 use crate::wal::{Background, Hold, Wal, WalOptions};
 
@@ -42,6 +43,29 @@ fn pins_hold_records_until_they_move_or_go() {
     assert_eq!(wal.truncate_before(Lsn::new(20)).unwrap(), Lsn::new(19), "by the segment");
     wal.clone().close().unwrap();
     assert_eq!(wal.pin("closed", Lsn::new(20)).unwrap_err().kind(), ErrorKind::Closed);
+}
+
+/// A truncation first repeats the names of streams, and `LOG` did not say that the repetition was
+/// durable: damaged, it was taken for torn, and the log opened without a name that it had given up
+/// elsewhere. Random life 1073640 found the same for producers.
+#[test]
+fn what_a_truncation_relies_on_is_attested() {
+    let old = disk(85, Device::Fua);
+    let wal = open(&old, Background::Inline).unwrap();
+    wal.stream("orders").unwrap().append(b"one").unwrap();
+    append(&wal, 6);
+    assert!(wal.truncate_before(Lsn::new(8)).unwrap() > Lsn::new(2));
+    drop(wal);
+    let found = old.power_cycle(CrashOutcome::KeepAll);
+    let last_frame = |path: std::path::PathBuf| {
+        let bytes = found.read_file(&path)?;
+        let mut blocks = (0..bytes.len()).step_by(BLOCK).rev();
+        Some((path, blocks.find(|at| bytes[*at..].starts_with(b"FRAM"))?))
+    };
+    let (path, at) = found.files().into_iter().rev().find_map(last_frame).unwrap();
+    found.flip_byte(&path, at as u64 + 130, 1).unwrap();
+    let refused = open(&found, Background::Inline).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Corrupt, "{refused}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -197,6 +197,15 @@ impl Worker<'_> {
         Ok(())
     }
 
+    /// Where the image of a violation is left to be looked at: in the folder that `SAWMILL_KEEP`
+    /// names.
+    fn kept(&self, at: usize, what: &str) -> Option<PathBuf> {
+        let folder = std::env::var_os("SAWMILL_KEEP")?;
+        let Plan { file_system, seed, .. } = self.plan;
+        let name = format!("{}-seed-{seed}-event-{at}-{what}", file_system.name).replace(' ', "-");
+        Some(PathBuf::from(folder).join(name))
+    }
+
     fn state(
         &mut self,
         at: usize,
@@ -208,28 +217,21 @@ impl Worker<'_> {
         *self.tally.steps.entry(oracle.step().map_or("mounted", Step::name)).or_default() += 1;
         let closes = self.tally.prefixes.is_multiple_of(2);
         let story = |error: Failure| format!("event {at}, {what}: {error}");
-        let looked = self.bench.look(&volatile.durable, left, oracle, closes);
+        let kept = self.kept(at, what);
+        let looked = self.bench.look(&volatile.durable, left, oracle, closes, kept.as_deref());
         let judged = looked.map_err(story)?;
         if let Err(wrong) = judged {
-            self.keep(at, what, volatile, left)?;
+            if let Some(kept) = kept {
+                let image = File::create(kept)?;
+                volatile.durable.write_to(&image)?;
+                left.iter().try_for_each(|change| change.write_to(&image))?;
+            }
             self.tally.violations.push(format!("event {at}, {what}: {wrong}"));
             if self.tally.violations.len() >= ENOUGH {
                 self.stop.store(true, Relaxed);
             }
         }
         Ok(())
-    }
-}
-
-impl Worker<'_> {
-    /// Leaves the image of a violation in the folder that `SAWMILL_KEEP` names, to be looked at.
-    fn keep(&self, at: usize, what: &str, volatile: &Volatile, left: &[Change]) -> Outcome {
-        let Some(folder) = std::env::var_os("SAWMILL_KEEP") else { return Ok(()) };
-        let Plan { file_system, seed, .. } = self.plan;
-        let name = format!("{}-seed-{seed}-event-{at}-{what}", file_system.name).replace(' ', "-");
-        let image = File::create(PathBuf::from(folder).join(name))?;
-        volatile.durable.write_to(&image)?;
-        Ok(left.iter().try_for_each(|change| change.write_to(&image))?)
     }
 }
 
@@ -246,13 +248,15 @@ impl<'a> Bench<'a> {
         Ok(Bench { file_system, image, on: place.folder(&format!("mount-{job}"))? })
     }
 
-    /// Mounts what was left and judges the log in it. An error is not the log's.
+    /// Mounts what was left and judges the log in it. An error is not the log's. Beside `kept` goes
+    /// what the device shows after a violation: an image that is whole may be read as another one.
     fn look(
         &self,
         durable: &Medium,
         left: &[Change],
         oracle: &Oracle,
         closes: bool,
+        kept: Option<&Path>,
     ) -> Result<Result<(), String>, Failure> {
         // A new file each time: the loop device of the last one may still be there, and have
         // something to write.
@@ -263,6 +267,9 @@ impl<'a> Bench<'a> {
         let mount = self.file_system.mount_image(&self.image, &self.on)?;
         fs::remove_file(&self.image)?;
         let judged = self.judge(oracle, closes).map_err(|error| error.to_string());
+        if let (Err(_), Some(kept)) = (&judged, kept) {
+            mount.copy_device(kept)?;
+        }
         mount.unmount()?;
         Ok(judged)
     }

@@ -132,6 +132,21 @@ impl Mount {
     }
 }
 
+impl Mount {
+    /// Copies the device that is mounted, through the page cache (`.cached`) and past it
+    /// (`.direct`).
+    pub(crate) fn copy_device(&self, to: &Path) -> Outcome {
+        let on = self.0.as_deref().unwrap_or(Path::new(""));
+        let shown = run(Command::new("findmnt").args(["-no", "SOURCE"]).arg(on))?;
+        for (flag, ending) in [("fullblock", "cached"), ("direct", "direct")] {
+            let mut copy = Command::new("dd");
+            copy.arg(format!("if={}", shown.trim())).arg(format!("iflag={flag}"));
+            run(copy.args(["bs=1M", "status=none"]).arg(format!("of={}.{ending}", to.display())))?;
+        }
+        Ok(())
+    }
+}
+
 impl Drop for Mount {
     fn drop(&mut self) {
         if let Some(place) = &self.0 {
