@@ -52,7 +52,7 @@ small-memory SIZE="4096":
 
 # The golden logs of a new version of the format, into DIR. Those that are there are never edited.
 golden DIR:
-    SAWMILL_GOLDEN={{DIR}} cargo test --all-features --test wal_golden -- --ignored
+    SAWMILL_GOLDEN={{DIR}} cargo test --all-features --test wal_golden --test checkpoint_golden -- --ignored
 
 # Real kills of real processes, KILLS of them, as many as a release needs; a reader that stalls.
 kill-long KILLS="1000":

@@ -1,15 +1,19 @@
 //! What an engine's directory holds, found beside whoever runs the engine and without changing it.
 
+mod stored;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::checkpoint::{Loaded, Look, Report, Status};
+use crate::checkpoint::{Loaded, Look, Part, Report, Status};
 use crate::engine::{CHECKPOINTS, Engine};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{BatchId, Generation, LogId, Lsn, StreamId, to_u64};
 use crate::state::encoded_keys;
 use crate::storage::{BackendChoice, Storage, SystemStorage};
 use crate::stream::EngineState;
+
+pub use stored::StoredState;
 
 /// What [`Engine::inspect`] finds.
 #[derive(Debug)]
@@ -29,6 +33,10 @@ pub struct EngineReport {
 pub struct CheckpointReport {
     /// Its number; numbers rise.
     pub number: u64,
+    /// The checkpoint that its data file says the changes since; `None`: it is a base.
+    pub parent: Option<u64>,
+    /// Whether a restart may go on from it. If not, it is there for those that build on it.
+    pub kept: bool,
     /// The log that it belongs to.
     pub log_id: LogId,
     /// The job's name.
@@ -43,9 +51,10 @@ pub struct CheckpointReport {
     pub bytes: u64,
     /// When the data file was written, in nanoseconds since the Unix epoch, by the file system.
     pub written_ns: Option<i64>,
-    /// What it holds, by operator in the order in which they were written; empty if it is damaged.
+    /// What it holds, its base and deltas together, by operator in the order in which they were
+    /// written; empty if it is damaged.
     pub operators: Vec<OperatorReport>,
-    /// What the engine keeps beside the state; `None` if this version cannot read it.
+    /// What the engine keeps beside the state; `None` if it cannot be read.
     pub engine: Option<JobReport>,
     /// Why recovery could not start from it; `None`: nothing wrong was found.
     pub damage: Option<Error>,
@@ -61,7 +70,7 @@ pub struct OperatorReport {
     pub schema: u64,
     /// Number of partitions.
     pub partitions: u32,
-    /// Bytes of encoded state.
+    /// Bytes of encoded state, in all files.
     pub bytes: u64,
     /// Number of keys; `None` if only the index was read.
     pub keys: Option<u64>,
@@ -134,47 +143,50 @@ fn inspect(storage: &dyn Storage, path: &Path, whole: bool) -> Result<EngineRepo
 }
 
 fn describe(status: Status, whole: bool) -> CheckpointReport {
-    let Status { meta, bytes, found } = status;
-    let engine = EngineState::decode(&meta.engine);
-    let (written_ns, operators, damage) = match found {
-        Ok(loaded) => match operators(&loaded, whole) {
-            Ok(operators) => (loaded.written_ns(), operators, None),
-            Err(error) => (loaded.written_ns(), Vec::new(), Some(error)),
-        },
-        Err(error) => (None, Vec::new(), Some(error)),
-    };
-    CheckpointReport {
+    let Status { meta, bytes, kept, found } = status;
+    let mut report = CheckpointReport {
         number: meta.checkpoint,
+        parent: (meta.parent != 0).then_some(meta.parent),
+        kept,
         log_id: meta.log_id,
         job: meta.job,
         generation: meta.generation,
         batch: meta.batch,
         floor: meta.floor,
         bytes,
-        written_ns,
-        operators,
-        damage: damage.or_else(|| engine.as_ref().err().cloned()),
-        engine: engine.ok().map(job),
-    }
+        written_ns: None,
+        operators: Vec::new(),
+        engine: None,
+        damage: None,
+    };
+    let fill = |report: &mut CheckpointReport| -> Result<()> {
+        let loaded = found?;
+        report.written_ns = loaded.files.last().and_then(|file| file.written_ns());
+        report.operators = operators(&loaded, whole)?;
+        report.engine = Some(job(EngineState::decode(&loaded.meta.engine)?));
+        Ok(())
+    };
+    report.damage = fill(&mut report).err();
+    report
 }
 
-/// Extents together by operator.
+/// Parts together by operator.
 fn operators(loaded: &Loaded, whole: bool) -> Result<Vec<OperatorReport>> {
     let mut found: Vec<OperatorReport> = Vec::new();
-    for (ordinal, extent) in loaded.extents.iter().enumerate() {
-        let keys = if whole { Some(keys_of(loaded, ordinal)?) } else { None };
-        let known = found.iter_mut().find(|known| known.name == extent.operator);
+    for part in &loaded.parts {
+        let keys = if whole { Some(keys_of(loaded, part)?) } else { None };
+        let known = found.iter_mut().find(|known| known.name == part.operator);
         match known {
             Some(known) => {
                 known.partitions += 1;
-                known.bytes += extent.length;
+                known.bytes += part.length;
                 known.keys = known.keys.zip(keys).map(|(sum, more)| sum + more);
             }
             None => found.push(OperatorReport {
-                name: extent.operator.clone(),
-                schema: extent.schema,
+                name: part.operator.clone(),
+                schema: part.schema,
                 partitions: 1,
-                bytes: extent.length,
+                bytes: part.length,
                 keys,
             }),
         }
@@ -182,11 +194,10 @@ fn operators(loaded: &Loaded, whole: bool) -> Result<Vec<OperatorReport>> {
     Ok(found)
 }
 
-fn keys_of(loaded: &Loaded, ordinal: usize) -> Result<u64> {
-    let bytes = loaded.read_extent(ordinal)?;
+fn keys_of(loaded: &Loaded, part: &Part) -> Result<u64> {
+    let bytes = loaded.read(part)?;
     encoded_keys(&bytes).ok_or_else(|| {
-        let extent = &loaded.extents[ordinal];
-        let (operator, partition) = (&extent.operator, extent.partition);
+        let (operator, partition) = (&part.operator, part.partition);
         let message = format!("state of operator {operator}, partition {partition}: no key count");
         Error::new(ErrorKind::Corrupt, message)
     })

@@ -108,7 +108,7 @@ pub use exec::{
 pub use ids::{
     BatchId, Epoch, Generation, LogId, Lsn, Position, ProducerId, SegmentNumber, StreamId,
 };
-pub use inspect::{CheckpointReport, EngineReport, JobReport, OperatorReport};
+pub use inspect::{CheckpointReport, EngineReport, JobReport, OperatorReport, StoredState};
 pub use options::EngineOptions;
 pub use sink::{
     BatchOutput, BatchSink, CollectedRows, CommittedRow, CommittedRows, FileManifest, JsonRow,

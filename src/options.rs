@@ -17,8 +17,9 @@ pub struct EngineOptions {
     /// Threads that compute batches. Results never depend on it. Default 0: one for each core;
     /// maximum 1024.
     pub threads: usize,
-    /// Checkpoints that are kept; the log keeps what the oldest of them needs. Default 2, so that
-    /// one may rot; minimum 1, maximum 100.
+    /// Checkpoints that are kept, no two of which share a file (a delta needs those that it builds
+    /// on); the log keeps what the oldest of them needs. Default 2, so that any one file may rot;
+    /// minimum 1, maximum 100.
     pub checkpoints_kept: usize,
     /// How often a failed task is attempted before the job fails with
     /// [`ErrorKind::TaskFailed`]. Default 4, minimum 1, maximum 100.

@@ -103,6 +103,12 @@ bugs! {
     CheckpointBeforeCompletion => "checkpoint-before-completion",
     /// E1: sinks are called before the plan is durable.
     PlanNotDurable => "plan-not-durable",
+    /// E15: retention counts files, not the chains that kept checkpoints need.
+    ChainCut => "chain-cut",
+    /// E15: a delta that is not whole is left out of its chain.
+    DeltaSkipped => "delta-skipped",
+    /// E17: what a failed checkpoint had taken is not in the next delta.
+    FailedCutForgotten => "failed-cut-forgotten",
     /// E3: the retention floor is the log's end at the checkpoint.
     FloorFromLogEnd => "floor-from-log-end",
     /// E5: a sink's identity leaves its name out.

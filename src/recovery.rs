@@ -14,11 +14,11 @@ use crate::exec::CancelToken;
 use crate::ids::{BatchId, Generation, Lsn};
 use crate::planted::{Bug, planted};
 use crate::sink::{SinkContext, SinkIdentity};
-use crate::state::OperatorState;
+use crate::state::{OperatorState, Tracking};
 use crate::stream::{
     Batch, BatchCompletion, BatchPlan, BatchPreparation, Board, Boundary, EngineState, Entry, Env,
-    Hooks, JOURNAL, Job, JobDriver, JobShape, Marks, OpenedStream, Pace, RunOptions, SideVersion,
-    Writing, add_stream,
+    Hooks, JOURNAL, Job, JobDriver, JobShape, Lineage, Marks, OpenedStream, Pace, RunOptions,
+    SideVersion, Writing, add_stream,
 };
 use crate::sync::{Arc, Mutex};
 use crate::wal::Wal;
@@ -273,9 +273,12 @@ pub(crate) fn recover(
     let mut driver = at_rest(env, job, options, hooks, shape)?;
     if let Some(loaded) = &loaded {
         load_states(&driver.env, loaded, &driver.states)?;
+        driver.lineage.parent = Some(loaded.meta.checkpoint);
         let fell_back = (!loaded.fell_back.is_empty()).then(|| loaded.fell_back.join("; "));
         driver.board.update(|progress| progress.checkpoint_alarm = fell_back);
     }
+    // What is replayed from here on is what the next checkpoint has to add.
+    driver.states.iter().for_each(|state| state.track(Tracking::Begin));
     driver.store = Some(Arc::new(Mutex::new(store)));
     driver.boundary = scan.boundary;
     driver.marks = Marks::restored(driver.boundary.batch);
@@ -316,6 +319,7 @@ fn at_rest(
         store: None,
         writing: Writing::default(),
         flight: None,
+        lineage: Lineage::default(),
         states,
         boundary: Boundary::default(),
         marks: Marks::default(),
@@ -368,26 +372,27 @@ pub(crate) fn reexecute(env: Env, job: Job) -> Result<u64> {
     Ok(batches)
 }
 
-/// Decodes every extent of the checkpoint, in parallel.
+/// Decodes every part of the checkpoint, in parallel: its base, then its deltas in order.
 fn load_states(env: &Env, loaded: &Loaded, states: &[OperatorState]) -> Result<()> {
     let load = |ordinal: usize| {
-        let extent = &loaded.extents[ordinal];
-        let state = states.iter().find(|state| state.name() == extent.operator);
+        let part = &loaded.parts[ordinal];
+        let state = states.iter().find(|state| state.name() == part.operator);
         let fitting = state.filter(|state| {
-            state.schema() == extent.schema
-                && usize::try_from(extent.partition).is_ok_and(|at| at < state.partitions())
+            state.schema() == part.schema
+                && usize::try_from(part.partition).is_ok_and(|at| at < state.partitions())
         });
         let Some(state) = fitting else {
             let message = format!(
                 "the checkpoint has state of operator `{}`, partition {}, that the job has not",
-                extent.operator, extent.partition
+                part.operator, part.partition
             );
             return Err(Error::new(ErrorKind::JobMismatch, message));
         };
-        let bytes = loaded.read_extent(ordinal)?;
-        state.decode_partition(extent.partition, loaded.meta.batch, &bytes)
+        let pieces = loaded.read_pieces(part)?;
+        let pieces: Vec<&[u8]> = pieces.iter().map(Vec::as_slice).collect();
+        state.restore_partition(part.partition, loaded.meta.batch, &pieces)
     };
-    let outcomes = env.executor.for_each_number(loaded.extents.len(), load);
+    let outcomes = env.executor.for_each_number(loaded.parts.len(), load);
     outcomes.into_iter().collect()
 }
 

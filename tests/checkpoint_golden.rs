@@ -1,7 +1,14 @@
-//! The worked example of `docs/checkpoint-format.md`, byte for byte: document and code agree.
+//! The worked example of `docs/checkpoint-format.md`, byte for byte: document and code agree. And
+//! the checkpoints of version 1: directories that every later version has to open.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::path::Path;
+mod checkpoint_common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use checkpoint_common::model::{HISTORY, batch_after, lived, start};
+use checkpoint_common::{HOME, disk};
 
 use sawmill::checkpoint::{CheckpointMeta, CheckpointStore, Extent};
 use sawmill::sim::SimDisk;
@@ -47,6 +54,7 @@ fn the_worked_example_is_what_is_written() {
     let extent = Extent { operator: "words".to_owned(), schema: 0x1122, partition: 3, bytes };
     let meta = CheckpointMeta {
         checkpoint: 0,
+        parent: 0,
         job: "counts".to_owned(),
         log_id: LogId::from_bytes(*b"0123456789abcdef"),
         generation: Generation::new(1),
@@ -58,8 +66,56 @@ fn the_worked_example_is_what_is_written() {
     let directory = disk.directory(Path::new("/c"), true).unwrap();
     let mut store = CheckpointStore::open(directory, 2).unwrap();
     store.write(meta, &[extent]).unwrap();
+    let mut differs = String::new();
     for name in ["00000000000000000001.ckpt", "MANIFEST"] {
         let written = disk.read_file(Path::new("/c").join(name)).unwrap();
-        assert!(written == documented(name, written.len()), "{name} is now:\n{}", dump(&written));
+        if written != documented(name, written.len()) {
+            differs += &format!("{name} is now:\n{}", dump(&written));
+        }
+    }
+    assert!(differs.is_empty(), "{differs}");
+}
+
+/// Bases, deltas and a fold, the newest chain being one of a base and two deltas.
+fn fixture() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/v1/checkpoints")
+}
+
+/// The files that the history leaves.
+fn written() -> Vec<(String, Vec<u8>)> {
+    let (disk, _store) = lived(HISTORY.len(), false);
+    let ours = |path: &PathBuf| path.starts_with(HOME) && !path.ends_with("SPARE");
+    let files = disk.files().into_iter().filter(ours);
+    let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+    files.map(|path| (name(&path), disk.read_file(&path).unwrap())).collect()
+}
+
+#[test]
+fn checkpoints_of_version_1_open_and_are_still_written_so() {
+    let disk = disk(false);
+    let mut names = Vec::new();
+    for entry in fs::read_dir(fixture()).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        disk.write_file(Path::new(HOME).join(&name), &fs::read(&path).unwrap());
+        names.push(name);
+    }
+    assert_eq!(start(&disk).unwrap(), (batch_after(HISTORY.len()), 0));
+    let written = written();
+    names.sort();
+    assert!(names.iter().eq(written.iter().map(|(name, _)| name)), "{names:?}");
+    for (name, bytes) in written {
+        assert!(fs::read(fixture().join(&name)).unwrap() == bytes, "{name} is written differently");
+    }
+}
+
+/// For a new version of the format only: a file that is there is never changed.
+#[test]
+#[ignore = "writes files: see `just golden`"]
+fn make_the_files() {
+    let place = PathBuf::from(std::env::var("SAWMILL_GOLDEN").unwrap()).join("checkpoints");
+    fs::create_dir_all(&place).unwrap();
+    for (name, bytes) in written() {
+        fs::write(place.join(name), bytes).unwrap();
     }
 }

@@ -152,6 +152,45 @@ fn what_is_not_there_is_said() {
     assert_eq!(sawmill(&["verify"], place.path()), (0, "sound\n".to_owned()));
 }
 
+fn state(arguments: &[&str]) -> (i32, String) {
+    let output = Command::new(PROGRAM).arg("state").args(arguments).output().unwrap();
+    let text = if output.status.success() { &output.stdout } else { &output.stderr };
+    (output.status.code().unwrap(), String::from_utf8(text.clone()).unwrap())
+}
+
+#[test]
+fn state_is_shown_key_by_key_from_bases_and_deltas() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().to_str().unwrap();
+    let (code, text) = state(&["dump", path, "counts"]);
+    assert!(code == 2, "there is no engine: {text}");
+    let trees: Vec<String> = (0..30).map(|number| format!("tree-{number}")).collect();
+    count(place.path(), &trees.iter().map(String::as_str).collect::<Vec<_>>());
+    count(place.path(), &["oak"]);
+    count(place.path(), &["oak", "\u{1}"]);
+    let before = files(place.path());
+    assert!(json(&["show", "--json"], place.path()).1["parent"].is_u64(), "it is a delta");
+
+    assert_eq!(state(&["get", path, "counts", "oak", "--values", "u64"]), (0, "2\n".to_owned()));
+    assert_eq!(state(&["get", path, "counts", "0x01", "--values", "u64"]), (0, "1\n".to_owned()));
+    assert_eq!(state(&["get", path, "counts", "tree-7"]), (0, "0x01\n".to_owned()));
+    assert_eq!(state(&["get", path, "counts", "elm"]).0, 1);
+    let (code, text) = state(&["get", path, "counts", "oak", "--values", "text"]);
+    assert!(code == 2 && text.contains("not a value of that type"), "{text}");
+    let (code, text) = state(&["dump", path, "trees"]);
+    assert!(code == 2 && text.contains("[\"counts\"]"), "{text}");
+
+    let (code, text) = state(&["dump", path, "counts", "--values", "u64"]);
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines.sort_unstable();
+    assert_eq!((code, lines.len(), lines[0], lines[1]), (0, 32, "0x01\t1", "oak\t2"));
+    let (_, text) = state(&["dump", path, "counts", "--json"]);
+    let oak = text.lines().find(|line| line.contains("oak")).unwrap();
+    let oak: Value = serde_json::from_str(oak).unwrap();
+    assert!(oak["value"] == "0x02" && oak["partition"].is_u64(), "{oak}");
+    assert_eq!(files(place.path()), before, "looking changed something");
+}
+
 /// A writer removes data files between the reading of the manifest and theirs: that is no damage.
 #[test]
 fn beside_a_running_job_nothing_is_taken_for_damage() {

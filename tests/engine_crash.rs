@@ -13,8 +13,12 @@ mod faults;
 #[path = "engine_crash/seeds.rs"]
 mod seeds;
 
+use std::path::Path;
+
 use engine_common::*;
+use sawmill::checkpoint::CheckpointStore;
 use sawmill::sim::{CrashManner, CrashOutcome};
+use sawmill::storage::Storage;
 use sawmill::testing::{NoHooks, Step};
 
 const MANNERS: [CrashManner; 3] = [CrashManner::Before, CrashManner::Torn, CrashManner::After];
@@ -43,6 +47,13 @@ fn undisturbed() -> (World, u64, Finished) {
     check(&world, &finished).unwrap();
     let ops = world.disk.ops();
     (world, ops, finished)
+}
+
+/// Whether some of the last checkpoints of a life are deltas.
+fn takes_deltas(world: &World) -> bool {
+    let home = world.disk.directory(Path::new("/data/checkpoints"), false).unwrap();
+    let store = CheckpointStore::open(home, 2).unwrap();
+    store.kept().any(|meta| meta.parent != 0)
 }
 
 /// Strikes one operation; the disks that may be found afterwards.
@@ -108,8 +119,9 @@ fn crash_at_every_step() {
 /// Every row, and R7a and R8 at each of their operations.
 #[test]
 fn crash_at_every_operation() {
-    let (_, ops, finished) = undisturbed();
+    let (world, ops, finished) = undisturbed();
     assert!(finished.truncated, "the small job is long enough to truncate its log");
+    assert!(takes_deltas(&world), "and takes deltas among its checkpoints");
     let states: u64 = std::thread::scope(|scope| {
         let threads = MANNERS.map(|manner| scope.spawn(move || crash_at_operations(manner)));
         threads.into_iter().map(|thread| thread.join().unwrap().unwrap()).sum()

@@ -169,7 +169,7 @@ fn damaged_state_is_refused() {
     assert!(StateTable::<u64>::decode(&bytes).is_err(), "something follows");
     let lie = u64::MAX.to_le_bytes();
     assert!(StateTable::<u64>::decode(&lie).is_err(), "more keys than bytes");
-    let twice = [&2_u64.to_le_bytes()[..], &[1, b'k', 1, 1, b'k', 2]].concat();
+    let twice = [&2_u64.to_le_bytes()[..], &[1, b'k', 1, 1, 1, b'k', 1, 2]].concat();
     assert!(StateTable::<u64>::decode(&twice).unwrap_err().to_string().contains("twice"));
 }
 

@@ -151,17 +151,23 @@ pub(super) fn stored_len(payload: u64) -> Option<u64> {
 
 /// Bytes of the file of a checkpoint; `None` if no file can be that long.
 pub(super) fn file_len(meta: &CheckpointMeta, extents: &[Extent]) -> Option<u64> {
-    let mut length = (to_u64(HEADER) * 2).checked_add(meta_len(meta))?;
+    let sized = to_u64(4 + meta.engine.len());
+    let mut length = (to_u64(HEADER) * 2).checked_add(meta_len(meta))?.checked_add(sized)?;
     for extent in extents {
-        let entry = to_u64(INDEX_ENTRY) + to_u64(extent.operator.len());
-        length = length.checked_add(entry)?.checked_add(stored_len(to_u64(extent.bytes.len()))?)?;
+        length = length.checked_add(extent_len(&extent.operator, to_u64(extent.bytes.len()))?)?;
     }
     length.checked_next_multiple_of(to_u64(BLOCK))
+}
+
+/// Bytes that an extent takes in a file, its place in the index included.
+pub(super) fn extent_len(operator: &str, payload: u64) -> Option<u64> {
+    stored_len(payload)?.checked_add(to_u64(INDEX_ENTRY) + to_u64(operator.len()))
 }
 
 pub(super) fn encode_trailer(meta: &CheckpointMeta, index: &[ExtentInfo]) -> Vec<u8> {
     let mut out = Vec::new();
     put_meta(&mut out, meta);
+    put_sized(&mut out, &meta.engine);
     for extent in index {
         put_sized(&mut out, extent.operator.as_bytes());
         out.extend_from_slice(&extent.schema.to_le_bytes());
@@ -183,7 +189,8 @@ pub(super) fn decode_trailer(
         return Err(Damage::Checksum);
     }
     let mut fields = Fields::new(bytes);
-    let meta = take_meta(&mut fields)?;
+    let mut meta = take_meta(&mut fields)?;
+    meta.engine = fields.sized()?.to_vec();
     let mut index = Vec::new();
     let mut names = BTreeSet::new();
     let mut offset = to_u64(HEADER);

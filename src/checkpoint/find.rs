@@ -1,8 +1,8 @@
 //! Finds what a checkpoint directory says about itself, changing nothing.
 
 use super::Damage;
+use super::data_file::{self, damaged};
 use super::io;
-use super::loaded::{self, damaged};
 use super::manifest::{self, Manifest};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogId, to_u64};
@@ -23,7 +23,7 @@ pub(super) fn evidence(
     if file.stamp().map_err(io::unreadable)?.length < to_u64(BLOCK) {
         return Ok(0);
     }
-    match loaded::read_header(channel, &file) {
+    match data_file::read_header(channel, &file) {
         Ok(header) if log.is_some_and(|log| log != header.log_id) => Ok(0),
         Ok(header) => Ok(header.manifest),
         // A crash tears what was not yet synced: a header that is not whole says nothing.

@@ -5,6 +5,7 @@ use super::data::{self, HEADER};
 use super::{bytes::Fields, manifest};
 use crate::checksum::crc32c;
 use crate::ids::{to_u64, to_usize};
+use crate::state;
 
 fn put(bytes: &mut [u8], at: usize, crc: u32) {
     bytes[at..at + 4].copy_from_slice(&crc.to_le_bytes());
@@ -53,6 +54,19 @@ fn try_checkpoint(bytes: &[u8]) {
     if let Ok((meta, extents)) = data::decode(bytes) {
         let length = data::file_len(&meta, &extents);
         assert_eq!(length, Some(to_u64(bytes.len())), "every byte is accounted for");
+        for extent in extents {
+            try_state(&extent.bytes);
+        }
+    }
+}
+
+/// An extent, taken for a partition's bytes and for those of what has changed in one.
+fn try_state(bytes: &[u8]) {
+    if let Ok(whole) = state::fold(bytes, &[]) {
+        assert_eq!(whole, bytes, "one encoding per partition");
+    }
+    if let Ok(whole) = state::fold(&[0; 8], &[bytes.to_vec()]) {
+        assert_eq!(state::fold(&whole, &[]).ok(), Some(whole), "what is folded is whole");
     }
 }
 
@@ -64,7 +78,7 @@ pub fn decode_manifest(bytes: &[u8]) {
     try_manifest(&mended);
 }
 
-/// Decodes a data file with all of its extents.
+/// Decodes a data file with all of its extents, and folds these.
 pub fn decode_checkpoint(bytes: &[u8]) {
     try_checkpoint(bytes);
     let mut mended = bytes.to_vec();

@@ -1,182 +1,159 @@
-//! A whole checkpoint, found at a start: verified once as a whole, then read extent by extent.
+//! A checkpoint to start from: its base, and the deltas on it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::data::{self, HEADER};
-use super::io;
-use super::manifest::{Digest, Entry};
-use super::writer::Digester;
-use super::{CheckpointMeta, Damage, file_name};
-use crate::error::{Error, ErrorKind, Result};
-use crate::ids::to_u64;
-use crate::storage::{BLOCK, Channel, Directory, File, OpenMode};
-use crate::sync::{Mutex, lock};
+use super::chain::chain;
+use super::data_file::{DataFile, Look, damaged_file};
+use super::manifest::Entry;
+use super::{CheckpointMeta, Damage};
+use crate::error::{Error, Result};
+use crate::planted::{Bug, planted};
+use crate::state;
+use crate::storage::Directory;
 
-/// What the index says about an extent.
+/// One partition of one operator in a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ExtentInfo {
+pub struct Part {
     /// The operator's name.
     pub operator: String,
     /// The schema id of its state.
     pub schema: u64,
     /// The partition.
     pub partition: u32,
-    /// Bytes.
+    /// Bytes, in all files together.
     pub length: u64,
-    pub(super) offset: u64,
-    pub(super) crc: u32,
+    /// File of the chain and extent in it, the base's first.
+    places: Vec<(usize, usize)>,
 }
 
-/// How much of a data file is read before it is believed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Look {
-    /// Its length, header, index and footer: enough to list what is there.
-    Index,
-    /// Every byte, compared with the digest in the manifest: enough to start from it.
-    Whole,
-}
-
-/// A checkpoint whose data file was read, whole or its index alone, and is what was written.
+/// A checkpoint all of whose files are what was written.
 pub struct Loaded {
     /// What it says about itself.
     pub meta: CheckpointMeta,
-    /// Its extents, in the order in which they were written.
-    pub extents: Vec<ExtentInfo>,
+    /// Its files: the base, then the deltas in order; the last one is the checkpoint's own.
+    pub files: Vec<Arc<DataFile>>,
+    /// What it holds, in the order of the base.
+    pub parts: Vec<Part>,
     /// One sentence for every newer checkpoint that was named but not whole. Empty is normal.
     pub fell_back: Vec<String>,
-    directory: Arc<dyn Directory>,
-    file: Arc<dyn File>,
-    /// Channels that no reader uses at the moment.
-    channels: Mutex<Vec<Box<dyn Channel>>>,
 }
 
 impl fmt::Debug for Loaded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Loaded")
             .field("meta", &self.meta)
-            .field("extents", &self.extents.len())
+            .field("files", &self.files.len())
+            .field("parts", &self.parts.len())
             .field("fell_back", &self.fell_back)
-            .finish_non_exhaustive()
+            .finish()
     }
 }
 
 impl Loaded {
-    /// Opens and verifies the checkpoint that the manifest names so.
-    pub(super) fn open(
-        directory: &Arc<dyn Directory>,
-        entry: &Entry,
-        look: Look,
-    ) -> Result<Loaded> {
-        let name = file_name(entry.meta.checkpoint);
-        let file = match directory.open(&name, OpenMode::ReadDirect) {
-            Ok(file) => file,
-            Err(failure) if failure.kind() == std::io::ErrorKind::NotFound => {
-                let path = directory.path().join(&name);
-                return Err(Error::new(ErrorKind::Corrupt, "a checkpoint's data file is missing")
-                    .at_path(path)
-                    .caused_by(failure));
+    /// Puts the files of a chain together.
+    fn of(files: Vec<Arc<DataFile>>) -> Result<Loaded, Broken> {
+        let mut parts: Vec<Part> = Vec::new();
+        let mut known = BTreeMap::new();
+        for (place, file) in files.iter().enumerate() {
+            for (ordinal, extent) in file.extents.iter().enumerate() {
+                let name = (extent.operator.clone(), extent.partition);
+                if place == 0 {
+                    known.insert(name, parts.len());
+                    parts.push(Part {
+                        operator: extent.operator.clone(),
+                        schema: extent.schema,
+                        partition: extent.partition,
+                        length: extent.length,
+                        places: vec![(0, ordinal)],
+                    });
+                    continue;
+                }
+                // A delta changes what the base has.
+                let part = known.get(&name).map(|at| &mut parts[*at]);
+                let Some(part) = part.filter(|part| part.schema == extent.schema) else {
+                    let error = damaged_file(file, Damage::Inconsistent);
+                    return Err(Broken { number: file.meta.checkpoint, error });
+                };
+                part.length += extent.length;
+                part.places.push((place, ordinal));
             }
-            Err(failure) => return Err(io::unreadable(failure)),
-        };
-        let mut channel = directory.channel().map_err(io::unreadable)?;
-        match look {
-            Look::Index => check_length(&file, &entry.digest)?,
-            Look::Whole => verify(&mut *channel, &file, &entry.digest)?,
         }
-        let (meta, extents) = read_index(&mut *channel, &file)?;
-        if meta != entry.meta {
-            return Err(damaged(&*file, Damage::Inconsistent));
-        }
-        Ok(Loaded {
-            meta,
-            extents,
-            fell_back: Vec::new(),
-            directory: Arc::clone(directory),
-            file,
-            channels: Mutex::new(vec![channel]),
-        })
+        #[allow(clippy::expect_used, reason = "a chain has its own file at least")]
+        let meta = files.last().expect("CKPT-7: a chain has a file").meta.clone();
+        Ok(Loaded { meta, files, parts, fell_back: Vec::new() })
     }
 
-    /// When the data file was written last, in nanoseconds since the Unix epoch; `None` where the
-    /// system does not say.
-    pub(crate) fn written_ns(&self) -> Option<i64> {
-        self.file.stamp().ok().map(|stamp| stamp.modified_ns)
-    }
-
-    /// Reads and checks one extent's bytes. Any number of threads may read at the same time.
+    /// Reads and checks a part: its bytes in the base, then in every delta that has some. Any
+    /// number of threads may read at the same time.
     ///
     /// # Errors
-    /// `Invalid` if there is no such extent; `Corrupt` or `Unreadable` if the medium lost the
-    /// bytes since they were verified.
-    pub fn read_extent(&self, ordinal: usize) -> Result<Vec<u8>> {
-        let known = self.extents.get(ordinal).zip(u32::try_from(ordinal).ok());
-        let Some((info, number)) = known else {
-            let message = format!("checkpoint {} has no extent {ordinal}", self.meta.checkpoint);
-            return Err(Error::new(ErrorKind::Invalid, message).at_path(self.file.path()));
+    /// `Corrupt` or `Unreadable` if the medium lost the bytes since they were verified.
+    pub fn read_pieces(&self, part: &Part) -> Result<Vec<Vec<u8>>> {
+        self.pieces(part).map_err(|broken| broken.error)
+    }
+
+    pub(super) fn pieces(&self, part: &Part) -> Result<Vec<Vec<u8>>, Broken> {
+        let read = |(place, ordinal): &(usize, usize)| {
+            let file = &self.files[*place];
+            let number = file.meta.checkpoint;
+            file.read_extent(*ordinal).map_err(|error| Broken { number, error })
         };
-        let stored = data::stored_len(info.length).unwrap_or(0);
-        let idle = lock(&self.channels).pop();
-        let mut channel = match idle {
-            Some(channel) => channel,
-            None => self.directory.channel().map_err(io::unreadable)?,
-        };
-        let to = info.offset + stored;
-        let bytes = io::read_range(&mut *channel, &self.file, info.offset, to)?;
-        lock(&self.channels).push(channel);
-        data::unblock(self.meta.checkpoint, number, info, &bytes)
-            .map_err(|damage| damaged(&*self.file, damage))
+        part.places.iter().map(read).collect()
+    }
+
+    /// Reads a part as one: what a base taken at the same batch has of it.
+    ///
+    /// # Errors
+    /// As [`Loaded::read_pieces`].
+    pub fn read(&self, part: &Part) -> Result<Vec<u8>> {
+        self.read_folded(part).map_err(|broken| broken.error)
+    }
+
+    pub(super) fn read_folded(&self, part: &Part) -> Result<Vec<u8>, Broken> {
+        let mut pieces = self.pieces(part)?;
+        let deltas = pieces.split_off(1);
+        let base = pieces.swap_remove(0);
+        if deltas.is_empty() {
+            return Ok(base);
+        }
+        let number = self.meta.checkpoint;
+        state::fold(&base, &deltas).map_err(|error| Broken { number, error })
     }
 }
 
-/// Reads the whole file and compares it with what was written.
-pub(super) fn verify(
-    channel: &mut dyn Channel,
-    file: &Arc<dyn File>,
-    expected: &Digest,
-) -> Result<()> {
-    check_length(file, expected)?;
-    let mut digester = Digester::default();
-    io::read_pieces(channel, file, 0, expected.length, |piece| digester.update(piece))?;
-    if digester.digest() == *expected { Ok(()) } else { Err(damaged(&**file, Damage::Digest)) }
+/// A file that is not what was written, and why.
+pub(super) struct Broken {
+    pub(super) number: u64,
+    pub(super) error: Error,
 }
 
-fn check_length(file: &Arc<dyn File>, expected: &Digest) -> Result<()> {
-    let length = file.stamp().map_err(io::unreadable)?.length;
-    let whole = length == expected.length && length % to_u64(BLOCK) == 0 && length > 0;
-    if whole { Ok(()) } else { Err(damaged(&**file, Damage::Digest)) }
+/// The files of a directory, each opened and looked at once.
+pub(super) struct Shelf<'a> {
+    directory: &'a Arc<dyn Directory>,
+    look: Look,
+    opened: BTreeMap<u64, Result<Arc<DataFile>>>,
 }
 
-/// Reads header, footer and trailer of a file whose length is a positive multiple of a block.
-fn read_index(
-    channel: &mut dyn Channel,
-    file: &Arc<dyn File>,
-) -> Result<(CheckpointMeta, Vec<ExtentInfo>)> {
-    let length = file.stamp().map_err(io::unreadable)?.length;
-    let header = read_header(channel, file)?;
-    let tail = io::read_range(channel, file, length - to_u64(HEADER), length)?;
-    let parsed = tail.first_chunk().ok_or(Damage::Length);
-    let footer = parsed.and_then(|tail| data::decode_footer(tail, length));
-    let footer = footer.map_err(|damage| damaged(&**file, damage))?;
-    let end = footer.trailer + footer.trailer_len;
-    let trailer = io::read_range(channel, file, footer.trailer, end)?;
-    data::decode_trailer(&trailer, &header, &footer).map_err(|damage| damaged(&**file, damage))
-}
+impl<'a> Shelf<'a> {
+    pub(super) fn new(directory: &'a Arc<dyn Directory>, look: Look) -> Shelf<'a> {
+        Shelf { directory, look, opened: BTreeMap::new() }
+    }
 
-/// Reads the header of a file that has at least one block.
-pub(super) fn read_header(channel: &mut dyn Channel, file: &Arc<dyn File>) -> Result<data::Header> {
-    let head = io::read_range(channel, file, 0, to_u64(HEADER))?;
-    let parsed = head.first_chunk().ok_or(Damage::Length);
-    parsed.and_then(data::decode_header).map_err(|damage| damaged(&**file, damage))
-}
-
-/// A checkpoint file that is not what was written.
-pub(super) fn damaged(file: &dyn File, damage: Damage) -> Error {
-    let (kind, message) = if let Damage::Version(version) = damage {
-        let who = "a newer sawmill wrote it; open it with that one";
-        (ErrorKind::Unsupported, format!("a checkpoint file has format version {version}: {who}"))
-    } else {
-        (ErrorKind::Corrupt, "a checkpoint file is damaged".to_owned())
-    };
-    Error::new(kind, message).at_path(file.path()).caused_by(damage)
+    /// The checkpoint at a place of the manifest's entries, its whole chain.
+    pub(super) fn load(&mut self, entries: &[Entry], place: usize) -> Result<Loaded, Broken> {
+        let mut files = Vec::new();
+        for place in chain(entries, place) {
+            let entry = &entries[place];
+            let number = entry.meta.checkpoint;
+            let open = || DataFile::open(self.directory, entry, self.look).map(Arc::new);
+            match self.opened.entry(number).or_insert_with(open) {
+                Ok(file) => files.push(Arc::clone(file)),
+                Err(_) if planted(Bug::DeltaSkipped) && entry.meta.parent != 0 => {}
+                Err(error) => return Err(Broken { number, error: error.clone() }),
+            }
+        }
+        Loaded::of(files)
+    }
 }

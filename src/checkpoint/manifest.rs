@@ -1,4 +1,5 @@
-//! The manifest: which checkpoints count, and the digests by which they are known. Pure over bytes;
+//! The manifest: which files count, for what, and the digests by which they are known. Pure over
+//! bytes;
 //! `docs/checkpoint-format.md` is the format.
 
 use super::bytes::{Fields, put_sized};
@@ -12,8 +13,8 @@ const VERSION: u32 = 1;
 const HEADER: usize = 64;
 /// Bytes of an entry without its meta.
 const ENTRY: usize = 24;
-/// Bytes of a meta without its job name and engine bytes.
-const META: usize = 56;
+/// Bytes of a meta without its job name.
+const META: usize = 60;
 /// The largest manifest, in bytes.
 pub(super) const LIMIT: u64 = 64 << 20;
 
@@ -25,11 +26,15 @@ pub(super) struct Digest {
     pub(super) xxh3: u64,
 }
 
-/// A checkpoint that counts.
+/// A data file that counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
+    /// Without the engine's bytes, which the data file has.
     pub(super) meta: CheckpointMeta,
     pub(super) digest: Digest,
+    /// Whether a restart may go on from it: the log is kept for it. If not, it is there for those
+    /// that build on it.
+    pub(super) kept: bool,
 }
 
 /// The decoded manifest.
@@ -37,35 +42,36 @@ pub(super) struct Entry {
 pub(super) struct Manifest {
     pub(super) log_id: LogId,
     pub(super) sequence: u64,
-    /// Oldest first, never empty.
+    /// Oldest first, never empty; what one builds on is among those before it.
     pub(super) entries: Vec<Entry>,
 }
 
 pub(super) fn put_meta(out: &mut Vec<u8>, meta: &CheckpointMeta) {
     out.extend_from_slice(&meta.checkpoint.to_le_bytes());
+    out.extend_from_slice(&meta.parent.to_le_bytes());
     out.extend_from_slice(meta.log_id.as_bytes());
     out.extend_from_slice(&meta.generation.get().to_le_bytes());
     out.extend_from_slice(&meta.batch.get().to_le_bytes());
     out.extend_from_slice(&meta.floor.get().to_le_bytes());
     put_sized(out, meta.job.as_bytes());
-    put_sized(out, &meta.engine);
 }
 
 pub(super) fn take_meta(fields: &mut Fields<'_>) -> Result<CheckpointMeta, Damage> {
     Ok(CheckpointMeta {
         checkpoint: fields.u64()?,
+        parent: fields.u64()?,
         log_id: LogId::from_bytes(fields.array()?),
         generation: Generation::new(fields.u64()?),
         batch: BatchId::new(fields.u64()?),
         floor: Lsn::new(fields.u64()?),
         job: fields.text()?.to_owned(),
-        engine: fields.sized()?.to_vec(),
+        engine: Vec::new(),
     })
 }
 
-/// Bytes that `meta` takes.
+/// Bytes that `meta` takes, without the engine's.
 pub(super) fn meta_len(meta: &CheckpointMeta) -> u64 {
-    to_u64(META) + to_u64(meta.job.len()) + to_u64(meta.engine.len())
+    to_u64(META) + to_u64(meta.job.len())
 }
 
 /// The manifest's file, padded.
@@ -76,7 +82,7 @@ pub(super) fn encode(manifest: &Manifest) -> Vec<u8> {
         body.extend_from_slice(&entry.digest.length.to_le_bytes());
         body.extend_from_slice(&entry.digest.xxh3.to_le_bytes());
         body.extend_from_slice(&entry.digest.crc.to_le_bytes());
-        body.extend_from_slice(&[0; 4]);
+        body.extend_from_slice(&u32::from(entry.kept).to_le_bytes());
         put_meta(&mut body, &entry.meta);
     }
     #[allow(clippy::expect_used, reason = "the number of kept checkpoints is an option in memory")]
@@ -143,14 +149,21 @@ fn decode_entries(body: &[u8], count: u32, log_id: LogId) -> Result<Vec<Entry>, 
         let length = fields.u64()?;
         let xxh3 = fields.u64()?;
         let crc = fields.u32()?;
-        fields.zeros(4)?;
+        let kept = fields.u32()?;
         let meta = take_meta(&mut fields)?;
         let rises = entries.last().is_none_or(|last| last.meta.checkpoint < meta.checkpoint);
-        if !rises || meta.checkpoint == 0 || meta.log_id != log_id {
+        let found = |number| entries.iter().any(|entry| entry.meta.checkpoint == number);
+        let builds = meta.parent == 0 || found(meta.parent);
+        if !rises || !builds || kept > 1 || meta.checkpoint == 0 || meta.log_id != log_id {
             return Err(Damage::Inconsistent);
         }
-        entries.push(Entry { meta, digest: Digest { length, crc, xxh3 } });
+        entries.push(Entry { meta, digest: Digest { length, crc, xxh3 }, kept: kept == 1 });
     }
     fields.end()?;
-    if entries.is_empty() { Err(Damage::Inconsistent) } else { Ok(entries) }
+    // The newest one is always to be started from.
+    if entries.last().is_some_and(|last| last.kept) {
+        Ok(entries)
+    } else {
+        Err(Damage::Inconsistent)
+    }
 }

@@ -1,5 +1,6 @@
-//! Full checkpoints: a job's state at a batch boundary, in one data file, made valid by the rename
-//! of one manifest (ENGINE.md E15, E17). `docs/checkpoint-format.md` is the format.
+//! Checkpoints: a job's state at a batch boundary, whole in one data file (a base) or as what has
+//! changed since another one (a delta), made valid by the rename of one manifest (ENGINE.md E15,
+//! E17). `docs/checkpoint-format.md` is the format.
 //!
 //! What survives a crash: once [`CheckpointStore::write`] has returned `Ok`, that checkpoint, or a
 //! later one, is what [`CheckpointStore::newest`] finds. Before, it is that one or the one before
@@ -13,16 +14,23 @@
 //! chosen here.
 //! CKPT-5: a write costs four syncs, whatever it holds.
 //! CKPT-6: a length is checked before it is written, and against the file before it is allocated.
+//! CKPT-7: what is named builds only on what is named; of two kept checkpoints with different
+//! bases no file is shared, so that no one bad byte costs both.
 
 mod bytes;
+mod chain;
 mod data;
+mod data_file;
 mod find;
+mod fold;
 #[doc(hidden)]
 pub mod fuzz;
 mod io;
 mod loaded;
 mod manifest;
 mod report;
+mod session;
+mod spare;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -30,8 +38,9 @@ mod writer;
 
 use std::fmt;
 
-pub(crate) use loaded::Look;
-pub use loaded::{ExtentInfo, Loaded};
+pub(crate) use data_file::Look;
+pub use data_file::{DataFile, ExtentInfo};
+pub use loaded::{Loaded, Part};
 pub(crate) use report::{Report, Status};
 pub use store::{CheckpointStore, Written};
 
@@ -43,6 +52,8 @@ pub struct CheckpointMeta {
     /// Its number, from 1. [`CheckpointStore::write`] gives it; what the caller puts here is
     /// ignored.
     pub checkpoint: u64,
+    /// The checkpoint that it says the changes since; 0: none, it has everything.
+    pub parent: u64,
     /// The job's name.
     pub job: String,
     /// The log that it belongs to.
@@ -57,7 +68,7 @@ pub struct CheckpointMeta {
     pub engine: Vec<u8>,
 }
 
-/// One partition of one operator's state, encoded.
+/// One partition of one operator's state, encoded: whole, or what has changed in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Extent {
     /// The operator's name.

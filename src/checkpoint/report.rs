@@ -1,7 +1,8 @@
 //! What a directory of checkpoints holds, found beside whoever writes it and without changing it.
 
+use super::data_file::Look;
 use super::find::{evidence, find_manifest, lost_manifest};
-use super::loaded::{Loaded, Look};
+use super::loaded::{Loaded, Shelf};
 use super::manifest::{Entry, Manifest};
 use super::{CheckpointMeta, file_number};
 use crate::error::{Error, ErrorKind, Result};
@@ -27,7 +28,9 @@ pub(crate) struct Status {
     pub(crate) meta: CheckpointMeta,
     /// Bytes of its data file, by the manifest.
     pub(crate) bytes: u64,
-    /// The data file, or why it is not what was written.
+    /// Whether a restart may go on from it; if not, it is there for those that build on it.
+    pub(crate) kept: bool,
+    /// Its files, or why one of them is not what was written.
     pub(crate) found: Result<Loaded>,
 }
 
@@ -62,12 +65,14 @@ impl Report {
     }
 
     fn of(directory: &Arc<dyn Directory>, manifest: &Manifest, look: Look) -> Report {
-        let status = |entry: &Entry| Status {
+        let mut shelf = Shelf::new(directory, look);
+        let status = |(place, entry): (usize, &Entry)| Status {
             meta: entry.meta.clone(),
             bytes: entry.digest.length,
-            found: Loaded::open(directory, entry, look),
+            kept: entry.kept,
+            found: shelf.load(&manifest.entries, place).map_err(|broken| broken.error),
         };
-        let checkpoints = manifest.entries.iter().map(status).collect();
+        let checkpoints = manifest.entries.iter().enumerate().map(status).collect();
         Report { manifest: manifest.sequence, checkpoints }
     }
 }

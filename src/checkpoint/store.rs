@@ -3,19 +3,20 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::chain::{chain, needs_base, needs_fold, retain};
+use super::data_file::Look;
 use super::find::{MANIFEST, evidence, find_manifest, lost_manifest};
-use super::loaded::{self, Loaded, Look};
-use super::manifest::{self, Digest, Entry, Manifest};
-use super::writer::{Writer, write_data};
-use super::{CheckpointMeta, Extent, file_name, file_number};
+use super::fold::Fold;
+use super::loaded::{Loaded, Shelf};
+use super::manifest::{self, Entry, Manifest};
+use super::session::{Fill, NEXT, Session};
+use super::writer::write_data;
+use super::{CheckpointMeta, Extent, file_name, file_number, spare};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{to_u64, to_usize};
+use crate::ids::to_u64;
 use crate::planted::{Bug, planted};
-use crate::storage::{BLOCK, Channel, Directory, File, IoFailure, OpenMode, files};
+use crate::storage::{BLOCK, Channel, Directory, files};
 use crate::sync::{Mutex, lock};
-
-/// The next manifest, before its rename.
-const NEXT: &str = "MANIFEST.tmp";
 
 /// What a write did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,17 +38,17 @@ pub struct CheckpointStore {
     directory: Arc<dyn Directory>,
     keep: usize,
     /// What the last durable manifest names, oldest first.
-    kept: Vec<CheckpointMeta>,
-    /// Their digests, in the same order.
-    digests: Vec<Digest>,
+    named: Vec<Entry>,
     /// Sequence of the last durable manifest; 0: none.
     durable: u64,
     /// Sequence of the last manifest that was tried.
     tried: u64,
     next: u64,
+    /// Bytes of the spare file.
+    spare: u64,
     /// Data files that may go once another manifest is durable.
     leftovers: Vec<String>,
-    /// Numbers of kept checkpoints that `newest` found not whole.
+    /// Numbers of named files that were found not whole; 0 is none.
     lost: Mutex<BTreeSet<u64>>,
 }
 
@@ -60,8 +61,9 @@ enum Failed {
 }
 
 impl CheckpointStore {
-    /// Opens a directory: reads the manifest, and removes what crashes left. Keeps the last `keep`
-    /// checkpoints (at least 1; 2 lets one rot).
+    /// Opens a directory: reads the manifest, and removes what crashes left. Keeps the newest
+    /// checkpoint and older ones, `keep` in all (at least 1; 2 lets one rot), of which no two share
+    /// a file, and what these build on.
     ///
     /// # Errors
     /// `Corrupt` if the manifest is damaged, lost or older than its files; `Unsupported` if a
@@ -81,21 +83,17 @@ impl CheckpointStore {
         let manifest = find_manifest(&*directory, &names, &mut *channel)?;
         let durable = manifest.as_ref().map_or(0, |found| found.sequence);
         let mut store = CheckpointStore {
+            spare: spare::length(&*directory, &names),
             directory,
             keep,
-            kept: Vec::new(),
-            digests: Vec::new(),
+            named: manifest.map_or_else(Vec::new, |found| found.entries),
             durable,
             tried: durable,
             next: 1,
             leftovers: Vec::new(),
             lost: Mutex::default(),
         };
-        for entry in manifest.into_iter().flat_map(|found| found.entries) {
-            store.next = store.next.max(entry.meta.checkpoint + 1);
-            store.kept.push(entry.meta);
-            store.digests.push(entry.digest);
-        }
+        store.next = store.named.last().map_or(1, |entry| entry.meta.checkpoint + 1);
         store.adopt(&names, &mut *channel)?;
         store.sweep();
         Ok(store)
@@ -111,10 +109,10 @@ impl CheckpointStore {
                 continue;
             };
             self.next = self.next.max(number.saturating_add(1));
-            if self.kept.iter().any(|meta| meta.checkpoint == number) {
+            if self.is_named(number) {
                 continue;
             }
-            let log = self.kept.last().map(|meta| meta.log_id);
+            let log = self.named.last().map(|entry| entry.meta.log_id);
             match evidence(&*self.directory, name, channel, log) {
                 Ok(seen) if seen > self.durable => {
                     return Err(lost_manifest(&*self.directory, name, seen, self.durable));
@@ -128,11 +126,14 @@ impl CheckpointStore {
         Ok(())
     }
 
-    /// What the last durable manifest names, oldest first: none of what they need of the log may
-    /// be truncated (ENGINE.md E3).
-    #[must_use]
-    pub fn kept(&self) -> &[CheckpointMeta] {
-        &self.kept
+    /// The checkpoints that a restart may go on from, oldest first: none of what they need of the
+    /// log may be truncated (ENGINE.md E3).
+    pub fn kept(&self) -> impl Iterator<Item = &CheckpointMeta> {
+        self.named.iter().filter(|entry| entry.kept).map(|entry| &entry.meta)
+    }
+
+    fn is_named(&self, number: u64) -> bool {
+        self.named.iter().any(|entry| entry.meta.checkpoint == number)
     }
 
     /// The newest checkpoint that is whole; `None` if none was ever written. Falls back to older
@@ -145,20 +146,24 @@ impl CheckpointStore {
     pub fn newest(&self) -> Result<Option<Loaded>> {
         let mut fell_back = Vec::new();
         let mut kind = ErrorKind::Corrupt;
-        for entry in self.entries().rev() {
-            match Loaded::open(&self.directory, &entry, Look::Whole) {
+        let mut shelf = Shelf::new(&self.directory, Look::Whole);
+        let places = (0..self.named.len()).rev().filter(|place| self.named[*place].kept);
+        for place in places {
+            match shelf.load(&self.named, place) {
                 Ok(mut loaded) => {
                     loaded.fell_back = fell_back;
                     return Ok(Some(loaded));
                 }
-                Err(error) if error.kind() == ErrorKind::Unsupported => return Err(error),
-                Err(error) => {
-                    if error.kind() != ErrorKind::Corrupt {
+                Err(broken) if broken.error.kind() == ErrorKind::Unsupported => {
+                    return Err(broken.error);
+                }
+                Err(broken) => {
+                    if broken.error.kind() != ErrorKind::Corrupt {
                         kind = ErrorKind::Unreadable;
                     }
-                    let number = entry.meta.checkpoint;
-                    fell_back.push(format!("checkpoint {number} is not whole: {error}"));
-                    lock(&self.lost).insert(number);
+                    let number = self.named[place].meta.checkpoint;
+                    fell_back.push(format!("checkpoint {number} is not whole: {}", broken.error));
+                    lock(&self.lost).insert(broken.number);
                 }
             }
         }
@@ -173,12 +178,36 @@ impl CheckpointStore {
         Err(Error::new(kind, message).at_path(self.directory.path()))
     }
 
-    fn entries(&self) -> impl DoubleEndedIterator<Item = Entry> {
-        let pairs = self.kept.iter().zip(&self.digests);
-        pairs.map(|(meta, digest)| Entry { meta: meta.clone(), digest: *digest })
+    /// What is named and not known to be damaged, nor builds on something that is.
+    fn good(&self) -> Vec<Entry> {
+        let lost = lock(&self.lost).clone();
+        let number = |place: usize| self.named[place].meta.checkpoint;
+        let whole = |place: &usize| {
+            let chain = chain(&self.named, *place);
+            chain.into_iter().all(|place| !lost.contains(&number(place)))
+        };
+        let places = (0..self.named.len()).filter(whole);
+        places.map(|place| self.named[place].clone()).collect()
     }
 
-    /// Writes a checkpoint and makes it the newest. The store gives it its number.
+    /// Whether a delta on this checkpoint may be written: it is the newest, and not all that is
+    /// kept shares a file with it. Otherwise a base is due.
+    #[must_use]
+    pub fn takes_delta(&self, parent: u64) -> bool {
+        let good = self.good();
+        let newest = good.last().is_some_and(|entry| entry.meta.checkpoint == parent);
+        newest && !needs_base(&good, self.keep)
+    }
+
+    /// Whether the newest checkpoint is to be [folded](CheckpointStore::fold).
+    #[must_use]
+    pub fn needs_fold(&self) -> bool {
+        needs_fold(&self.good())
+    }
+
+    /// Writes a checkpoint and makes it the newest. The store gives it its number. With
+    /// `meta.parent` it is a delta: an extent holds what has changed since that checkpoint, in the
+    /// format of `docs/checkpoint-format.md`, and partitions without a change may be left out.
     ///
     /// Durable and read back from the device when this returns `Ok`.
     ///
@@ -188,18 +217,62 @@ impl CheckpointStore {
     /// `TooLarge`, `Invalid` before anything was written. If the error came at or after the rename
     /// of the manifest, a restart may find either checkpoint, whole.
     pub fn write(&mut self, meta: CheckpointMeta, extents: &[Extent]) -> Result<Written> {
-        let lost = lock(&self.lost).clone();
-        let good: Vec<Entry> =
-            self.entries().filter(|entry| !lost.contains(&entry.meta.checkpoint)).collect();
+        let good = self.good();
         self.check(&meta, extents, &good)?;
+        self.add(meta, good, &mut |channel, file, meta, manifest| {
+            write_data(channel, file, meta, manifest, extents)
+        })
+    }
+
+    /// Writes the newest checkpoint once more, as a base, from its files alone. It gets a number of
+    /// its own, and the next delta is one on it. What it was folded from stays as the other
+    /// checkpoint, while this is the newest.
+    ///
+    /// # Errors
+    /// As [`CheckpointStore::write`]; `Invalid` if there is no checkpoint. `Corrupt` or
+    /// `Unreadable` also if a file of the chain is not what was written: then the next checkpoint
+    /// has to be a base.
+    pub fn fold(&mut self) -> Result<Written> {
+        let good = self.good();
+        let fold = Fold::of_newest(&self.directory, &good);
+        let fold = fold.map_err(|broken| {
+            lock(&self.lost).insert(broken.number);
+            broken.error
+        })?;
+        let mut bad = 0;
+        let written = self.add(fold.meta(), good, &mut |channel, file, meta, manifest| {
+            let filled = fold.write(channel, file, meta, manifest);
+            filled.map_err(|broken| {
+                bad = broken.number;
+                broken.error
+            })
+        });
+        lock(&self.lost).insert(bad);
+        written
+    }
+
+    /// Gives a new data file its number and publishes it.
+    fn add(
+        &mut self,
+        meta: CheckpointMeta,
+        good: Vec<Entry>,
+        fill: &mut Fill<'_>,
+    ) -> Result<Written> {
         let meta = CheckpointMeta { checkpoint: self.next, ..meta };
         self.next += 1;
         let name = file_name(meta.checkpoint);
-        let mut session = Session { directory: Arc::clone(&self.directory), syncs: 0 };
-        let outcome = self.publish(&mut session, &name, meta, extents, good);
+        let builds = meta.parent != 0;
+        let directory = Arc::clone(&self.directory);
+        let mut session = Session { directory, syncs: 0, spare: builds && self.spare > 0 };
+        let outcome = self.publish(&mut session, meta, good, fill);
+        if builds && !session.spare {
+            self.spare = 0; // it was not there, or has become this data file
+        }
         match outcome {
             Ok(written) => {
                 self.sweep();
+                let delta = if builds { written.bytes } else { 0 };
+                self.spare = spare::keep(&*self.directory, self.spare, delta);
                 Ok(written)
             }
             Err(Failed::Before(error)) => {
@@ -222,19 +295,17 @@ impl CheckpointStore {
     fn publish(
         &mut self,
         session: &mut Session,
-        name: &str,
         meta: CheckpointMeta,
-        extents: &[Extent],
         mut entries: Vec<Entry>,
+        fill: &mut Fill<'_>,
     ) -> Result<Written, Failed> {
         let mut channel = self.directory.channel().map_err(|e| Failed::Before(e.into()))?;
-        let data = session.write_data(&mut *channel, name, &meta, self.durable, extents);
+        let data = session.write_data(&mut *channel, &meta, self.durable, fill);
         let (file, digest) = data.map_err(Failed::Before)?;
-        let checkpoint = meta.checkpoint;
-        entries.push(Entry { meta, digest });
-        entries.drain(..entries.len().saturating_sub(self.keep));
+        let (checkpoint, log_id) = (meta.checkpoint, meta.log_id);
+        entries.push(Entry { meta: named(meta), digest, kept: true });
+        let entries = retain(&entries, self.keep);
         self.tried += 1;
-        let log_id = entries[entries.len() - 1].meta.log_id;
         let manifest = Manifest { log_id, sequence: self.tried, entries };
         let bytes = manifest::encode(&manifest);
         session.write_manifest(&mut *channel, &bytes).map_err(Failed::Before)?;
@@ -244,29 +315,22 @@ impl CheckpointStore {
         }
         self.retire(&manifest);
         self.durable = manifest.sequence;
-        self.kept.clear();
-        self.digests.clear();
-        for entry in manifest.entries {
-            self.kept.push(entry.meta);
-            self.digests.push(entry.digest);
-        }
+        self.named = manifest.entries;
         Ok(Written { checkpoint, bytes: digest.length, syncs: session.syncs })
     }
 
     /// Marks for removal what the durable manifest no longer names.
     fn retire(&mut self, manifest: &Manifest) {
-        let named: BTreeSet<u64> =
-            manifest.entries.iter().map(|entry| entry.meta.checkpoint).collect();
-        let gone = self.kept.iter().filter(|meta| !named.contains(&meta.checkpoint));
-        self.leftovers.extend(gone.map(|meta| file_name(meta.checkpoint)));
+        let number = |entry: &Entry| entry.meta.checkpoint;
+        let named: BTreeSet<u64> = manifest.entries.iter().map(number).collect();
+        let gone = self.named.iter().map(number).filter(|number| !named.contains(number));
+        self.leftovers.extend(gone.map(file_name));
     }
 
     /// Removes files that no manifest names. What cannot be removed is tried again next time;
     /// nothing depends on it.
     fn sweep(&mut self) {
-        let named = |name: &str| {
-            file_number(name).is_some_and(|n| self.kept.iter().any(|meta| meta.checkpoint == n))
-        };
+        let named = |name: &str| file_number(name).is_some_and(|number| self.is_named(number));
         assert!(!self.leftovers.iter().any(|name| named(name)), "CKPT-2: named files stay");
         let directory = Arc::clone(&self.directory);
         self.leftovers.retain(|name| !removed(&*directory, name));
@@ -276,12 +340,17 @@ impl CheckpointStore {
     fn check(&self, meta: &CheckpointMeta, extents: &[Extent], good: &[Entry]) -> Result<()> {
         let refuse =
             |kind, message: String| Err(Error::new(kind, message).at_path(self.directory.path()));
-        if good.is_empty() && !self.kept.is_empty() {
+        if good.is_empty() && !self.named.is_empty() {
             let message = "none of the kept checkpoints is whole: nothing is written over them";
             return refuse(ErrorKind::Corrupt, message.to_owned());
         }
-        if self.kept.iter().any(|kept| kept.log_id != meta.log_id) {
+        if self.named.iter().any(|entry| entry.meta.log_id != meta.log_id) {
             let message = format!("the checkpoints here are not of log {}", meta.log_id);
+            return refuse(ErrorKind::Invalid, message);
+        }
+        let parent = good.iter().find(|entry| entry.meta.checkpoint == meta.parent);
+        if meta.parent != 0 && parent.is_none() {
+            let message = format!("there is no whole checkpoint {} to build on", meta.parent);
             return refuse(ErrorKind::Invalid, message);
         }
         let mut names = BTreeSet::new();
@@ -294,7 +363,10 @@ impl CheckpointStore {
         }
         let limit = u32::MAX;
         let long = |length: usize| u32::try_from(length).is_err();
-        if long(extents.len()) || extents.iter().any(|extent| long(extent.operator.len())) {
+        if long(extents.len())
+            || long(meta.engine.len())
+            || extents.iter().any(|extent| long(extent.operator.len()))
+        {
             let message = format!("extents and operator names are limited to {limit}");
             return refuse(ErrorKind::TooLarge, message);
         }
@@ -307,68 +379,12 @@ impl CheckpointStore {
     }
 }
 
+/// What the manifest says about a checkpoint: the engine's bytes are in the data file.
+fn named(meta: CheckpointMeta) -> CheckpointMeta {
+    CheckpointMeta { engine: Vec::new(), ..meta }
+}
+
 /// Whether the name is gone.
 fn removed(directory: &dyn Directory, name: &str) -> bool {
     files::remove_if_there(directory, name).is_ok()
-}
-
-/// One write's operations, its syncs counted.
-struct Session {
-    directory: Arc<dyn Directory>,
-    syncs: u32,
-}
-
-impl Session {
-    fn sync(&mut self, channel: &mut dyn Channel, file: &Arc<dyn File>) -> Result<(), IoFailure> {
-        self.syncs += 1;
-        files::sync_data(channel, file)
-    }
-
-    fn sync_names(&mut self) -> Result<(), IoFailure> {
-        self.syncs += 1;
-        self.directory.sync()
-    }
-
-    /// Writes, syncs and verifies a data file under its new name.
-    fn write_data(
-        &mut self,
-        channel: &mut dyn Channel,
-        name: &str,
-        meta: &CheckpointMeta,
-        manifest: u64,
-        extents: &[Extent],
-    ) -> Result<(Arc<dyn File>, Digest)> {
-        let file = self.directory.open(name, OpenMode::CreateDirect)?;
-        let digest = write_data(channel, &file, meta, manifest, extents)?;
-        if !planted(Bug::ManifestBeforeData) {
-            self.sync(channel, &file)?;
-        }
-        self.sync_names()?;
-        let written = self.directory.open(name, OpenMode::ReadDirect)?;
-        loaded::verify(channel, &written, &digest)?;
-        Ok((file, digest))
-    }
-
-    /// Writes and syncs the next manifest under its passing name.
-    fn write_manifest(&mut self, channel: &mut dyn Channel, bytes: &[u8]) -> Result<()> {
-        let file = match self.directory.open(NEXT, OpenMode::CreateDirect) {
-            Err(failure) if failure.kind() == std::io::ErrorKind::AlreadyExists => {
-                files::remove_if_there(&*self.directory, NEXT)?;
-                self.directory.open(NEXT, OpenMode::CreateDirect)?
-            }
-            other => other?,
-        };
-        let mut writer = Writer::new(channel, &file);
-        writer.put(bytes)?;
-        let digest = writer.finish()?;
-        assert_eq!(to_usize(digest.length), bytes.len(), "CKPT: all of the manifest was sent");
-        self.sync(channel, &file)?;
-        Ok(())
-    }
-
-    /// Puts the next manifest in the place of the last one.
-    fn switch(&mut self) -> Result<(), IoFailure> {
-        self.directory.rename(NEXT, MANIFEST)?;
-        self.sync_names()
-    }
 }

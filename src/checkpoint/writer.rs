@@ -118,7 +118,86 @@ impl Drop for Writer<'_> {
     }
 }
 
-/// Writes a whole data file. `meta.checkpoint` is its number, `manifest` the last durable one.
+/// A data file being written, extent by extent. Nothing is durable before the caller syncs.
+pub(super) struct DataWriter<'a> {
+    writer: Writer<'a>,
+    meta: &'a CheckpointMeta,
+    index: Vec<ExtentInfo>,
+}
+
+impl<'a> DataWriter<'a> {
+    /// Writes the header of a file with so many extents. `meta.checkpoint` is its number,
+    /// `manifest` the last durable one.
+    pub(super) fn begin(
+        channel: &'a mut dyn Channel,
+        file: &'a Arc<dyn File>,
+        meta: &'a CheckpointMeta,
+        (manifest, extents): (u64, usize),
+    ) -> Result<DataWriter<'a>> {
+        let mut writer = Writer::new(channel, file);
+        #[allow(clippy::expect_used, reason = "the store has checked the number of extents")]
+        let extents = u32::try_from(extents).expect("CKPT-6: extents fit 32 bits");
+        let (checkpoint, log_id) = (meta.checkpoint, meta.log_id);
+        let header = data::Header { checkpoint, log_id, manifest, extents };
+        writer.put(&data::encode_header(&header))?;
+        Ok(DataWriter { writer, meta, index: Vec::new() })
+    }
+
+    /// Makes the file long enough for another extent: a full disk is found here, as an error of
+    /// its own, not as a short write half-way.
+    pub(super) fn reserve(&self, extent: &Extent) -> Result<()> {
+        let extent = data::extent_len(&extent.operator, to_u64(extent.bytes.len()));
+        let length = extent.and_then(|extent| self.writer.position().checked_add(extent));
+        let length = length.and_then(|length| length.checked_next_multiple_of(to_u64(BLOCK)));
+        let file = self.writer.file;
+        file.allocate(length.ok_or_else(|| too_large(&**file))?)?;
+        Ok(())
+    }
+
+    pub(super) fn put(&mut self, extent: &Extent) -> Result<()> {
+        #[allow(clippy::expect_used, reason = "`begin` has checked the number of extents")]
+        let ordinal = u32::try_from(self.index.len()).expect("CKPT-6: extents fit 32 bits");
+        self.index.push(ExtentInfo {
+            operator: extent.operator.clone(),
+            schema: extent.schema,
+            partition: extent.partition,
+            length: to_u64(extent.bytes.len()),
+            offset: self.writer.position(),
+            crc: crc32c(&extent.bytes),
+        });
+        for (block, payload) in (0_u32..).zip(extent.bytes.chunks(PAYLOAD)) {
+            let head = data::block_header(self.meta.checkpoint, ordinal, block, payload);
+            self.writer.put(&head)?;
+            self.writer.put(payload)?;
+        }
+        Ok(())
+    }
+
+    /// Writes what follows the extents.
+    pub(super) fn finish(mut self) -> Result<Digest> {
+        let trailer = data::encode_trailer(self.meta, &self.index);
+        let trailer_at = self.writer.position();
+        self.writer.put(&trailer)?;
+        let at = self.writer.position();
+        let padded = (at + to_u64(HEADER)).next_multiple_of(to_u64(BLOCK));
+        let zeros = padded - to_u64(HEADER) - at;
+        self.writer.put(&[0; BLOCK][..crate::ids::to_usize(zeros)])?;
+        self.writer.put(&data::encode_footer(&Footer {
+            length: padded,
+            trailer: trailer_at,
+            trailer_len: to_u64(trailer.len()),
+            checkpoint: self.meta.checkpoint,
+            trailer_crc: crc32c(&trailer),
+        }))?;
+        self.writer.finish()
+    }
+}
+
+fn too_large(file: &dyn File) -> Error {
+    Error::new(ErrorKind::TooLarge, "the checkpoint is too large").at_path(file.path())
+}
+
+/// Writes a whole data file of extents that are all there.
 pub(super) fn write_data(
     channel: &mut dyn Channel,
     file: &Arc<dyn File>,
@@ -126,45 +205,12 @@ pub(super) fn write_data(
     manifest: u64,
     extents: &[Extent],
 ) -> Result<Digest> {
-    // A full disk is found here, as an error of its own, not as a short write half-way.
-    let length = data::file_len(meta, extents).ok_or_else(|| {
-        Error::new(ErrorKind::TooLarge, "the checkpoint is too large").at_path(file.path())
-    })?;
+    // As in `DataWriter::reserve`, for all of them at once.
+    let length = data::file_len(meta, extents).ok_or_else(|| too_large(&**file))?;
     file.allocate(length)?;
-    let mut writer = Writer::new(channel, file);
-    #[allow(clippy::expect_used, reason = "the store has checked the number of extents")]
-    let count = u32::try_from(extents.len()).expect("CKPT-6: extents fit 32 bits");
-    let (checkpoint, log_id) = (meta.checkpoint, meta.log_id);
-    let header = data::Header { checkpoint, log_id, manifest, extents: count };
-    writer.put(&data::encode_header(&header))?;
-    let mut index = Vec::with_capacity(extents.len());
-    for (ordinal, extent) in (0_u32..).zip(extents) {
-        index.push(ExtentInfo {
-            operator: extent.operator.clone(),
-            schema: extent.schema,
-            partition: extent.partition,
-            length: to_u64(extent.bytes.len()),
-            offset: writer.position(),
-            crc: crc32c(&extent.bytes),
-        });
-        for (block, payload) in (0_u32..).zip(extent.bytes.chunks(PAYLOAD)) {
-            writer.put(&data::block_header(checkpoint, ordinal, block, payload))?;
-            writer.put(payload)?;
-        }
-    }
-    let trailer = data::encode_trailer(meta, &index);
-    let trailer_at = writer.position();
-    writer.put(&trailer)?;
-    let padded = (writer.position() + to_u64(HEADER)).next_multiple_of(to_u64(BLOCK));
-    let zeros = padded - to_u64(HEADER) - writer.position();
-    writer.put(&[0; BLOCK][..crate::ids::to_usize(zeros)])?;
-    writer.put(&data::encode_footer(&Footer {
-        length: padded,
-        trailer: trailer_at,
-        trailer_len: to_u64(trailer.len()),
-        checkpoint,
-        trailer_crc: crc32c(&trailer),
-    }))?;
-    assert_eq!(padded, length, "CKPT: the file is as long as was reserved");
-    writer.finish()
+    let mut writer = DataWriter::begin(channel, file, meta, (manifest, extents.len()))?;
+    extents.iter().try_for_each(|extent| writer.put(extent))?;
+    let digest = writer.finish()?;
+    assert_eq!(digest.length, length, "CKPT: the file is as long as was reserved");
+    Ok(digest)
 }

@@ -1,5 +1,6 @@
-//! A partition's bytes: its keys in first-seen order, each with its value in postcard
-//! (`docs/checkpoint-format.md`). Nothing is allocated per key when encoding.
+//! A partition's bytes, whole or what has changed in it (`docs/checkpoint-format.md`). Keys and
+//! values have their lengths: what is not typed can be told apart, folded and shown. Nothing is
+//! allocated per key when encoding.
 
 use postcard::ser_flavors::Flavor;
 use serde::Serialize;
@@ -55,13 +56,157 @@ fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// How many keys a table's bytes say that they hold.
+/// Appends a length and so many bytes.
+pub(super) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_varint(out, to_u64(bytes.len()));
+    out.extend_from_slice(bytes);
+}
+
+fn put_count(out: &mut Vec<u8>, count: usize) {
+    out.extend_from_slice(&to_u64(count).to_le_bytes());
+}
+
+/// Appends a value's length and postcard. The length is known behind it only: most fit the one
+/// byte that is left for it.
+fn put_value<S: Serialize>(out: &mut Vec<u8>, value: &S) -> Result<()> {
+    let start = out.len();
+    out.push(0);
+    postcard::serialize_with_flavor(value, Behind(out)).map_err(|cause| {
+        Error::new(ErrorKind::Invalid, "a state value cannot be encoded").caused_by(cause)
+    })?;
+    let length = to_u64(out.len() - start - 1);
+    if length < 0x80 {
+        out[start] = length.to_le_bytes()[0];
+        return Ok(());
+    }
+    let mut prefix = Vec::with_capacity(10);
+    put_varint(&mut prefix, length);
+    out.splice(start..=start, prefix);
+    Ok(())
+}
+
+/// Takes a partition's bytes apart. Any bytes are safe to try.
+struct Reader<'a> {
+    whole: usize,
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    fn new(bytes: &'a [u8]) -> Reader<'a> {
+        Reader { whole: bytes.len(), rest: bytes }
+    }
+
+    fn bad(&self, why: &str) -> Error {
+        let at = self.whole - self.rest.len();
+        Error::new(ErrorKind::Corrupt, format!("state is not decodable at byte {at}: {why}"))
+    }
+
+    /// A number of things of a byte at least: a greater count is a lie, and not allocated for.
+    fn count(&mut self) -> Result<usize> {
+        let (count, rest) =
+            self.rest.split_first_chunk::<8>().ok_or_else(|| self.bad("there is no count"))?;
+        let count = usize::try_from(u64::from_le_bytes(*count)).ok();
+        let Some(count) = count.filter(|count| *count <= rest.len()) else {
+            return Err(self.bad("it names more keys than there are bytes"));
+        };
+        self.rest = rest;
+        Ok(count)
+    }
+
+    fn bytes(&mut self, what: &str) -> Result<&'a [u8]> {
+        let mut rest = self.rest;
+        let length = take_varint(&mut rest).and_then(|length| usize::try_from(length).ok());
+        let split = length.and_then(|length| rest.split_at_checked(length));
+        let (taken, rest) = split.ok_or_else(|| self.bad(&format!("a {what} does not fit")))?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    fn end(&self) -> Result<()> {
+        if self.rest.is_empty() { Ok(()) } else { Err(self.bad("something follows")) }
+    }
+}
+
+fn value_of<S: DeserializeOwned>(bytes: &[u8]) -> Result<S> {
+    match postcard::take_from_bytes::<S>(bytes) {
+        Ok((value, [])) => Ok(value),
+        Ok(_) | Err(_) => {
+            Err(Error::new(ErrorKind::Corrupt, "a state value's bytes are not of its type"))
+        }
+    }
+}
+
+/// How many keys a whole partition's bytes say that they hold.
 pub(crate) fn encoded_keys(bytes: &[u8]) -> Option<u64> {
     bytes.first_chunk().map(|count| u64::from_le_bytes(*count))
 }
 
-fn not_encodable(cause: postcard::Error) -> Error {
-    Error::new(ErrorKind::Invalid, "a state value cannot be encoded").caused_by(cause)
+/// Calls `each` with every key and value of a whole partition, in order.
+///
+/// # Errors
+/// What `each` returns; `Corrupt` if the bytes are not a partition's.
+pub(crate) fn entries(
+    bytes: &[u8],
+    mut each: impl FnMut(&[u8], &[u8]) -> Result<()>,
+) -> Result<()> {
+    let mut reader = Reader::new(bytes);
+    for _ in 0..reader.count()? {
+        let key = reader.bytes("key")?;
+        each(key, reader.bytes("value")?)?;
+    }
+    reader.end()
+}
+
+/// The table of a whole partition, its order included.
+fn load<'a, S>(bytes: &'a [u8], value: impl Fn(&'a [u8]) -> Result<S>) -> Result<StateTable<S>> {
+    let mut reader = Reader::new(bytes);
+    let count = reader.count()?;
+    let mut table = StateTable::with_capacity(count, bytes.len() / 2);
+    for _ in 0..count {
+        let key = reader.bytes("key")?;
+        let value = value(reader.bytes("value")?)?;
+        if table.insert(super::hash_key(key), key, value).is_some() {
+            return Err(reader.bad("a key occurs twice"));
+        }
+    }
+    reader.end()?;
+    Ok(table)
+}
+
+/// Makes the changes that a delta's bytes say.
+fn apply<'a, S>(
+    table: &mut StateTable<S>,
+    bytes: &'a [u8],
+    value: impl Fn(&'a [u8]) -> Result<S>,
+) -> Result<()> {
+    let mut reader = Reader::new(bytes);
+    let removed = reader.count()?;
+    let changed = reader.count()?;
+    for _ in 0..removed {
+        let key = reader.bytes("key")?;
+        table.remove(super::hash_key(key), key);
+    }
+    for _ in 0..changed {
+        let key = reader.bytes("key")?;
+        let value = value(reader.bytes("value")?)?;
+        table.insert(super::hash_key(key), key, value);
+    }
+    reader.end()
+}
+
+impl<S> StateTable<S> {
+    fn put_all(
+        &self,
+        out: &mut Vec<u8>,
+        put: impl Fn(&mut Vec<u8>, &S) -> Result<()>,
+    ) -> Result<()> {
+        put_count(out, self.len());
+        for (key, value) in self.iter() {
+            put_bytes(out, key);
+            put(out, value)?;
+        }
+        Ok(())
+    }
 }
 
 impl<S: Serialize> StateTable<S> {
@@ -70,13 +215,30 @@ impl<S: Serialize> StateTable<S> {
     /// # Errors
     /// `Invalid` if a value's `Serialize` refuses.
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<()> {
-        out.extend_from_slice(&to_u64(self.len()).to_le_bytes());
-        for (key, value) in self.iter() {
-            put_varint(out, to_u64(key.len()));
-            out.extend_from_slice(key);
-            postcard::serialize_with_flavor(value, Behind(out)).map_err(not_encodable)?;
+        self.put_all(out, put_value)
+    }
+
+    /// Appends what has changed since the last cut, for a delta; appends nothing, and says so, if
+    /// nothing has. The table must know it.
+    ///
+    /// # Errors
+    /// As [`StateTable::encode`].
+    pub(super) fn encode_touched(&self, out: &mut Vec<u8>) -> Result<bool> {
+        let Some(touched) = self.touched() else { return Ok(false) };
+        let (removals, removed) = touched.removed();
+        let rows = touched.changed(self.rows()).filter_map(|ordinal| self.row(ordinal));
+        let changed: Vec<(&[u8], &S)> = rows.collect();
+        if removals == 0 && changed.is_empty() {
+            return Ok(false);
         }
-        Ok(())
+        put_count(out, removals);
+        put_count(out, changed.len());
+        out.extend_from_slice(removed);
+        for (key, value) in changed {
+            put_bytes(out, key);
+            put_value(out, value)?;
+        }
+        Ok(true)
     }
 }
 
@@ -85,36 +247,33 @@ impl<S: DeserializeOwned> StateTable<S> {
     ///
     /// # Errors
     /// `Corrupt` if the bytes are not a table's with values of this type.
-    pub fn decode(mut bytes: &[u8]) -> Result<StateTable<S>> {
-        let whole = bytes.len();
-        let bad = |left: &[u8], why: &str| {
-            let message = format!("state is not decodable at byte {}: {why}", whole - left.len());
-            Error::new(ErrorKind::Corrupt, message)
-        };
-        let Some((count, rest)) = bytes.split_first_chunk::<8>() else {
-            return Err(bad(bytes, "there is no count"));
-        };
-        bytes = rest;
-        let count = u64::from_le_bytes(*count);
-        // A key takes a byte at least: a greater count is a lie, and is not allocated for.
-        let Some(count) = usize::try_from(count).ok().filter(|count| *count <= bytes.len()) else {
-            return Err(bad(bytes, "it names more keys than there are bytes"));
-        };
-        let mut table = StateTable::with_capacity(count, bytes.len() / 2);
-        for _ in 0..count {
-            let length = take_varint(&mut bytes).and_then(|length| usize::try_from(length).ok());
-            let split = length.and_then(|length| bytes.split_at_checked(length));
-            let Some((key, rest)) = split else {
-                return Err(bad(bytes, "a key's length does not fit"));
-            };
-            let Ok((value, rest)) = postcard::take_from_bytes::<S>(rest) else {
-                return Err(bad(rest, "a value is not of its type"));
-            };
-            bytes = rest;
-            if table.insert(super::hash_key(key), key, value).is_some() {
-                return Err(bad(bytes, "a key occurs twice"));
-            }
-        }
-        if bytes.is_empty() { Ok(table) } else { Err(bad(bytes, "something follows")) }
+    pub fn decode(bytes: &[u8]) -> Result<StateTable<S>> {
+        load(bytes, value_of)
     }
+
+    /// Makes the changes that a delta's bytes say. On an error some of them are made.
+    ///
+    /// # Errors
+    /// `Corrupt` if the bytes are not a delta's with values of this type.
+    pub(super) fn apply(&mut self, bytes: &[u8]) -> Result<()> {
+        apply(self, bytes, value_of)
+    }
+}
+
+/// The bytes of a partition, and of its deltas in order, as the bytes of the whole. Values are
+/// not looked into.
+///
+/// # Errors
+/// `Corrupt` if some are not a partition's.
+pub(crate) fn fold(base: &[u8], deltas: &[Vec<u8>]) -> Result<Vec<u8>> {
+    let mut table: StateTable<&[u8]> = load(base, Ok)?;
+    for delta in deltas {
+        apply(&mut table, delta, Ok)?;
+    }
+    let mut out = Vec::with_capacity(base.len());
+    table.put_all(&mut out, |out, value| {
+        put_bytes(out, value);
+        Ok(())
+    })?;
+    Ok(out)
 }

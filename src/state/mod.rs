@@ -10,9 +10,11 @@ mod operator;
 mod overlay;
 mod schema;
 mod table;
+mod touched;
 
 pub(crate) use changes::Changes;
-pub(crate) use codec::encoded_keys;
+pub(crate) use codec::{encoded_keys, entries, fold};
+pub(crate) use operator::Tracking;
 pub use operator::{KeyedState, OperatorState};
 pub use overlay::Overlay;
 pub use schema::schema_id;

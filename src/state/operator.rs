@@ -94,11 +94,30 @@ impl<S: State> KeyedState<S> {
     }
 }
 
+/// The bytes of a partition without keys.
+const NO_STATE: &[u8] = &[0; 8];
+
+/// A step in the life of what a partition knows about its changes (STATE-6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tracking {
+    /// What is there now is in a checkpoint, or nothing is: from here on changes are known.
+    Begin,
+    /// A checkpoint takes what has changed.
+    Cut,
+    /// That checkpoint stands.
+    Settle,
+    /// It failed: the next one has to hold what it took.
+    Revert,
+}
+
 /// What the engine does with state whose type it does not know.
 trait Erased: fmt::Debug + Send + Sync {
     fn partitions(&self) -> usize;
     fn encode(&self, partition: u32) -> Result<Vec<u8>>;
-    fn decode(&self, partition: u32, completed: BatchId, bytes: &[u8]) -> Result<()>;
+    fn encode_touched(&self, partition: u32) -> Result<Option<Vec<u8>>>;
+    fn decode(&self, partition: u32, completed: BatchId, bytes: &[&[u8]]) -> Result<()>;
+    fn touched(&self, partition: u32) -> usize;
+    fn track(&self, partition: u32, step: Tracking);
     fn merge(&self, partition: u32, completed: BatchId, overlay: Box<dyn Any + Send>);
     fn complete(&self, partition: u32, completed: BatchId);
     fn completed(&self, partition: u32) -> BatchId;
@@ -119,10 +138,40 @@ impl<S: State> Erased for KeyedState<S> {
         })
     }
 
-    fn decode(&self, partition: u32, completed: BatchId, bytes: &[u8]) -> Result<()> {
-        let table = StateTable::decode(bytes)?;
+    fn encode_touched(&self, partition: u32) -> Result<Option<Vec<u8>>> {
+        self.read(partition, |_, table| {
+            let mut bytes = Vec::new();
+            Ok(table.encode_touched(&mut bytes)?.then_some(bytes))
+        })
+    }
+
+    fn decode(&self, partition: u32, completed: BatchId, bytes: &[&[u8]]) -> Result<()> {
+        let (base, deltas) = bytes.split_first().unwrap_or((&NO_STATE, &[]));
+        let mut table = StateTable::decode(base)?;
+        deltas.iter().try_for_each(|delta| table.apply(delta))?;
         self.write(partition, |here| *here = Partition { completed, table });
         Ok(())
+    }
+
+    fn touched(&self, partition: u32) -> usize {
+        self.read(partition, |_, table| {
+            table.touched().map_or(table.len(), |touched| touched.keys(table.rows()))
+        })
+    }
+
+    fn track(&self, partition: u32, step: Tracking) {
+        self.write(partition, |here| {
+            if step == Tracking::Begin {
+                return here.table.track();
+            }
+            let rows = here.table.rows();
+            let Some(touched) = here.table.touched_mut() else { return };
+            match step {
+                Tracking::Cut => touched.cut(rows),
+                Tracking::Settle | Tracking::Begin => touched.settle(),
+                Tracking::Revert => touched.revert(),
+            }
+        });
     }
 
     fn merge(&self, partition: u32, completed: BatchId, overlay: Box<dyn Any + Send>) {
@@ -243,6 +292,23 @@ impl OperatorState {
         self.erased.encode(partition).map_err(|error| self.name_in(partition, &error))
     }
 
+    /// As [`encode_partition`](OperatorState::encode_partition), of what has changed since the last
+    /// cut; `None` if nothing has.
+    pub(crate) fn encode_touched(&self, partition: u32) -> Result<Option<Vec<u8>>> {
+        self.erased.encode_touched(partition).map_err(|error| self.name_in(partition, &error))
+    }
+
+    /// About how many keys of a partition have changed since the last cut: not less.
+    pub(crate) fn touched(&self, partition: u32) -> usize {
+        self.erased.touched(partition)
+    }
+
+    /// Takes a step with every partition.
+    pub(crate) fn track(&self, step: Tracking) {
+        let partitions = (0_u32..).take(self.partitions());
+        partitions.for_each(|partition| self.erased.track(partition, step));
+    }
+
     /// Replaces a partition's state by what these bytes say; `completed` is their batch. On an
     /// error the partition is as it was.
     ///
@@ -252,6 +318,17 @@ impl OperatorState {
     /// # Panics
     /// If there is no such partition.
     pub fn decode_partition(&self, partition: u32, completed: BatchId, bytes: &[u8]) -> Result<()> {
+        self.restore_partition(partition, completed, &[bytes])
+    }
+
+    /// As [`decode_partition`](OperatorState::decode_partition), of the partition's bytes in a base
+    /// and then in every delta on it.
+    pub(crate) fn restore_partition(
+        &self,
+        partition: u32,
+        completed: BatchId,
+        bytes: &[&[u8]],
+    ) -> Result<()> {
         let decoded = self.erased.decode(partition, completed, bytes);
         decoded.map_err(|error| self.name_in(partition, &error))
     }

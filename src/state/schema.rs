@@ -20,7 +20,7 @@ use serde::de::{
 use super::State;
 
 /// The codec of state values.
-const CODEC: &[u8] = b"postcard 1";
+const CODEC: &[u8] = b"postcard 1, sized";
 /// Questions of one pass, and passes of one type: more only from types made to run away.
 const QUESTIONS: usize = 10_000;
 const PASSES: usize = 256;

@@ -7,6 +7,7 @@
 
 use std::fmt;
 
+use super::touched::Touched;
 use crate::exec::{Probe, Word};
 use crate::ids::to_usize;
 
@@ -48,6 +49,8 @@ pub struct StateTable<S> {
     live: usize,
     /// Moves with every row that comes, goes or moves.
     edition: u64,
+    /// What has changed since the last cuts, if there are any to come.
+    touched: Option<Box<Touched>>,
 }
 
 impl<S: Clone> Clone for Row<S> {
@@ -91,7 +94,8 @@ impl<S> StateTable<S> {
     /// An empty table. Allocates nothing.
     #[must_use]
     pub fn new() -> StateTable<S> {
-        StateTable { index: Vec::new(), rows: Vec::new(), arena: Vec::new(), live: 0, edition: 0 }
+        let (index, rows, arena) = (Vec::new(), Vec::new(), Vec::new());
+        StateTable { index, rows, arena, live: 0, edition: 0, touched: None }
     }
 
     /// A table with room for `keys` keys of `bytes` bytes together.
@@ -171,7 +175,15 @@ impl<S> StateTable<S> {
     #[inline]
     pub fn get_mut(&mut self, hash: u64, key: &[u8]) -> Option<&mut S> {
         let (_, ordinal) = self.find(&Probe::new(hash, key))?;
+        self.touch(ordinal);
         self.rows[ordinal].value.as_mut()
+    }
+
+    #[inline]
+    fn touch(&mut self, ordinal: usize) {
+        if let Some(touched) = &mut self.touched {
+            touched.mark(ordinal);
+        }
     }
 
     /// Whether the table has the key.
@@ -191,7 +203,10 @@ impl<S> StateTable<S> {
     ) -> &mut S {
         let probe = Probe::new(hash, key);
         let ordinal = match self.find(&probe) {
-            Some((_, ordinal)) => ordinal,
+            Some((_, ordinal)) => {
+                self.touch(ordinal);
+                ordinal
+            }
             None => self.append(&probe, make()),
         };
         #[allow(clippy::expect_used, reason = "a slot points to rows with a value only")]
@@ -203,6 +218,7 @@ impl<S> StateTable<S> {
     pub fn insert(&mut self, hash: u64, key: &[u8], value: S) -> Option<S> {
         let probe = Probe::new(hash, key);
         if let Some((_, ordinal)) = self.find(&probe) {
+            self.touch(ordinal);
             return self.rows[ordinal].value.replace(value);
         }
         self.append(&probe, value);
@@ -238,6 +254,9 @@ impl<S> StateTable<S> {
         self.vacate(place);
         self.live -= 1;
         self.edition += 1;
+        if let Some(touched) = &mut self.touched {
+            touched.remove(ordinal, self.rows[ordinal].word.key(&self.arena));
+        }
         self.rows[ordinal].value.take()
     }
 
@@ -293,6 +312,7 @@ impl<S> StateTable<S> {
     pub(super) fn change(&mut self, changes: impl Iterator<Item = (usize, Option<S>)>) {
         for (ordinal, value) in changes {
             if value.is_some() {
+                self.touch(ordinal);
                 self.rows[ordinal].value = value;
             } else if let Some(place) = self.place_of(ordinal) {
                 self.bury(place, ordinal);
@@ -359,6 +379,9 @@ impl<S> StateTable<S> {
 
     /// Drops dead rows and their keys; the order stays (STATE-2).
     fn compact(&mut self) {
+        if let Some(touched) = &mut self.touched {
+            touched.compact(|| self.rows.iter().map(|row| row.value.is_some()));
+        }
         let mut arena = Vec::with_capacity(self.arena.len() / 2);
         let old = std::mem::take(&mut self.arena);
         self.rows.retain_mut(|row| {
@@ -377,6 +400,32 @@ impl<S> StateTable<S> {
     /// Keys and values in first-seen order.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &S)> {
         self.rows.iter().filter_map(|row| row.value.as_ref().map(|value| (self.key(row), value)))
+    }
+
+    /// From now on the table knows what has changed since.
+    pub(super) fn track(&mut self) {
+        self.touched = Some(Box::new(Touched::since(self.rows.len())));
+    }
+
+    /// What has changed, if the table is to know that.
+    pub(super) fn touched(&self) -> Option<&Touched> {
+        self.touched.as_deref()
+    }
+
+    /// The same, to take a cut or to end one.
+    pub(super) fn touched_mut(&mut self) -> Option<&mut Touched> {
+        self.touched.as_deref_mut()
+    }
+
+    /// Number of rows, dead ones included: the ordinal of the next one.
+    pub(super) fn rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Key and value of a row, if it is alive.
+    pub(super) fn row(&self, ordinal: usize) -> Option<(&[u8], &S)> {
+        let row = &self.rows[ordinal];
+        row.value.as_ref().map(|value| (self.key(row), value))
     }
 
     /// Hashes, keys and values in first-seen order, by value.

@@ -1,5 +1,5 @@
 //! A checkpoint between its two halves: what the driver takes between two batches, and what is
-//! then written beside the batches that follow.
+//! then written beside the batches that follow. Folding one is such an errand, too.
 //!
 //! CUT-1: a cut is the state at exactly one batch, and says from where on the log is needed then:
 //! both are taken before the next batch changes anything.
@@ -8,7 +8,7 @@
 
 use std::fmt;
 
-use crate::checkpoint::{CheckpointMeta, CheckpointStore, Extent};
+use crate::checkpoint::{CheckpointMeta, CheckpointStore, Extent, Written};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{BatchId, Lsn};
 use crate::planted::{Bug, planted};
@@ -18,7 +18,7 @@ use crate::wal::Wal;
 /// The store of a job's checkpoints, as the driver and whoever writes share it.
 pub(crate) type SharedStore = Arc<Mutex<CheckpointStore>>;
 
-/// The state at one batch, encoded.
+/// The state at one batch, encoded: whole, or what has changed since the last checkpoint.
 pub(crate) struct Cut {
     pub(crate) batch: BatchId,
     /// The record that completed the batch.
@@ -34,7 +34,7 @@ impl fmt::Debug for Cut {
 }
 
 /// How the writing of a cut ended: an alarm inside, what ends the driver outside.
-pub(crate) type Ended = Result<Result<(), Error>>;
+pub(crate) type Ended = Result<Result<Written, Error>>;
 
 impl Cut {
     /// Writes the checkpoint and makes it the newest.
@@ -46,7 +46,34 @@ impl Cut {
         if self.completion > wal.durable_lsn() && !planted(Bug::CheckpointBeforeCompletion) {
             wal.wait_durable(self.completion)?;
         }
-        Ok(lock(store).write(self.meta, &self.extents).map(drop))
+        Ok(lock(store).write(self.meta, &self.extents))
+    }
+}
+
+/// What is to be done with the store.
+#[derive(Debug)]
+pub(crate) enum Errand {
+    /// A cut becomes a checkpoint.
+    Write(Box<Cut>),
+    /// The newest checkpoint, of this batch, becomes one file.
+    Fold(BatchId),
+}
+
+impl Errand {
+    fn batch(&self) -> BatchId {
+        match self {
+            Errand::Write(cut) => cut.batch,
+            Errand::Fold(batch) => *batch,
+        }
+    }
+
+    /// # Errors
+    /// As [`Cut::write`].
+    pub(crate) fn run(self, wal: &Wal, store: &SharedStore) -> Ended {
+        match self {
+            Errand::Write(cut) => cut.write(wal, store),
+            Errand::Fold(_) => Ok(lock(store).fold()),
+        }
     }
 }
 
@@ -64,37 +91,49 @@ pub(crate) enum Writing {
     Beside,
 }
 
-/// A cut on its way. Dropping it waits for its thread.
+/// An errand on its way. Dropping it waits for its thread.
 #[derive(Debug)]
 pub(crate) struct Flight {
     pub(crate) batch: BatchId,
+    pub(crate) folds: bool,
     way: Option<Way>,
 }
 
 #[derive(Debug)]
 enum Way {
-    Waits(Box<Cut>),
+    Waits(Errand),
     Thread(JoinHandle<Ended>),
 }
 
 impl Flight {
-    /// Leaves the cut for later.
-    pub(crate) fn late(cut: Cut) -> Flight {
-        Flight { batch: cut.batch, way: Some(Way::Waits(Box::new(cut))) }
+    fn new(errand: &Errand) -> Flight {
+        let folds = matches!(errand, Errand::Fold(_));
+        Flight { batch: errand.batch(), folds, way: None }
     }
 
-    /// Starts to write on a thread of its own.
+    /// Leaves the errand for later.
+    pub(crate) fn late(errand: Errand) -> Flight {
+        let flight = Flight::new(&errand);
+        flight.with(Way::Waits(errand))
+    }
+
+    fn with(mut self, way: Way) -> Flight {
+        self.way = Some(way);
+        self
+    }
+
+    /// Starts on a thread of its own.
     ///
     /// # Errors
     /// `Io` if the system gives no thread.
-    pub(crate) fn beside(cut: Cut, wal: &Wal, store: &SharedStore) -> Result<Flight> {
-        let (batch, wal, store) = (cut.batch, wal.clone(), Arc::clone(store));
-        let thread = spawn("sawmill-checkpoint", move || cut.write(&wal, &store));
+    pub(crate) fn beside(errand: Errand, wal: &Wal, store: &SharedStore) -> Result<Flight> {
+        let (flight, wal, store) = (Flight::new(&errand), wal.clone(), Arc::clone(store));
+        let thread = spawn("sawmill-checkpoint", move || errand.run(&wal, &store));
         let thread = thread.map_err(|cause| {
             let message = "the checkpoint's thread could not be started";
             Error::new(ErrorKind::Io, message).caused_by(cause)
         })?;
-        Ok(Flight { batch, way: Some(Way::Thread(thread)) })
+        Ok(flight.with(Way::Thread(thread)))
     }
 
     /// Whether [`Flight::land`] would not wait for a thread.
@@ -110,12 +149,11 @@ impl Flight {
     /// # Errors
     /// As [`Cut::write`].
     pub(crate) fn land(mut self, wal: &Wal, store: &SharedStore) -> Ended {
+        let panicked = || Error::new(ErrorKind::Poisoned, "the checkpoint's thread panicked");
         match self.way.take() {
-            Some(Way::Waits(cut)) => cut.write(wal, store),
-            Some(Way::Thread(thread)) => thread.join().unwrap_or_else(|_| {
-                Err(Error::new(ErrorKind::Poisoned, "the checkpoint's thread panicked"))
-            }),
-            None => Ok(Ok(())),
+            Some(Way::Waits(errand)) => errand.run(wal, store),
+            Some(Way::Thread(thread)) => thread.join().unwrap_or_else(|_| Err(panicked())),
+            None => unreachable!("CUT-2: a flight lands once, and has a way until then"),
         }
     }
 }

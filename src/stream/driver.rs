@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::batch::Batch;
 use super::boundary::Boundary;
+use super::checkpointing::Lineage;
 use super::cut::{Flight, SharedStore, Writing};
 use super::hooks::{Hooks, Step};
 use super::job::Job;
@@ -61,6 +62,7 @@ pub(crate) struct JobDriver {
     pub(crate) writing: Writing,
     /// The checkpoint that is being written.
     pub(crate) flight: Option<Flight>,
+    pub(crate) lineage: Lineage,
     /// In the order of the job's operators.
     pub(crate) states: Vec<OperatorState>,
     pub(crate) boundary: Boundary,

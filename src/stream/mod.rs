@@ -53,6 +53,7 @@ pub use trigger::Trigger;
 
 pub(crate) use batch::Batch;
 pub(crate) use boundary::{Boundary, EngineState};
+pub(crate) use checkpointing::Lineage;
 pub(crate) use cut::Writing;
 pub(crate) use driver::{Env, JobDriver};
 #[cfg(not(feature = "testing"))]

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub(crate) mod model;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -31,6 +33,7 @@ pub(crate) fn open(disk: &SimDisk) -> Result<CheckpointStore> {
 pub(crate) fn meta(batch: u64) -> CheckpointMeta {
     CheckpointMeta {
         checkpoint: 0,
+        parent: 0,
         job: "counts".to_owned(),
         log_id: LOG,
         generation: Generation::new(1),
@@ -63,14 +66,10 @@ pub(crate) fn batch_of(loaded: Option<&Loaded>, partitions: u32, big: bool) -> u
     let expected = CheckpointMeta { checkpoint: loaded.meta.checkpoint, ..meta(batch) };
     assert_eq!(loaded.meta, expected, "the meta is of one checkpoint");
     let wanted = extents(batch, partitions, big);
-    assert_eq!(loaded.extents.len(), wanted.len());
-    for (ordinal, extent) in wanted.iter().enumerate() {
-        let info = &loaded.extents[ordinal];
-        assert_eq!((info.partition, &info.operator), (extent.partition, &extent.operator));
-        assert!(
-            loaded.read_extent(ordinal).unwrap() == extent.bytes,
-            "the bytes of extent {ordinal}"
-        );
+    assert_eq!(loaded.parts.len(), wanted.len());
+    for (part, extent) in loaded.parts.iter().zip(&wanted) {
+        assert_eq!((part.partition, &part.operator), (extent.partition, &extent.operator));
+        assert!(loaded.read(part).unwrap() == extent.bytes, "the bytes of {part:?}");
     }
     batch
 }

@@ -241,7 +241,7 @@ fn stop() -> Error {
 pub fn options() -> RunOptions {
     RunOptions {
         trigger: Trigger::Bytes(24),
-        checkpoint_interval: Duration::from_millis(10),
+        checkpoint_interval: Duration::from_millis(6),
         parallelism: 2,
         ..RunOptions::default()
     }

@@ -12,7 +12,7 @@ use crate::{Failure, Outcome};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// One line for each checkpoint that counts, oldest first.
+    /// One line for each data file that counts, oldest first.
     List(Arguments),
     /// What one checkpoint holds: operators, sources, sinks, totals.
     Show(Show),
@@ -55,8 +55,9 @@ fn list(arguments: &Arguments) -> Outcome {
         return Ok(0);
     }
     say!(
-        "{:>10} {:<20} {:>10} {:>14} {:>10} {:>14}  state",
+        "{:>10} {:>10} {:<20} {:>10} {:>14} {:>10} {:>14}  state",
         "checkpoint",
+        "builds on",
         "job",
         "batch",
         "bytes",
@@ -66,14 +67,16 @@ fn list(arguments: &Arguments) -> Outcome {
     for checkpoint in &report.checkpoints {
         let age = age_s(checkpoint).map_or("-".to_owned(), |age| age.to_string());
         let state = checkpoint.damage.as_ref().map_or("whole".to_owned(), ToString::to_string);
+        let parent = checkpoint.parent.map_or("-".to_owned(), |number| number.to_string());
+        let floor = checkpoint.kept.then(|| checkpoint.floor.to_string());
         say!(
-            "{:>10} {:<20} {:>10} {:>14} {:>10} {:>14}  {state}",
+            "{:>10} {parent:>10} {:<20} {:>10} {:>14} {:>10} {:>14}  {state}",
             checkpoint.number,
             checkpoint.job,
             checkpoint.batch.get(),
             checkpoint.bytes,
             age,
-            checkpoint.floor.get(),
+            floor.unwrap_or("-".to_owned()),
         );
     }
     Ok(0)
@@ -134,7 +137,8 @@ fn verify(arguments: &Arguments) -> Outcome {
 
 /// What the next start would make of it.
 fn advice(report: &EngineReport) -> String {
-    let whole = report.checkpoints.iter().rev().find(|one| one.damage.is_none());
+    let mut checkpoints = report.checkpoints.iter().rev();
+    let whole = checkpoints.find(|one| one.kept && one.damage.is_none());
     match whole {
         Some(one) => format!(
             "a start falls back to checkpoint {}, and computes again what was planned since",
@@ -174,6 +178,8 @@ fn checkpoint_json(checkpoint: &CheckpointReport) -> Value {
         .collect();
     let mut object = json!({
         "number": checkpoint.number,
+        "parent": checkpoint.parent,
+        "kept": checkpoint.kept,
         "log_id": checkpoint.log_id.to_string(),
         "job": checkpoint.job,
         "generation": checkpoint.generation.get(),
@@ -214,7 +220,14 @@ fn print(checkpoint: &CheckpointReport) {
         checkpoint.batch,
         checkpoint.bytes
     );
-    say!("pins the log from record {}", checkpoint.floor);
+    if let Some(parent) = checkpoint.parent {
+        say!("holds what has changed since checkpoint {parent}");
+    }
+    if checkpoint.kept {
+        say!("pins the log from record {}", checkpoint.floor);
+    } else {
+        say!("there only for those that build on it");
+    }
     if let Some(age) = age_s(checkpoint) {
         say!("written {age} s ago");
     }

@@ -7,6 +7,7 @@ mod bench;
 mod checkpoint;
 mod doctor;
 mod out;
+mod state;
 mod wal_append;
 mod wal_bench;
 mod wal_cat;
@@ -39,6 +40,9 @@ enum Area {
     /// Look at the checkpoints of an engine's directory, writing nothing.
     #[command(subcommand)]
     Checkpoint(checkpoint::Command),
+    /// Print an operator's state as the newest checkpoint has it, writing nothing.
+    #[command(subcommand)]
+    State(state::Command),
     /// Find out what disk, file system and limits really give a log here, with advice.
     Doctor(doctor::Arguments),
 }
@@ -72,6 +76,7 @@ fn main() -> ExitCode {
     let outcome = match Command::parse().area {
         Area::Wal(command) => run(command),
         Area::Checkpoint(command) => checkpoint::run(&command),
+        Area::State(command) => state::run(&command),
         Area::Doctor(arguments) => doctor::run(&arguments),
     };
     let outcome = match out::check() {

@@ -1,4 +1,4 @@
-//! Everything that the command line prints on stdout, but for the two subcommands that stream
+//! Everything that the command line prints on stdout, but for the subcommands that stream
 //! records and keep a buffer of their own.
 //!
 //! The other end of a pipe may go away at any moment (`sawmill doctor . | head -1`). `println!`
