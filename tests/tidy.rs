@@ -328,6 +328,34 @@ fn tables_name_tests_that_exist() {
     assert_none("rows whose test does not exist", &found);
 }
 
+/// The gate finds them by their names.
+#[test]
+fn tests_that_plant_bugs_say_so_in_their_names() {
+    const ATTRIBUTE: &str = "#[cfg(feature = \"planted\")]\n";
+    let (mut found, mut seen) = (Vec::new(), 0);
+    for (path, text) in files_below("tests", ".rs") {
+        for (at, _) in text.match_indices(ATTRIBUTE) {
+            let mut below = text[at + ATTRIBUTE.len()..].lines();
+            let is_test = |line: &str| line.trim() == "#[test]";
+            let mut test = text[..at].lines().last().is_some_and(is_test);
+            let item = below.find(|line| {
+                test |= is_test(line);
+                !line.trim_start().starts_with('#')
+            });
+            let Some(name) = item.and_then(|line| line.trim().strip_prefix("fn ")) else {
+                continue;
+            };
+            let name = name.split('(').next().unwrap_or_default();
+            seen += usize::from(test);
+            if test && !["planted", "caught", "noticed"].iter().any(|word| name.contains(word)) {
+                found.push(format!("{path}: {name}"));
+            }
+        }
+    }
+    assert!(seen > 15, "{seen}");
+    assert_none("tests that plant bugs without saying so", &found);
+}
+
 #[test]
 fn each_row_of_recoverys_tables_names_a_test() {
     let text = fs::read_to_string(root().join("docs/recovery.md")).unwrap();

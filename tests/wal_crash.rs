@@ -121,7 +121,7 @@ fn a_flush_finds_nothing_to_do_unless_plain_frames_lie_in_two_files() {
 /// loses. So the gate needs both, and a test on a real disk without FUA would not see the bug.
 #[test]
 #[cfg(feature = "planted")]
-fn a_plain_frame_before_a_durable_one_is_lost_with_fua_only() {
+fn planted_plain_before_durable_is_noticed_with_fua_only() {
     use sawmill::planted::{Bug, with_planted};
     with_planted(Bug::PlainBeforeDurable, || {
         for steps in PLAIN_THEN_DURABLE {
