@@ -123,7 +123,7 @@ fn strike(child: &mut Child, fault: &Fault, trace: &Path) -> Result<String, Stri
 /// Has `strace` hold the process, which waits for its first line.
 fn attach(child: u32, trace: &Path, calls: &str, more: &[&str]) -> Result<Child, String> {
     let mut tracer = Command::new("strace")
-        .args(["-f", "-p", &child.to_string(), "-e", &format!("trace={calls}"), "-o"])
+        .args(["-f", "-k", "-p", &child.to_string(), "-e", &format!("trace={calls}"), "-o"])
         .arg(trace)
         .args(more)
         .stdin(Stdio::null())
