@@ -126,6 +126,9 @@ impl Executor {
         count: usize,
         each: impl Fn(usize) -> T + Send + Sync,
     ) -> Vec<T> {
+        if count == 0 {
+            return Vec::new(); // a thread of the pool would be woken for nothing
+        }
         self.pool.install(|| (0..count).into_par_iter().with_max_len(1).map(each).collect())
     }
 

@@ -93,7 +93,7 @@ impl JobDriver {
     /// The log's.
     pub(crate) fn take_checkpoint(&mut self) -> Result<()> {
         let written = match (self.cut(), &self.store) {
-            (Ok(cut), Some(store)) => cut.write(&self.env.wal, store)?,
+            (Ok(cut), Some(store)) => Errand::Write(Box::new(cut)).run(&self.env.wal, store)?,
             (Ok(_), None) => Err(no_store()),
             (Err(error), _) => Err(error),
         };
@@ -124,7 +124,7 @@ impl JobDriver {
             progress.checkpoint_alarm = None;
             progress.marks = marks;
         });
-        self.truncate()
+        Ok(())
     }
 
     /// A fold changes no state: the next delta builds on the new file. One that failed leaves
@@ -133,7 +133,7 @@ impl JobDriver {
         match written {
             Ok(written) => {
                 self.lineage.parent = Some(written.checkpoint);
-                self.truncate()
+                Ok(())
             }
             Err(error) => self.alarm(&error),
         }
@@ -227,17 +227,6 @@ impl JobDriver {
         };
         let unread = streams.iter().filter(|stream| !read(stream));
         Ok(unread.map(|stream| stream.opened).fold(floor, Lsn::min))
-    }
-
-    /// Lets the log go that no kept checkpoint needs.
-    fn truncate(&self) -> Result<()> {
-        let Some(store) = &self.store else { return Ok(()) };
-        let floor = lock(store).kept().map(|kept| kept.floor).min();
-        let Some(floor) = floor else { return Ok(()) };
-        if floor > self.env.wal.first_lsn() {
-            self.env.wal.truncate_before(floor)?;
-        }
-        Ok(())
     }
 
     fn alarm(&self, error: &Error) -> Result<()> {

@@ -67,13 +67,29 @@ impl Errand {
         }
     }
 
+    /// Does it; the log is then truncated, by whoever does this: what else the log does at the time
+    /// may keep that waiting.
+    ///
     /// # Errors
     /// As [`Cut::write`].
     pub(crate) fn run(self, wal: &Wal, store: &SharedStore) -> Ended {
-        match self {
-            Errand::Write(cut) => cut.write(wal, store),
-            Errand::Fold(_) => Ok(lock(store).fold()),
+        let done = match self {
+            Errand::Write(cut) => cut.write(wal, store)?,
+            Errand::Fold(_) => lock(store).fold(),
+        };
+        if done.is_ok() {
+            truncate(wal, store)?;
         }
+        Ok(done)
+    }
+}
+
+/// Lets the log go that no kept checkpoint needs.
+fn truncate(wal: &Wal, store: &SharedStore) -> Result<()> {
+    let floor = lock(store).kept().map(|kept| kept.floor).min();
+    match floor {
+        Some(floor) if floor > wal.first_lsn() => wal.truncate_before(floor).map(drop),
+        _ => Ok(()),
     }
 }
 

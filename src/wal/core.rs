@@ -27,7 +27,7 @@ use crate::ids::{LogId, Lsn};
 use crate::planted::{Bug, planted};
 use crate::storage::ForkWord;
 use crate::storage::{Directory, File, Lock, Storage};
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Arc, Condvar, Mutex, lock};
 
 /// How far a handle's life has come.
@@ -110,6 +110,8 @@ pub(crate) struct Core {
     /// A segment should be prepared or `LOG` written.
     pub(crate) preparer_work: Condvar,
     pub(crate) preparer: Mutex<Option<Preparer>>,
+    /// How many wait for the preparer: it does not rest meanwhile.
+    pub(crate) preparer_awaited: AtomicUsize,
 }
 
 impl Open {
