@@ -187,7 +187,7 @@ impl Engine {
             wal: self.wal.clone(),
             storage: Arc::clone(&self.storage),
             clock: Arc::clone(&self.clock),
-            executor: executor.with_max_attempts(self.options.task_attempts),
+            executor: Arc::new(executor.with_max_attempts(self.options.task_attempts)),
             streams: Arc::clone(&self.streams),
             sides: Arc::clone(&self.sides),
         })

@@ -113,6 +113,8 @@ bugs! {
     FloorFromLogEnd => "floor-from-log-end",
     /// E5: a sink's identity leaves its name out.
     SinkWithoutName => "sink-without-name",
+    /// E1: a draft becomes a batch by a plan that says something else.
+    DraftPlannedAnew => "draft-planned-anew",
     /// E2: a planned batch is planned anew after a restart.
     ReplanAfterRestart => "replan-after-restart",
     /// E6: a bucket that was lost in the middle of a task is taken for an empty one.

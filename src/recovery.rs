@@ -324,6 +324,8 @@ fn at_rest(
         boundary: Boundary::default(),
         marks: Marks::default(),
         unfinished: None,
+        draft: None,
+        read_in_vain: (0, 0),
         board: Board::default(),
         last_checkpoint_ns: 0,
         available: Lsn::ZERO,

@@ -114,6 +114,10 @@ impl Executor {
         self.parallelism
     }
 
+    pub(super) fn pool(&self) -> &rayon::ThreadPool {
+        &self.pool
+    }
+
     /// A new run with this parallelism.
     #[must_use]
     pub fn context(&self) -> RunContext {
@@ -218,7 +222,7 @@ impl Executor {
     }
 
     /// Computes what one stage holds. Returns whether something was lost meanwhile.
-    fn fill(&self, run: &RunContext, plan: &Plan, stage: &Stage<'_>) -> Result<bool> {
+    pub(super) fn fill(&self, run: &RunContext, plan: &Plan, stage: &Stage<'_>) -> Result<bool> {
         let Stage { index, node, work } = stage;
         let id = node.meta().id;
         let place = (*index, *node);

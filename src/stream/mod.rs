@@ -7,6 +7,7 @@ mod boundary;
 mod checkpointing;
 mod compute;
 mod cut;
+mod draft;
 mod driver;
 mod events;
 mod fallible;

@@ -75,6 +75,8 @@ pub(crate) trait StatefulOperator: fmt::Debug + Send + Sync {
 
     fn id(&self) -> OperatorId;
 
+    fn node(&self) -> Arc<dyn Node>;
+
     fn schema(&self) -> u64;
 
     /// Makes the operator's state, empty, with so many partitions.
@@ -139,6 +141,10 @@ impl<S: State, U: Data> StatefulOperator for Operator<S, U> {
 
     fn id(&self) -> OperatorId {
         self.dataset.operator()
+    }
+
+    fn node(&self) -> Arc<dyn Node> {
+        self.dataset.node()
     }
 
     fn schema(&self) -> u64 {

@@ -27,6 +27,7 @@ impl Random {
 fn live(seed: u64) -> Result<u64, String> {
     let mut random = Random(seed);
     let mut world = World { flaky: random.chance(), late: random.chance(), ..World::new(seed) };
+    world.sideless = random.chance();
     if random.chance() {
         let strike = random.chance().then(|| {
             let strike = Strike::ALL[usize::try_from(random.below(3)).unwrap()];
