@@ -115,6 +115,8 @@ bugs! {
     SinkWithoutName => "sink-without-name",
     /// E1: a draft becomes a batch by a plan that says something else.
     DraftPlannedAnew => "draft-planned-anew",
+    /// E4: a planned batch is executed with the parallelism that the options have now.
+    ParallelismUnderPlan => "parallelism-under-plan",
     /// E2: a planned batch is planned anew after a restart.
     ReplanAfterRestart => "replan-after-restart",
     /// E6: a bucket that was lost in the middle of a task is taken for an empty one.

@@ -126,9 +126,6 @@ fn another_job_is_refused_and_named() {
         assert_eq!(error.kind(), ErrorKind::JobMismatch, "{error}");
         assert!(error.to_string().contains(named), "{error} names {named}");
     }
-    let wider = RunOptions { parallelism: 9, ..now() };
-    let error = engine.start(received(&events).0, wider).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::JobMismatch);
     assert_eq!(engine.log().appended_lsn(), before, "nothing was written");
     let (job, counts) = received(&events);
     engine.start(job, now()).unwrap().await_termination().unwrap();

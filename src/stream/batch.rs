@@ -107,6 +107,7 @@ impl JobDriver {
         if self.wait_ns(now) > 0 || (self.options.trigger == Trigger::Once && self.planned_here) {
             return Ok(None);
         }
+        self.change_parallelism()?;
         let delay_ns = self.pace.delay_ns(now);
         let batch = self.boundary.batch.next();
         let (plan, begun) = match self.drafted(batch) {

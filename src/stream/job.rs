@@ -187,7 +187,8 @@ fn unique<'a>(job: Name, what: &str, names: impl Iterator<Item = &'a str>) -> Re
 }
 
 impl JobShape {
-    /// Compares this, the job to be started, with the one whose state is on disk.
+    /// Compares this, the job to be started, with the one whose state is on disk. Its parallelism
+    /// may be another one.
     ///
     /// # Errors
     /// `JobMismatch`, naming the first thing that differs.
@@ -196,12 +197,6 @@ impl JobShape {
         if self.job != recorded.job {
             let text = format!("this directory holds job `{}`, not `{}`", recorded.job, self.job);
             return mismatch(text);
-        }
-        if self.parallelism != recorded.parallelism {
-            return mismatch(format!(
-                "job `{}` was started with parallelism {}, which cannot be changed to {} yet",
-                self.job, recorded.parallelism, self.parallelism
-            ));
         }
         for operator in &self.operators {
             match recorded.operators.iter().find(|known| known.name == operator.name) {

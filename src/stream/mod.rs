@@ -29,6 +29,7 @@ mod pace;
 mod prepare;
 mod progress;
 mod publish;
+mod rescale;
 mod run;
 mod side;
 mod stateful;

@@ -82,6 +82,9 @@ pub(crate) trait StatefulOperator: fmt::Debug + Send + Sync {
     /// Makes the operator's state, empty, with so many partitions.
     fn bind(&self, parallelism: u32) -> Result<OperatorState>;
 
+    /// Has the operator go on with the same state in other partitions.
+    fn rebind(&self, state: &OperatorState);
+
     /// Makes sure that every partition of the run is computed.
     fn compute(&self, executor: &Executor, run: &RunContext) -> Result<()>;
 
@@ -155,6 +158,10 @@ impl<S: State, U: Data> StatefulOperator for Operator<S, U> {
         let state = OperatorState::new::<S>(self.cell.name().get(), parallelism);
         self.cell.bind(&state)?;
         Ok(state)
+    }
+
+    fn rebind(&self, state: &OperatorState) {
+        self.cell.rebind(state);
     }
 
     fn compute(&self, executor: &Executor, run: &RunContext) -> Result<()> {
@@ -301,7 +308,7 @@ where
             let message = format!("operator `{}` runs only in a started job", self.meta.name);
             Error::new(ErrorKind::Invalid, message)
         })?;
-        let part = self.update(task, state)?;
+        let part = self.update(task, &state)?;
         let bytes = part.rows.capacity() * size_of::<U>();
         Ok(Held::new(part, bytes))
     }

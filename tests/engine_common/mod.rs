@@ -70,6 +70,8 @@ pub struct World {
     /// The job has no side input, so that batches are drafted where checkpoints are late; and one
     /// more sink, of the words as they come, which a draft has whole.
     pub sideless: bool,
+    /// Partitions of every shuffle, and of the state.
+    pub parallelism: u32,
 }
 
 impl World {
@@ -88,6 +90,7 @@ impl World {
             ledgers: None,
             shout: false,
             sideless: false,
+            parallelism: options().parallelism,
         }
     }
 
@@ -113,6 +116,7 @@ impl World {
             ledgers,
             shout: self.shout,
             sideless: self.sideless,
+            parallelism: self.parallelism,
         }
     }
 
@@ -279,7 +283,8 @@ pub fn life(world: &World, hooks: Box<dyn Hooks>) -> Result<Finished> {
     let events = engine.ingest(name!("events"))?;
     let side = engine.side_input(name!("side"));
     let (job, counts) = world.job(&events, &side)?;
-    let mut harness = Harness::new(&engine, job, options(), hooks)?;
+    let options = RunOptions { parallelism: world.parallelism, ..options() };
+    let mut harness = Harness::new(&engine, job, options, hooks)?;
     if world.late {
         harness = harness.with_late_checkpoints();
     }
