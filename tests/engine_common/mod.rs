@@ -310,8 +310,8 @@ pub fn life(world: &World, hooks: Box<dyn Hooks>) -> Result<Finished> {
     let truncated = engine.log().first_lsn().get() > 1;
     drop(harness);
     engine.close()?;
-    let output = output(&world.disk, "/out", "jsonl");
-    let echo = self::output(&world.disk, "/echo", "txt");
+    let output = output(&world.disk);
+    let echo = files_of(&world.disk, "/echo", "txt");
     Ok(Finished { counts: all, output, echo, truncated, lines })
 }
 
@@ -330,8 +330,12 @@ fn append(world: &World, events: &Ingest) -> Result<bool> {
     Ok(true)
 }
 
-/// A sink's files, one after the other.
-pub fn output(disk: &SimDisk, place: &str, extension: &str) -> String {
+/// The first sink's files, one after the other.
+pub fn output(disk: &SimDisk) -> String {
+    files_of(disk, "/out", "jsonl")
+}
+
+fn files_of(disk: &SimDisk, place: &str, extension: &str) -> String {
     let files = disk.files().into_iter().filter(|path| path.starts_with(place));
     let data = files.filter(|path| path.extension().is_some_and(|end| end == extension));
     data.map(|path| String::from_utf8(disk.read_file(path).unwrap()).unwrap()).collect()

@@ -5,6 +5,7 @@ use sawmill::sim::{CrashManner, CrashOutcome};
 use sawmill::testing::{NoHooks, Step};
 
 use super::engine_common::{CrashAt, World, check, life};
+use super::long;
 
 fn at(world: &World, parallelism: u32) -> World {
     World { parallelism, ..world.clone() }
@@ -56,7 +57,8 @@ fn a_crash_at_every_operation_of_a_change_of_parallelism() {
     let begun = || at(&before.with_disk(before.disk.kill()), 3);
     let undisturbed = begun();
     live_on(&undisturbed, "undisturbed").unwrap();
-    let (ops, mut states) = (undisturbed.disk.ops().min(250), 0);
+    // The change is among the first ones.
+    let (ops, mut states) = (undisturbed.disk.ops().min(if long() { 400 } else { 100 }), 0);
     for op in 1..=ops {
         for manner in [CrashManner::Before, CrashManner::After] {
             let world = begun();
@@ -70,7 +72,7 @@ fn a_crash_at_every_operation_of_a_change_of_parallelism() {
         }
     }
     println!("{states} states around the change itself");
-    assert!(states > 400, "{states}");
+    assert_eq!(states, 4 * ops);
 }
 
 #[cfg(feature = "planted")]

@@ -1,9 +1,7 @@
 //! Jobs that are started again in the process that ran them before.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "engine_restart/lifecycle.rs"]
 mod lifecycle;
-#[path = "engine_restart/triggers.rs"]
 mod triggers;
 
 use std::path::Path;

@@ -1,13 +1,11 @@
 //! What an engine refuses, reports and survives, on the real disk and with real threads.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking")]
 
-mod engine_common;
-
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use engine_common::{World, check, life, options};
+use super::engine_common::{World, check, life, options};
 use sawmill::checkpoint::CheckpointStore;
 use sawmill::sim::{CrashOutcome, FaultKind};
 use sawmill::storage::Storage;
