@@ -20,7 +20,7 @@ const MORE: u32 = SAYS + 1;
 const NUDGE: u32 = 2 * MORE;
 
 /// How many are woken at once of a gate that is opened in rows.
-pub(crate) const ROW: u32 = if cfg!(shuttle) { 1 } else { 8 };
+pub(crate) const ROW: u32 = if cfg!(shuttle) { 1 } else { 4 };
 
 /// A word of 7 bits that threads sleep on until it changes. Nobody has to take a lock again
 /// afterwards: what a group of many waiters needs.

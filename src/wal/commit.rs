@@ -390,7 +390,8 @@ impl Core {
     fn note(&self, open: &mut Open, serial: u64, begun: Begun, resolved: &mut Vec<Resolved>) {
         match begun {
             Begun::Synced if open.failed.is_none() => {
-                open.flights.arrive(serial, Arrival::default());
+                let ended_ns = self.stats.now();
+                open.flights.arrive(serial, Arrival { ended_ns, ..Arrival::default() });
                 self.settle_landed(open, resolved);
                 resolved.extend(self.room_came(open));
             }
@@ -427,7 +428,7 @@ impl Core {
     /// Outcomes are fixed here, in LSN order, and nowhere else (FLIGHT-1).
     fn settle_landed(&self, open: &mut Open, resolved: &mut Vec<Resolved>) {
         resolved.extend(open.rows.next());
-        let mut raised = false;
+        let mut raised = None;
         while let Some((flight, arrival)) = open.flights.leave() {
             if let Some(error) = arrival.failed {
                 resolved.push(flight.waiting.resolve(Some(error)));
@@ -453,7 +454,8 @@ impl Core {
             }
             if flight.durable {
                 self.progress.set_durable(flight.last_lsn);
-                raised = true;
+                // What landed last let it rise.
+                raised = raised.max(Some(arrival.ended_ns));
             }
             let awaited = flight.waiting.is_awaited();
             if awaited && flight.records > 0 {
@@ -470,8 +472,8 @@ impl Core {
         {
             open.settle(request.waiting, resolved);
         }
-        if raised {
-            self.note_rise(open);
+        if let Some(risen_ns) = raised {
+            self.note_rise(open, risen_ns);
             resolved.extend(open.tails_look());
         }
     }

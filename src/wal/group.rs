@@ -17,6 +17,10 @@ const ASLEEP: u32 = 0;
 const LEAD: u32 = 1;
 const DONE: u32 = 2;
 
+/// Groups of more followers are woken in rows. Smaller ones are awake sooner if they are woken at
+/// once: of 64 threads with 1 KiB rows cost 5 to 11 % of the records.
+const LARGE: u32 = if cfg!(shuttle) { ROW } else { 32 };
+
 /// The meeting point. Who is there is kept beside it, in [`Waiting`], under the log's mutex.
 #[derive(Debug, Default)]
 pub(crate) struct Group {
@@ -281,7 +285,7 @@ impl Resolved {
     /// Has followers wake one another, if there are enough, and returns the group that then has to
     /// be listed (ROWS-1).
     pub(super) fn set_in_rows(&mut self) -> Option<Arc<Group>> {
-        self.in_rows = self.waiting.followers > ROW;
+        self.in_rows = self.waiting.followers > LARGE;
         self.in_rows.then(|| Arc::clone(&self.waiting.group))
     }
 
