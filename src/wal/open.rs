@@ -17,6 +17,7 @@ use super::progress::Progress;
 use super::recovery::{Opened, RecoverOptions, recover};
 use super::recycle::Recycler;
 use super::retention::Retention;
+use super::rows::Rows;
 use super::share::{Share, Shares};
 use super::slot::{Identity, Sealer, Slot};
 use super::slots::Slots;
@@ -220,6 +221,7 @@ impl Open {
             staging,
             slots,
             flights: Flights::default(),
+            rows: Rows::default(),
             receipts: super::receipt::Receipts::default(),
             depth,
             dirty: Vec::new(),
