@@ -135,7 +135,8 @@ impl Engine {
     ///
     /// # Errors
     /// `JobMismatch` if the directory holds another job: its name, stateful operators (with the
-    /// types of their state), sources, sinks or side inputs differ; nothing was touched then. A directory holds a job from its first planned batch on.
+    /// types of their state), sources, sinks or side inputs differ; nothing was touched then. A
+    /// directory holds a job from its first planned batch on.
     /// `SourceChanged` if files that were read are not what they were. `Invalid` if a job runs
     /// already. `Corrupt`, the log's, and what user code makes of batches that are executed again.
     pub fn start(&self, job: Job, options: RunOptions) -> Result<StreamRun> {
