@@ -11,7 +11,7 @@
 #![allow(clippy::disallowed_methods, reason = "the test is about real processes and their time")]
 #![allow(clippy::wildcard_enum_match_arm, reason = "fields of a line")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
@@ -23,7 +23,7 @@ mod faults_real {
     pub(crate) mod run;
 }
 
-use faults_real::calls::{self, ERRNOS};
+use faults_real::calls::{self, ERRNOS, Site};
 use faults_real::life;
 use faults_real::run::{self, Fault};
 
@@ -48,6 +48,8 @@ struct Tally {
     poisoned: u64,
     /// Runs and strikes by call or operation.
     calls: BTreeMap<String, (u64, u64)>,
+    /// Where system calls were struck, by backend.
+    sites: BTreeMap<String, BTreeSet<Site>>,
     violations: Vec<String>,
 }
 
@@ -69,6 +71,11 @@ fn try_one(backend: &str, fault: &Fault, bug: Option<&str>, tally: &Mutex<Tally>
         tally.struck += u64::from(lived.struck > 0);
         tally.acknowledged += lived.said.acknowledged.len() as u64;
         tally.poisoned += u64::from(lived.said.was_told("Poisoned"));
+        if let Fault::Call { .. } = fault {
+            let struck = calls::made(&lived.trace).into_iter().filter(|made| made.struck);
+            let sites = tally.sites.entry(backend.to_owned()).or_default();
+            sites.extend(struck.map(|made| made.site));
+        }
     }
     let (runs, strikes) = tally.calls.entry(fault.name()).or_default();
     *runs += 1;
@@ -129,9 +136,10 @@ fn report(name: &str, tally: &Tally) {
     );
 }
 
-/// Whether `strace` may trace here.
+/// Whether `strace` may trace here, and tells stacks.
 fn strace() -> bool {
-    succeeds(Command::new("strace").args(["-qq", "-o", "/dev/null", "-e", "trace=none", "true"]))
+    let none = ["-qq", "-k", "-o", "/dev/null", "-e", "trace=none", "true"];
+    succeeds(Command::new("strace").args(none))
 }
 
 fn succeeds(command: &mut Command) -> bool {
@@ -178,7 +186,7 @@ fn completions(
     faults
 }
 
-fn places() -> u64 {
+fn places() -> usize {
     std::env::var("SAWMILL_FAULT_PLACES").map_or(4, |text| text.parse().unwrap())
 }
 
@@ -186,22 +194,31 @@ fn places() -> u64 {
 #[ignore = "an hour: just faults-real"]
 fn every_error_of_every_call_on_every_backend() {
     if !strace() {
-        println!("system calls: skipped, strace is not there or may not trace");
+        println!("system calls: skipped, strace is not there, may not trace, or tells no stacks");
         return;
     }
     let mut faults = Vec::new();
+    let mut seen = Vec::new();
     for backend in BACKENDS {
         let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let whole = run::run(place.path(), backend, &Fault::None, None).unwrap();
         assert_eq!(whole.said.told, Vec::<String>::new());
         run::judge(place.path(), &whole.said).unwrap();
-        let counted = calls::counted(&whole.trace);
-        println!("{backend}: {counted:?}");
-        faults.extend(calls::errors(&counted, places()).into_iter().map(|fault| (backend, fault)));
+        let made = calls::made(&whole.trace);
+        faults.extend(calls::errors(&made, places()).into_iter().map(|fault| (backend, fault)));
+        let sites: BTreeSet<Site> = made.into_iter().map(|made| made.site).collect();
+        println!("{backend}: {} sites of system calls", sites.len());
+        seen.push((backend, sites));
     }
+    println!("{} runs to come", faults.len());
     let tally = campaign(&faults, None);
     report("system calls", &tally);
     assert!(tally.violations.is_empty(), "{}", tally.violations.join("\n"));
+    for (backend, sites) in seen {
+        let missed: Vec<_> = sites.difference(&tally.sites[backend]).collect();
+        println!("{backend}: {} sites, {} never struck", sites.len(), missed.len());
+        assert!(missed.is_empty(), "{backend}: never struck: {missed:#?}");
+    }
 }
 
 #[test]
@@ -212,7 +229,7 @@ fn every_error_in_completions() {
         println!("completions: skipped, no C compiler or no io_uring");
         return;
     };
-    let places: Vec<u64> = (0..places() * 2).map(|nth| 1 + nth * nth).collect();
+    let places: Vec<u64> = (0..places() as u64 * 2).map(|nth| 1 + nth * nth).collect();
     let tally = campaign(&completions(&library, &places, &ERRNOS), None);
     report("completions", &tally);
     assert!(tally.violations.is_empty(), "{}", tally.violations.join("\n"));

@@ -107,9 +107,15 @@ fn strike(child: &mut Child, fault: &Fault, trace: &Path) -> Result<String, Stri
         Fault::Call { call, how, from, sticky } => {
             let when = format!("{from}{}", if *sticky { "+" } else { "" });
             let inject = format!("inject={call}:{how}:when={when}");
-            Some(attach(child.id(), trace, call, &["-e", &inject])?)
+            let mut more = vec!["-e", &inject];
+            // What is begun again ten thousand times is told without its stacks.
+            let again = ["EINTR", "EAGAIN", "EBUSY"].iter().any(|errno| how.ends_with(errno));
+            if !(*sticky && again) {
+                more.push("-k");
+            }
+            Some(attach(child.id(), trace, call, &more)?)
         }
-        Fault::None => Some(attach(child.id(), trace, super::calls::ALL, &[])?),
+        Fault::None => Some(attach(child.id(), trace, super::calls::ALL, &["-k"])?),
         Fault::Completion { .. } => None,
     };
     let text = converse(child);

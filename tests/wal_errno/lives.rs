@@ -107,6 +107,8 @@ pub(crate) fn operations(disk: &SimDisk) -> impl Iterator<Item = (u64, String)> 
 fn options() -> WalOptions {
     WalOptions {
         segment_size: 64 << 10,
+        // As little as is allowed: a life is a third cheaper then, and there are many.
+        memory: 1 << 20,
         recycled: 2,
         lock_wait: Duration::ZERO,
         background: Background::Inline,
@@ -370,7 +372,8 @@ fn nothing_on_copies() -> (SimDisk, Told) {
 /// Long segments, which are read piece by piece, and several writes in flight.
 fn in_long_segments(disk: &SimDisk, told: &mut Told) -> Result<(), Error> {
     told.part(disk, "creation on copies");
-    let options = WalOptions { segment_size: 4 << 20, write_depth: Some(4), ..options() };
+    let (segment_size, memory) = (4 << 20, 16 << 20);
+    let options = WalOptions { segment_size, memory, write_depth: Some(4), ..options() };
     let wal = open_as(disk, "/log", options)?;
     told.kept = Some(wal.clone());
     told.part(disk, "several writes in flight");
