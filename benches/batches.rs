@@ -4,7 +4,7 @@
 //!   for each batch, of which computing and publishing; the rest is one durable write, and waiting
 //!   for the next record.
 //! - `latency`: 10,000 records a second, appended durably by four threads, with a tick of 1 ms:
-//!   from before the append to the callback, and to a reader of another log.
+//!   from before the append to when that returns, to the callback, and to a reader of another log.
 //! - `publication`: the same 64 MiB through a job into a callback that does nothing, and into
 //!   files, another log and SQLite: throughput beside the callback's, in turns.
 //!
@@ -131,7 +131,7 @@ fn latency(sink: &str) {
     let target = Wal::open(target.path().join("target"), WalOptions::default()).unwrap();
     let events = engine.ingest(name!("events")).unwrap();
     let zero = Instant::now();
-    let nanos: Arc<Mutex<Vec<u64>>> = Arc::default();
+    let (nanos, durable): (Arc<Mutex<Vec<u64>>>, Mutex<Vec<u64>>) = Default::default();
     let see = {
         let nanos = Arc::clone(&nanos);
         move |record: &[u8]| {
@@ -171,6 +171,7 @@ fn latency(sink: &str) {
                 scope.spawn(|| {
                     let (begun, step) = (Instant::now(), Duration::from_micros(400));
                     let all = Duration::from_secs(seconds.unwrap_or(5)).as_micros() / 400;
+                    let mut waits = Vec::with_capacity(all as usize);
                     for number in 0..all as u32 {
                         // What comes late is sent at once, and its lateness counts.
                         let due = begun + step * number;
@@ -179,7 +180,9 @@ fn latency(sink: &str) {
                         let mut record = [0; 100];
                         record[..8].copy_from_slice(&sent.to_le_bytes());
                         events.append(&record).unwrap();
+                        waits.push(zero.elapsed().as_nanos() as u64 - sent);
                     }
+                    durable.lock().unwrap().append(&mut waits);
                 })
             })
             .collect();
@@ -189,6 +192,7 @@ fn latency(sink: &str) {
     });
     let progress = run.stop().unwrap();
     print(&format!("latency, {sink}"), nanos.lock().unwrap().clone());
+    print("  until it is durable", durable.into_inner().unwrap());
     println!("  in {} batches", progress.batches);
 }
 

@@ -134,9 +134,9 @@ impl Engine {
     /// of the last completed batch.
     ///
     /// # Errors
-    /// `JobMismatch` if the directory holds another job: its name, parallelism, stateful operators
-    /// (with the types of their state), sources, sinks or side inputs differ; nothing was touched
-    /// then. A directory holds a job from its first planned batch on.
+    /// `JobMismatch` if the directory holds another job: its name, stateful operators (with the
+    /// types of their state), sources, sinks or side inputs differ; nothing was touched then. A
+    /// directory holds a job from its first planned batch on.
     /// `SourceChanged` if files that were read are not what they were. `Invalid` if a job runs
     /// already. `Corrupt`, the log's, and what user code makes of batches that are executed again.
     pub fn start(&self, job: Job, options: RunOptions) -> Result<StreamRun> {
@@ -227,7 +227,7 @@ impl Engine {
             wal: self.wal.clone(),
             storage: Arc::clone(&self.storage),
             clock: Arc::clone(&self.clock),
-            executor: executor.with_max_attempts(self.options.task_attempts),
+            executor: Arc::new(executor.with_max_attempts(self.options.task_attempts)),
             streams: Arc::clone(&self.streams),
             sides: Arc::clone(&self.sides),
         })

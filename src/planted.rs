@@ -63,6 +63,10 @@ bugs! {
     LostWakeup => "lost-wakeup",
     /// L7: a group that only futures wait for is appointed to lead.
     LeadershipToFuture => "leadership-to-future",
+    /// L7: who is woken in a row does not wake the next one.
+    RowForgets => "row-forgets",
+    /// L7: leaders do not see to groups that are woken in rows.
+    RowsForgotten => "rows-forgotten",
     /// L7: a time limit that passes as the frame is taken out makes nobody wait for the outcome.
     DeadlineForgetsFlight => "deadline-forgets-flight",
     /// L12: a short write counts as a whole one.
@@ -123,6 +127,10 @@ bugs! {
     FloorFromLogEnd => "floor-from-log-end",
     /// E5: a sink's identity leaves its name out.
     SinkWithoutName => "sink-without-name",
+    /// E1: a draft becomes a batch by a plan that says something else.
+    DraftPlannedAnew => "draft-planned-anew",
+    /// E4: a planned batch is executed with the parallelism that the options have now.
+    ParallelismUnderPlan => "parallelism-under-plan",
     /// E2: a planned batch is planned anew after a restart.
     ReplanAfterRestart => "replan-after-restart",
     /// E6: a bucket that was lost in the middle of a task is taken for an empty one.
@@ -179,7 +187,13 @@ mod switched {
     use super::Bug;
 
     static PROCESS: OnceLock<Option<Bug>> = OnceLock::new();
-    thread_local!(static THREAD: Cell<Option<Bug>> = const { Cell::new(None) });
+    // A bit for each.
+    thread_local!(static THREAD: Cell<u128> = const { Cell::new(0) });
+    const _: () = assert!(Bug::ALL.len() <= 128);
+
+    fn bit(bug: Bug) -> u128 {
+        1 << (bug as u32)
+    }
 
     fn of_process() -> Option<Bug> {
         *PROCESS.get_or_init(|| {
@@ -193,18 +207,18 @@ mod switched {
     /// Whether `bug` is switched on here.
     #[must_use]
     pub(crate) fn planted(bug: Bug) -> bool {
-        THREAD.get() == Some(bug) || of_process() == Some(bug)
+        THREAD.get() & bit(bug) != 0 || of_process() == Some(bug)
     }
 
-    /// Runs `body` with `bug` switched on in this thread.
+    /// Runs `body` with `bug` switched on in this thread, beside those that are.
     pub fn with_planted<T>(bug: Bug, body: impl FnOnce() -> T) -> T {
-        struct Reset(Option<Bug>);
+        struct Reset(u128);
         impl Drop for Reset {
             fn drop(&mut self) {
                 THREAD.set(self.0);
             }
         }
-        let _reset = Reset(THREAD.replace(Some(bug)));
+        let _reset = Reset(THREAD.replace(THREAD.get() | bit(bug)));
         body()
     }
 }

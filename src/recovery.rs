@@ -67,6 +67,8 @@ pub(crate) struct Scan {
     pub(crate) streams: Vec<OpenedStream>,
     pub(crate) sides: Vec<SideVersion>,
     pub(crate) shape: Option<JobShape>,
+    /// The partitions that the checkpoint has, or the first batch.
+    parallelism: Option<u32>,
     /// The checkpoint's boundary.
     pub(crate) boundary: Boundary,
     /// Batches above the checkpoint, dense and ascending.
@@ -117,6 +119,7 @@ impl Scan {
                 let state = EngineState::decode(&loaded.meta.engine)?;
                 scan.streams = state.streams;
                 scan.sides = state.sides;
+                scan.parallelism = Some(state.shape.parallelism);
                 scan.shape = Some(state.shape);
                 scan.boundary = state.boundary;
                 scan.check_log_covers(wal, loaded.meta.floor)?;
@@ -192,6 +195,7 @@ impl Scan {
                     let text = format!("batch {} is planned where {expected} is due", plan.batch);
                     return Err(disorder(text, lsn));
                 }
+                self.parallelism.get_or_insert(plan.parallelism);
                 self.batches.push_back(Found::new(plan, lsn));
             }
             Entry::BatchAttempted(again) if again.batch > self.boundary.batch => {
@@ -277,12 +281,19 @@ pub(crate) fn recover(
     let Ground { store, loaded, mut scan, savepoint } = ground;
     scan.read_on(&env.wal)?;
     env.sides.restore(std::mem::take(&mut scan.sides));
-    let shape = job.shape(Generation::new(1), options.parallelism);
+    let mut shape = job.shape(Generation::new(1), options.parallelism);
     // A job that never planned a batch has left nothing that another one could contradict.
     let planned = loaded.is_some() || !scan.batches.is_empty();
     let origin = savepoint.map(|loaded| Origin::of(loaded, &shape)).transpose()?;
+    if let Some(origin) = &origin {
+        shape.parallelism = origin.parallelism;
+    }
     match &scan.shape {
-        Some(recorded) if planned => shape.check_against(recorded)?,
+        Some(recorded) if planned => {
+            shape.check_against(recorded)?;
+            shape.generation = recorded.generation;
+            shape.parallelism = scan.parallelism.unwrap_or(recorded.parallelism);
+        }
         Some(recorded) if *recorded == shape && origin.is_none() => {}
         _ => {
             let entry = Entry::JobStarted(shape.clone());
@@ -368,6 +379,8 @@ fn at_rest(
         boundary: Boundary::default(),
         marks: Marks::default(),
         unfinished: None,
+        draft: None,
+        read_in_vain: (0, 0),
         board: Board::default(),
         last_checkpoint_ns: 0,
         available: Lsn::ZERO,
@@ -396,7 +409,8 @@ pub(crate) fn reexecute(env: Env, job: Job) -> Result<u64> {
     scan.read_on(&env.wal)?;
     env.sides.restore(scan.sides);
     let Some(recorded) = scan.shape else { return Ok(0) };
-    let shape = job.shape(recorded.generation, recorded.parallelism);
+    let parallelism = scan.parallelism.unwrap_or(recorded.parallelism);
+    let shape = job.shape(recorded.generation, parallelism);
     shape.check_against(&recorded)?;
     let hooks = Box::new(crate::stream::NoHooks);
     // One attempt: a further one would write into the log.
@@ -410,6 +424,7 @@ pub(crate) fn reexecute(env: Env, job: Job) -> Result<u64> {
             continue;
         }
         let Some((done, lsn)) = found.completion else { break };
+        driver.bring_to(found.plan.parallelism);
         driver.reexecute(Batch::new(found.plan, found.lsn, 1), &done, lsn)?;
         batches += 1;
     }
@@ -491,11 +506,15 @@ fn open_sinks(driver: &JobDriver, batches: &VecDeque<Found>) -> Result<()> {
 
 /// Completed batches rebuild state; the one that is not is left for the first step to finish.
 fn replay_batches(driver: &mut JobDriver, batches: VecDeque<Found>) -> Result<()> {
-    for found in batches {
+    for mut found in batches {
         if let Some(lsn) = found.withdrawn {
             driver.pass_withdrawn(&found.plan, lsn);
             continue;
         }
+        if planted(Bug::ParallelismUnderPlan) {
+            found.plan.parallelism = driver.options.parallelism;
+        }
+        driver.bring_to(found.plan.parallelism);
         let attempt = if found.completion.is_some() { 1 } else { found.attempts + 1 };
         let mut batch = Batch::new(found.plan, found.lsn, attempt);
         batch.skipped = found.prepared.as_ref().map(|held| held.results.skipped.clone());

@@ -138,6 +138,8 @@ pub(crate) fn open_file(storage: &dyn Storage, path: &Path) -> Result<Loaded> {
 /// What a job in a new directory begins with.
 pub(crate) struct Origin {
     pub(crate) loaded: Loaded,
+    /// Partitions of its state.
+    pub(crate) parallelism: u32,
     boundary: Boundary,
 }
 
@@ -160,7 +162,7 @@ impl Origin {
         }
         shape.check_against(&recorded)?;
         boundary.sinks.clear();
-        Ok(Origin { loaded, boundary })
+        Ok(Origin { loaded, parallelism: recorded.parallelism, boundary })
     }
 
     /// Where the job stands behind the record that says that it was started.

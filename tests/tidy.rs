@@ -34,6 +34,7 @@ const UNSAFE: &[&str] = &[
     "src/storage/page.rs",
     "src/storage/staging_buffer.rs",
     "src/storage/uring.rs",
+    "src/storage/uring/tests.rs",
     // Forks, to see that a forked child is told so. No part of the product.
     "tests/storage_processes.rs",
 ];

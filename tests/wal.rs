@@ -146,7 +146,10 @@ fn closing_is_final_for_every_clone_and_may_be_repeated() {
 fn a_second_writer_is_refused_until_the_first_is_gone() {
     let place = tempfile::tempdir().unwrap();
     let wal = Wal::open(place.path(), options()).unwrap();
-    assert_eq!(Wal::open(place.path(), options()).unwrap_err().kind(), ErrorKind::Locked);
+    let error = Wal::open(place.path(), options()).unwrap_err();
+    let holder = format!("process {}", std::process::id());
+    let says = error.to_string();
+    assert!(error.kind() == ErrorKind::Locked && says.contains(&holder), "{says}");
     drop(wal);
     Wal::open(place.path(), options()).unwrap();
 }

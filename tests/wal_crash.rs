@@ -38,8 +38,12 @@ fn every_crash(device: Device, offset: usize) {
         run(steps);
     }
     // 95 shares no factor with 8: all steps are last ones, after all kinds of others.
-    for steps in sequences(|number| long || number % 95 == offset).split_off(short.len()) {
-        run(&steps);
+    let three = sequences(|number| long || number % 95 == offset).split_off(short.len());
+    for (nth, steps) in three.iter().enumerate() {
+        run(steps);
+        if long && nth % 16 == 15 {
+            println!("{device:?}: {} of {} sequences of three", nth + 1, three.len());
+        }
     }
     let Gate { states, distinct, nested, .. } = gate;
     println!(

@@ -36,7 +36,14 @@ struct Tally {
 
 impl Tally {
     fn add(&mut self, whole: bool) {
-        if whole { self.shown += 1 } else { self.refused += 1 }
+        if whole {
+            self.shown += 1
+        } else {
+            self.refused += 1
+        }
+        if (self.shown + self.refused).is_multiple_of(100_000) {
+            println!("{self:?} so far");
+        }
     }
 
     /// Whether the next damage is judged by what stands around it.

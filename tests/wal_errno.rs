@@ -155,6 +155,9 @@ impl Outcome {
         self.operations += whole.ops();
         let mut seconds = BTreeSet::new();
         for (number, text) in operations(&whole) {
+            if share == 1 && number % 100 == 0 {
+                println!("{}: {number} of {} operations", life.name, whole.ops());
+            }
             let place = format!("{}, {}", life.name, place(&told.parts, number, &text));
             for (at, errno) in ERRNOS.into_iter().enumerate() {
                 for (nth, kind) in KINDS.into_iter().enumerate() {

@@ -3,6 +3,7 @@
 
 mod accumulator;
 mod actions;
+mod aside;
 mod broadcast;
 mod combine;
 mod dataset;
@@ -51,6 +52,7 @@ pub use wire::{Malformed, Value, Wire};
     reason = "the streaming engine builds its stateful operators on these"
 )]
 pub(crate) use {
+    aside::Aside,
     key::partition_of,
     keyed::{KeyedInput, view_of},
     node::{Compute, Dependency, Held, Hold, Meta, Node, Parent, Partitioning, Role, lineage},

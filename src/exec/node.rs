@@ -197,6 +197,12 @@ pub(crate) fn lineage(node: &Arc<dyn Node>) -> BTreeSet<OperatorId> {
     found
 }
 
+impl fmt::Debug for dyn Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Node({})", self.meta().name)
+    }
+}
+
 /// The typed side of a node: pushes the rows of one partition. A view lives for one call only.
 pub(crate) trait Compute<R: Row>: Node {
     fn run(&self, task: &Task<'_>, out: &mut dyn FnMut(R::View<'_>)) -> Result<()>;

@@ -51,6 +51,7 @@ pub(super) fn load(
     let mut scan = Scan::new(&driver.env.wal, Some(&older))?;
     scan.read_on(&driver.env.wal)?;
     driver.env.sides.restore(std::mem::take(&mut scan.sides));
+    driver.bring_to(scan.parallelism.unwrap_or(driver.shape.parallelism));
     let lost = load_parts(&driver.env, &older, &driver.states, |_, _| true)?;
     if !lost.is_empty() {
         return Err(lost_all(&older, lost));
@@ -85,7 +86,11 @@ fn restore(
         lost.entry(operator).or_default().insert(part.partition);
     }
     let wanted = closure(driver, &lost);
-    let older = store.older(&newest.meta).find(|older| take(driver, older, &wanted));
+    // Of one generation, so in as many partitions.
+    let mut candidates = store.older(&newest.meta);
+    let older = candidates
+        .find(|older| older.parts.len() == newest.parts.len() && take(driver, older, &wanted));
+    drop(candidates);
     let Some(from) = older else { return Ok(false) };
     let names = lost.iter().flat_map(|(operator, partitions)| {
         let name = driver.states[*operator].name().to_owned();

@@ -22,11 +22,16 @@ use io_uring::{IoUring, opcode};
 
 use super::failure::INTERRUPTIONS;
 use super::lock::ForkWord;
-use super::pace::{SharedPace, Way};
+use super::pace::{SLOW_NS, SharedPace, Way};
 use super::posix::system_file;
 use super::pwrite::execute;
 use super::{AlignedBuf, Channel, Completion, File, IoFailure, Op};
 use crate::clock::{Clock, SystemClock};
+use crate::planted::{Bug, planted};
+
+/// So many lone durable writes after a quick one take the ring without a look at clock and pace:
+/// for each write both are 0.1 us.
+const UNASKED: u8 = 7;
 
 /// Operations in the ring at once; more wait in the channel.
 const DEPTH: usize = 64;
@@ -69,6 +74,8 @@ pub(super) struct UringChannel {
     pace: Option<Arc<SharedPace>>,
     /// A durable write that has the ring for itself, and when it was submitted.
     lone: Option<(u64, u64)>,
+    /// How many more of these take the ring without a look at the pace.
+    unasked: u8,
     /// How long `enter` waits, where not for ever.
     patience: Option<Timespec>,
     rest: Duration,
@@ -93,6 +100,7 @@ impl UringChannel {
             forked,
             pace,
             lone: None,
+            unasked: 0,
             patience: None,
             rest: REST,
             drop_wait: Timespec::new().sec(DROP_WAIT_SECONDS),
@@ -211,7 +219,9 @@ impl UringChannel {
             && let Some(pace) = &self.pace
         {
             let says = token == slot.token && result.is_ok();
-            pace.done(Way::Ring, says.then(|| SystemClock.monotonic_ns() - begun));
+            let took = says.then(|| SystemClock.monotonic_ns() - begun);
+            self.unasked = took.filter(|took| *took <= SLOW_NS).map_or(0, |_| UNASKED);
+            pace.done(Way::Ring, took);
         }
         Some(Completion { token: slot.token, buffer, result })
     }
@@ -225,6 +235,10 @@ impl UringChannel {
             pace.done(Way::Ring, None);
         }
         if !alone || !matches!(op, Op::Write { durable: true, .. }) {
+            return Some(op);
+        }
+        if self.unasked > 0 {
+            self.unasked -= 1;
             return Some(op);
         }
         let (way, begun) = (pace.next(), SystemClock.monotonic_ns());
@@ -248,7 +262,11 @@ impl UringChannel {
         for slot in &mut self.slots {
             if let Some(slot) = slot.take() {
                 let result = Err(slot.failure(errno));
-                self.done.push_back(Completion { token: slot.token, buffer: None, result });
+                let buffer = match planted(Bug::BufferFreedInFlight) {
+                    true => ManuallyDrop::into_inner(slot.buffer),
+                    false => None,
+                };
+                self.done.push_back(Completion { token: slot.token, buffer, result });
             }
         }
         self.free = (0..DEPTH).collect();
@@ -367,233 +385,4 @@ impl fmt::Debug for UringChannel {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::posix::SystemFile;
-    use super::super::{BLOCK, Backend, BackendKind, OpenMode, Storage, SystemStorage};
-    use super::*;
-
-    /// A system call to refuse in this thread, if its argument has one of the bits.
-    struct Refusal {
-        call: libc::c_long,
-        argument_and_bits: Option<(u32, u32)>,
-        errno: i32,
-    }
-
-    const NO_SETUP: Refusal =
-        Refusal { call: libc::SYS_io_uring_setup, argument_and_bits: None, errno: libc::EPERM };
-    const NO_ENTER: Refusal =
-        Refusal { call: libc::SYS_io_uring_enter, argument_and_bits: None, errno: libc::EACCES };
-    const NO_DIRECT: Refusal = Refusal {
-        call: libc::SYS_openat,
-        argument_and_bits: Some((2, libc::O_DIRECT.cast_unsigned())),
-        errno: libc::EINVAL,
-    };
-    const NO_DURABLE_WRITE: Refusal = Refusal {
-        call: libc::SYS_pwritev2,
-        argument_and_bits: Some((5, libc::RWF_DSYNC.cast_unsigned())),
-        errno: libc::EOPNOTSUPP,
-    };
-
-    fn refuse_in_this_thread(refusal: &Refusal) -> bool {
-        let step = |code: u32, yes: u8, no: u8, k: u32| libc::sock_filter {
-            code: u16::try_from(code).unwrap(),
-            jt: yes,
-            jf: no,
-            k,
-        };
-        let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
-        let (jump, answer) = (libc::BPF_JMP | libc::BPF_K, libc::BPF_RET | libc::BPF_K);
-        let (argument, bits) = refusal.argument_and_bits.unwrap_or_default();
-        let unseen = if refusal.argument_and_bits.is_some() { 0 } else { 2 };
-        let errno = refusal.errno.cast_unsigned();
-        // In `seccomp_data` the call's number comes first, its arguments from byte 16 on.
-        let mut steps = [
-            step(load, 0, 0, 0),
-            step(jump | libc::BPF_JEQ, unseen, 3, u32::try_from(refusal.call).unwrap()),
-            step(load, 0, 0, 16 + 8 * argument),
-            step(jump | libc::BPF_JSET, 0, 1, bits),
-            step(answer, 0, 0, libc::SECCOMP_RET_ERRNO | errno),
-            step(answer, 0, 0, libc::SECCOMP_RET_ALLOW),
-        ];
-        let program = libc::sock_fprog { len: 6, filter: steps.as_mut_ptr() };
-        // SAFETY: takes no address; this thread gives up gaining privileges.
-        let tamed = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
-        // SAFETY: the program and its steps live through the call, which copies them.
-        let filtered = unsafe { libc::prctl(libc::PR_SET_SECCOMP, 2, &raw const program) };
-        tamed == 0 && filtered == 0
-    }
-
-    /// What is found, by name of the choice, in a thread that is refused these calls. `None`
-    /// where the machine has no such filters.
-    fn found_without(
-        refusals: &'static [Refusal],
-        choice: &'static str,
-    ) -> Option<Result<Backend, IoFailure>> {
-        let place = tempfile::tempdir().unwrap();
-        let path = place.path().to_owned();
-        let body = move || {
-            if !refusals.iter().all(refuse_in_this_thread) {
-                return None;
-            }
-            let storage = SystemStorage::from_name(choice).unwrap();
-            let found = storage.directory(&path, true).map(|directory| {
-                let file = directory.open("f", OpenMode::CreateDirect).unwrap();
-                let mut channel = directory.channel().unwrap();
-                assert_eq!(channel.run(write(&file, 0)).result.unwrap(), BLOCK);
-                assert_eq!(directory.list().unwrap(), ["f"]);
-                directory.backend()
-            });
-            Some(found)
-        };
-        crate::sync::spawn("refused", body).unwrap().join().unwrap()
-    }
-
-    fn write(file: &Arc<dyn File>, block: u64) -> Op {
-        let mut buffer = AlignedBuf::zeroed(BLOCK);
-        buffer.fill(7);
-        let offset = block * BLOCK as u64;
-        Op::Write { file: Arc::clone(file), offset, buffer, durable: true }
-    }
-
-    #[test]
-    fn what_is_refused_is_replaced_by_the_next_best() {
-        // What the machine itself refuses stays refused: then the filter changes nothing.
-        let Some(Ok(best)) = found_without(&[], "auto") else { panic!("some backend works") };
-        let pwrite = |direct| Backend { kind: BackendKind::Pwrite, direct };
-        let buffered = Backend { kind: best.kind, direct: false };
-        let cases: [(&'static [Refusal], Backend); 5] = [
-            (&[NO_SETUP], pwrite(best.direct)),
-            (&[NO_ENTER], pwrite(best.direct)),
-            (&[NO_DIRECT], buffered),
-            (&[NO_SETUP, NO_DIRECT], pwrite(false)),
-            (&[NO_ENTER, NO_DIRECT], pwrite(false)),
-        ];
-        for (refusals, wanted) in cases {
-            let Some(found) = found_without(refusals, "auto") else { return };
-            assert_eq!(found.unwrap(), wanted);
-        }
-    }
-
-    #[test]
-    fn a_forced_backend_that_is_refused_is_an_error() {
-        let cases: [(&'static [Refusal], &str, i32); 3] = [
-            (&[NO_SETUP], "uring", libc::EPERM),
-            (&[NO_ENTER], "uring-buffered", libc::EACCES),
-            (&[NO_DURABLE_WRITE], "pwrite", libc::EOPNOTSUPP),
-        ];
-        for (refusals, choice, errno) in cases {
-            let Some(found) = found_without(refusals, choice) else { return };
-            let failure = found.unwrap_err();
-            // A machine without io_uring refuses with an errno of its own.
-            let own = matches!(found_without(&[], choice), Some(Err(_)));
-            assert!(own || failure.errno() == Some(errno), "{choice}: {failure}");
-        }
-    }
-
-    /// A ring with a file to write to, if this machine has rings.
-    fn channel_and_file(place: &tempfile::TempDir) -> Option<(UringChannel, Arc<dyn File>)> {
-        let storage = SystemStorage::from_name("auto").unwrap();
-        let directory = storage.directory(place.path(), true).unwrap();
-        let file = directory.open("f", OpenMode::CreateDirect).unwrap();
-        UringChannel::new(None).ok().map(|channel| (channel, file))
-    }
-
-    #[test]
-    fn a_lone_durable_write_bypasses_a_slow_ring_and_only_that() {
-        let place = tempfile::tempdir().unwrap();
-        let Some((_, file)) = channel_and_file(&place) else { return };
-        let pace = Arc::new(SharedPace::new());
-        let mut channel = UringChannel::new(Some(Arc::clone(&pace))).unwrap();
-        // As if the ring had needed 4 ms three times, and the call next to nothing.
-        for (way, ns) in [(Way::Ring, 4_000_000), (Way::Call, 1)] {
-            for _ in 0..3 {
-                assert_eq!(pace.next(), way);
-                pace.done(way, Some(ns));
-            }
-        }
-        let count = || pace.bypassed() - 3;
-        for block in 0..10 {
-            assert_eq!(channel.run(write(&file, block)).result.unwrap(), BLOCK);
-        }
-        assert_eq!(count(), 10);
-        // The second one of two is not alone; nor is a plain one worth it.
-        let tokens = [channel.submit(write(&file, 10)), channel.submit(write(&file, 11))];
-        let done = std::iter::from_fn(|| channel.complete()).map(|done| done.token);
-        assert_eq!((done.collect::<Vec<_>>(), count()), (tokens.to_vec(), 11));
-        let Op::Write { file, offset, buffer, .. } = write(&file, 12) else { unreachable!() };
-        let plain = Op::Write { file: Arc::clone(&file), offset, buffer, durable: false };
-        assert_eq!(channel.run(plain).result.unwrap(), BLOCK);
-        assert_eq!(count(), 11);
-        let buffer = AlignedBuf::zeroed(13 * BLOCK);
-        let read = channel.run(Op::Read { file, offset: 0, buffer });
-        assert_eq!(read.result.unwrap(), 13 * BLOCK);
-        assert!(read.buffer.unwrap().iter().all(|byte| *byte == 7));
-    }
-
-    #[test]
-    fn a_ring_that_fails_fails_what_is_in_flight_and_keeps_its_buffers() {
-        let place = tempfile::tempdir().unwrap();
-        let Some((mut channel, file)) = channel_and_file(&place) else { return };
-        let tokens: Vec<u64> = (0..70).map(|block| channel.submit(write(&file, block))).collect();
-        let null = std::fs::File::open("/dev/null").unwrap();
-        // SAFETY: both are open; the ring's number now means /dev/null, which ends the ring.
-        let replaced = unsafe { libc::dup2(null.as_raw_fd(), channel.ring.as_raw_fd()) };
-        assert!(replaced >= 0);
-        let mut kept = 0;
-        let mut failed = Vec::new();
-        while let Some(completion) = channel.complete() {
-            assert!(completion.result.is_err());
-            kept += usize::from(completion.buffer.is_none());
-            failed.push(completion.token);
-        }
-        failed.sort_unstable();
-        // Those that were still waiting for a place were never the kernel's.
-        assert_eq!((failed, kept), (tokens, DEPTH));
-        let completion = channel.run(write(&file, 0));
-        assert!(completion.result.is_err() && completion.buffer.is_some());
-        drop(channel);
-        assert_eq!(Arc::strong_count(&file), 1);
-    }
-
-    /// A ring whose call is always interrupted was entered again for ever: whoever appended hung.
-    #[test]
-    fn a_ring_that_is_never_entered_fails_and_nobody_waits_for_ever() {
-        for errno in [libc::EINTR, libc::EAGAIN, libc::EBUSY] {
-            let place = tempfile::tempdir().unwrap();
-            let body = move || {
-                let Some((mut channel, file)) = channel_and_file(&place) else { return };
-                channel.rest = Duration::ZERO;
-                if !refuse_in_this_thread(&Refusal { errno, ..NO_ENTER }) {
-                    return;
-                }
-                let tokens = [0, 1].map(|block| channel.submit(write(&file, block)));
-                for token in tokens {
-                    let completion = channel.complete().unwrap();
-                    let told = completion.result.unwrap_err().errno();
-                    assert_eq!((completion.token, told), (token, Some(errno)));
-                }
-                assert!(channel.complete().is_none());
-                assert!(channel.run(write(&file, 2)).result.is_err());
-            };
-            crate::sync::spawn("refused", body).unwrap().join().unwrap();
-        }
-    }
-
-    #[test]
-    fn a_dropped_channel_does_not_wait_for_ever() {
-        let Ok(mut channel) = UringChannel::new(None) else { return };
-        if !channel.ring.params().is_feature_ext_arg() {
-            return;
-        }
-        // Nobody ever writes into this pipe: a device that does not answer.
-        let (reader, writer) = std::io::pipe().unwrap();
-        let path = std::path::PathBuf::from("pipe");
-        let file: Arc<dyn File> = Arc::new(SystemFile::new(path, reader.into()));
-        let buffer = AlignedBuf::zeroed(BLOCK);
-        channel.submit(Op::Read { file: Arc::clone(&file), offset: 0, buffer });
-        channel.drop_wait = Timespec::new().nsec(20_000_000);
-        drop(channel);
-        assert_eq!(Arc::strong_count(&file), 1);
-        drop(writer);
-    }
-}
+mod tests;

@@ -156,7 +156,7 @@ impl JobDriver {
     pub(crate) fn take_checkpoint(&mut self) -> Result<()> {
         self.ask_store(true);
         let written = match (self.cut(), &self.store) {
-            (Ok(cut), Some(store)) => cut.write(&self.env.wal, store)?,
+            (Ok(cut), Some(store)) => Errand::Write(Box::new(cut)).run(&self.env.wal, store)?,
             (Ok(_), None) => Err(no_store()),
             (Err(error), _) => Err(error),
         };

@@ -41,7 +41,7 @@ impl fmt::Debug for Cut {
 pub(crate) type Ended = Result<Result<Written, Error>>;
 
 impl Cut {
-    /// Writes the checkpoint and makes it the newest; then the log is truncated.
+    /// Writes the checkpoint and makes it the newest.
     ///
     /// # Errors
     /// The log's. What fails in the store is inside: its predecessor stands (ENGINE.md E17).
@@ -50,20 +50,7 @@ impl Cut {
         if self.completion > wal.durable_lsn() && !planted(Bug::CheckpointBeforeCompletion) {
             wal.wait_durable(self.completion)?;
         }
-        let written = lock(store).write(self.meta, &self.extents);
-        if written.is_ok() {
-            truncate(wal, store)?;
-        }
-        Ok(written)
-    }
-}
-
-/// Lets the log go that no kept checkpoint needs (ENGINE.md E3).
-fn truncate(wal: &Wal, store: &SharedStore) -> Result<()> {
-    let floor = lock(store).kept().map(|kept| kept.floor).min();
-    match floor {
-        Some(floor) if floor > wal.first_lsn() => wal.truncate_before(floor).map(drop),
-        Some(_) | None => Ok(()),
+        Ok(lock(store).write(self.meta, &self.extents))
     }
 }
 
@@ -85,22 +72,34 @@ impl Errand {
         }
     }
 
+    /// Does it; the log is then truncated, by whoever does this: what else the log does at the time
+    /// may keep that waiting.
+    ///
     /// # Errors
     /// As [`Cut::write`].
     pub(crate) fn run(self, wal: &Wal, store: &SharedStore) -> Ended {
-        match self {
-            Errand::Write(cut) => cut.write(wal, store),
+        let done = match self {
+            Errand::Write(cut) => cut.write(wal, store)?,
             Errand::Fold { checkpoint, number, .. } => {
                 let folding = lock(store).begin_fold(checkpoint, number);
                 // Checkpoints are written meanwhile.
                 let filled = folding.map(|folding| folding.fill());
-                let written = filled.and_then(|filled| lock(store).end_fold(filled));
-                if written.is_ok() {
-                    truncate(wal, store)?;
-                }
-                Ok(written)
+                filled.and_then(|filled| lock(store).end_fold(filled))
             }
+        };
+        if done.is_ok() {
+            truncate(wal, store)?;
         }
+        Ok(done)
+    }
+}
+
+/// Lets the log go that no kept checkpoint needs (ENGINE.md E3).
+fn truncate(wal: &Wal, store: &SharedStore) -> Result<()> {
+    let floor = lock(store).kept().map(|kept| kept.floor).min();
+    match floor {
+        Some(floor) if floor > wal.first_lsn() => wal.truncate_before(floor).map(drop),
+        _ => Ok(()),
     }
 }
 

@@ -9,6 +9,7 @@ use super::boundary::Boundary;
 use super::budget::Budget;
 use super::checkpointing::Lineage;
 use super::cut::{Flight, SharedStore, Writing};
+use super::draft::Draft;
 use super::hooks::{Hooks, Step};
 use super::job::Job;
 use super::journal::{JobShape, Named};
@@ -36,7 +37,7 @@ pub(crate) struct Env {
     pub(crate) wal: Wal,
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) executor: Executor,
+    pub(crate) executor: Arc<Executor>,
     pub(crate) streams: Arc<StreamTable>,
     pub(crate) sides: Arc<SideTable>,
 }
@@ -79,6 +80,10 @@ pub(crate) struct JobDriver {
     pub(crate) marks: Marks,
     /// A batch that was planned and not completed when the process before this one ended.
     pub(crate) unfinished: Option<Batch>,
+    /// What may be the next batch.
+    pub(crate) draft: Option<Draft>,
+    /// Bytes and records of drafts that became no batch.
+    pub(crate) read_in_vain: (u64, u64),
     pub(crate) board: Board,
     pub(crate) last_checkpoint_ns: u64,
     /// What was durable when the job was started: where available-now ends in the log.
@@ -204,6 +209,7 @@ impl JobDriver {
 
     /// Ends the job behind the last completed batch: all durable, with a checkpoint.
     pub(crate) fn finish(&mut self) -> Result<()> {
+        self.drop_draft();
         self.await_completion()?;
         self.settle_sinks();
         self.land()?;
@@ -261,11 +267,5 @@ impl JobDriver {
             let message = format!("the progress function panicked at batch {}", progress.batch);
             Error::new(ErrorKind::TaskFailed, message)
         })
-    }
-
-    /// Bytes and records that all sources have read, in this process.
-    pub(crate) fn amount_read(&self) -> (u64, u64) {
-        let amounts = self.job.sources.iter().map(|source| source.amount_read());
-        amounts.fold((0, 0), |sum, read| (sum.0 + read.bytes, sum.1 + read.records))
     }
 }

@@ -39,9 +39,10 @@ pub struct RunOptions {
     /// ends. They are written beside the batches that follow, one at a time. Default 10 s, minimum
     /// 0 (behind the batch that completes when the one before is written), maximum 1 day.
     pub checkpoint_interval: Duration,
-    /// Partitions of every keyed operator and its state, recorded with the job: it cannot be
-    /// changed under existing state yet. Not the number of threads. Default 8, minimum 1, maximum
-    /// 1024.
+    /// Partitions of every keyed operator and its state, recorded with the job and each batch. A
+    /// later start may choose another number: a batch that was planned keeps that of its plan, the
+    /// first one behind it has the new one, for which the state is moved, in memory, and a whole
+    /// checkpoint taken. Not the number of threads. Default 8, minimum 1, maximum 1024.
     pub parallelism: u32,
     /// How often each run of the job calls a sink that fails with one batch, before the job ends
     /// with [`SinkFailed`](ErrorKind::SinkFailed). The id stays the same and the attempt's number

@@ -76,10 +76,15 @@ pub(crate) trait StatefulOperator: fmt::Debug + Send + Sync {
 
     fn id(&self) -> OperatorId;
 
+    fn node(&self) -> Arc<dyn Node>;
+
     fn schema(&self) -> u64;
 
     /// Makes the operator's state, empty, with so many partitions.
     fn bind(&self, parallelism: u32) -> Result<OperatorState>;
+
+    /// Has the operator go on with the same state in other partitions.
+    fn rebind(&self, state: &OperatorState);
 
     /// Makes sure that every partition of the run is computed.
     fn compute(&self, executor: &Executor, run: &RunContext) -> Result<()>;
@@ -153,6 +158,10 @@ impl<S: State, U: Data> StatefulOperator for Operator<S, U> {
         self.dataset.operator()
     }
 
+    fn node(&self) -> Arc<dyn Node> {
+        self.dataset.node()
+    }
+
     fn schema(&self) -> u64 {
         crate::state::schema_id::<S>()
     }
@@ -161,6 +170,10 @@ impl<S: State, U: Data> StatefulOperator for Operator<S, U> {
         let state = OperatorState::new::<S>(self.cell.name().get(), parallelism);
         self.cell.bind(&state)?;
         Ok(state)
+    }
+
+    fn rebind(&self, state: &OperatorState) {
+        self.cell.rebind(state);
     }
 
     fn compute(&self, executor: &Executor, run: &RunContext) -> Result<()> {
@@ -320,7 +333,7 @@ where
             let message = format!("operator `{}` runs only in a started job", self.meta.name);
             Error::new(ErrorKind::Invalid, message)
         })?;
-        let part = self.update(task, state)?;
+        let part = self.update(task, &state)?;
         let bytes = part.rows.capacity() * size_of::<U>();
         Ok(Held::new(part, bytes))
     }

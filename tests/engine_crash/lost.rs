@@ -1,7 +1,7 @@
 //! E13: any byte of any checkpoint file is flipped under a job of two chained stateful operators.
 //! State is the same, and what was computed again is what was lost and what that needs.
 //!
-//! `SAWMILL_SIM=long` flips every byte, else every 61st.
+//! `SAWMILL_SIM=long` flips every byte, else every 131st.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -209,7 +209,7 @@ fn look(restored: &Restored, story: &str) -> Result<(), String> {
 fn any_flipped_byte_costs_its_key_range_alone() {
     let mut alone = [0; 3];
     for rounds in [15, 18, 21] {
-        let found = flip_all(rounds, if long() { 1 } else { 61 }).unwrap();
+        let found = flip_all(rounds, if long() { 1 } else { 131 }).unwrap();
         alone.iter_mut().zip(found).for_each(|(sum, found)| *sum += found);
     }
     println!("restored: counts alone, totals alone, with batches computed again: {alone:?}");
@@ -369,7 +369,7 @@ mod caught {
     #[test]
     fn planted_lost_ranges_and_folds_are_caught() {
         for bug in [Bug::LostNotReplayed, Bug::ClosureForgotten, Bug::LostIsEmpty] {
-            caught(bug, || [15, 18, 21].into_iter().all(|rounds| flip_all(rounds, 61).is_ok()));
+            caught(bug, || [15, 18, 21].into_iter().all(|rounds| flip_all(rounds, 131).is_ok()));
         }
         caught(Bug::FoldForgetsDelta, || kill_beside_folds().is_ok());
         caught(Bug::RebuildAcrossGeneration, || across_generations().is_ok());

@@ -144,7 +144,10 @@ fn step(
     let open = take(wal, disk)?;
     let payload = |name: u8, length: usize| -> Vec<u8> {
         let pair = [name ^ (number as u8 * 16), number as u8];
-        pair.into_iter().cycle().take(length).collect()
+        // Not byte by byte: it was two fifths of the gate's time.
+        let mut bytes = pair.repeat(length.div_ceil(2));
+        bytes.truncate(length);
+        bytes
     };
     match step {
         Step::Append => {
