@@ -111,8 +111,18 @@ bugs! {
     ChainCut => "chain-cut",
     /// E15: a delta that is not whole is left out of its chain.
     DeltaSkipped => "delta-skipped",
+    /// E15: a delta that was written beside a fold is not in the first one on the fold.
+    FoldForgetsDelta => "fold-forgets-delta",
     /// E17: what a failed checkpoint had taken is not in the next delta.
     FailedCutForgotten => "failed-cut-forgotten",
+    /// E13: lost key ranges are restored over a change of the job.
+    RebuildAcrossGeneration => "rebuild-across-generation",
+    /// E13: a lost key range is taken from the older checkpoint as it was then.
+    LostNotReplayed => "lost-not-replayed",
+    /// E13: what a lost key range is computed from has the state of the newer checkpoint.
+    ClosureForgotten => "closure-forgotten",
+    /// E13: a key range that is lost is taken for one without keys.
+    LostIsEmpty => "lost-is-empty",
     /// E3: the retention floor is the log's end at the checkpoint.
     FloorFromLogEnd => "floor-from-log-end",
     /// E5: a sink's identity leaves its name out.
@@ -155,6 +165,8 @@ bugs! {
     DeathNotCounted => "death-not-counted",
     /// At most once: sinks are called before the batch counts as completed.
     PublishBeforePosition => "publish-before-position",
+    /// E15: a savepoint gets its name before its bytes are durable.
+    SavepointNotSynced => "savepoint-not-synced",
     /// E15: the manifest is switched before the data file is durable.
     ManifestBeforeData => "manifest-before-data",
 }

@@ -10,6 +10,8 @@ mod deaths;
 mod engine_common;
 #[path = "engine_crash/faults.rs"]
 mod faults;
+#[path = "engine_crash/lost.rs"]
+mod lost;
 #[path = "engine_crash/parallelism.rs"]
 mod parallelism;
 #[path = "engine_crash/seeds.rs"]

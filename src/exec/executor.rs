@@ -202,6 +202,16 @@ impl Executor {
         self.prepare(run, &plan, &all)
     }
 
+    /// As [`hold`](Executor::hold), of some partitions alone, and of what they need.
+    pub(crate) fn hold_some(
+        &self,
+        run: &RunContext,
+        target: &Arc<dyn Node>,
+        wanted: &BTreeSet<u32>,
+    ) -> Result<()> {
+        self.prepare(run, &Plan::new(target, run)?, wanted)
+    }
+
     /// Computes what is held and missing, stage by stage, until the action can run. When something
     /// is found lost on the way, the rest is planned anew.
     fn prepare(&self, run: &RunContext, plan: &Plan, wanted: &BTreeSet<u32>) -> Result<()> {

@@ -55,7 +55,7 @@ pub(crate) use {
     aside::Aside,
     key::partition_of,
     keyed::{KeyedInput, view_of},
-    node::{Compute, Dependency, Held, Hold, Meta, Node, Parent, Partitioning, Role},
+    node::{Compute, Dependency, Held, Hold, Meta, Node, Parent, Partitioning, Role, lineage},
     probe::{Probe, Word},
     suspect::{Fault, InputRow, on_its_way},
     table::{ByteTable, WARM},

@@ -385,6 +385,15 @@ impl OperatorState {
         }
     }
 
+    /// Labels one partition, whose changes are all merged.
+    ///
+    /// # Panics
+    /// As [`complete`](OperatorState::complete).
+    pub(crate) fn label(&self, partition: u32, batch: BatchId) {
+        assert!(self.completed(partition) <= batch, "STATE-4: batches complete in order");
+        self.erased.complete(partition, batch);
+    }
+
     /// Empties a partition, as if it was new.
     ///
     /// # Panics

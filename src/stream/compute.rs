@@ -1,13 +1,16 @@
 //! Step 2: outputs, overlays and digests, all private to this process.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::batch::Batch;
 use super::cut::Writing;
 use super::draft::Begun;
 use super::driver::JobDriver;
 use super::faults::DEAD_LETTERS;
-use super::journal::{BatchPlan, BatchResults, Named, SkippedRecord};
+use super::journal::{BatchPlan, BatchResults, Named, SkippedRecord, named};
 use crate::error::{Error, Result};
 use crate::exec::{Fault, InputRow, RunContext};
+use crate::ids::to_u64;
 use crate::planted::{Bug, planted};
 use crate::sink::{Output, Sink};
 use crate::source::{DeadLetter, Input, Opened, RecordPlace, Sieve};
@@ -189,6 +192,36 @@ impl JobDriver {
         let results = BatchResults { digests, outputs: digested, accumulators, skipped };
         let records = self.amount_read().1 - before;
         Ok(Computed { run, results, outputs, records })
+    }
+
+    /// Computes some partitions of some operators for a batch that was completed before, and what
+    /// they need, and makes their changes (ENGINE.md E13). Returns how many tasks that took.
+    pub(crate) fn recompute_some(
+        &mut self,
+        plan: &BatchPlan,
+        recorded: &BatchResults,
+        wanted: &BTreeMap<usize, BTreeSet<u32>>,
+    ) -> Result<u64> {
+        let inputs = self.open_inputs(plan)?;
+        let shown = self.without(&inputs, recorded.skipped.clone())?;
+        let run = self.run_of(&inputs, &shown)?;
+        self.hooks.computing(plan.batch, &run);
+        for (place, partitions) in wanted {
+            self.job.operators[*place].compute_some(&self.env.executor, &run, partitions)?;
+        }
+        for (source, opened) in self.job.sources.iter().zip(&inputs.opened) {
+            let planned = plan.inputs.iter().find(|input| input.source == source.name());
+            let Some(planned) = planned else { continue };
+            let before = named(&recorded.digests, source.name()).unwrap_or_default();
+            source.verify_digest(&planned.input, before, &opened.input().digest()?)?;
+        }
+        self.hooks.computed(plan.batch, &run);
+        for (place, partition) in wanted.iter().flat_map(|(o, all)| all.iter().map(move |p| (o, p)))
+        {
+            let changes = self.job.operators[*place].overlay(&run, *partition);
+            self.states[*place].merge(*partition, plan.batch, changes);
+        }
+        Ok(to_u64(run.tasks().len()))
     }
 
     /// Has every sink and every stateful operator computed.

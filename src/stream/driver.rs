@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use super::batch::Batch;
 use super::boundary::Boundary;
+use super::budget::Budget;
 use super::checkpointing::Lineage;
 use super::cut::{Flight, SharedStore, Writing};
 use super::draft::Draft;
@@ -15,6 +17,7 @@ use super::marks::{Mark, Marks};
 use super::options::RunOptions;
 use super::pace::Pace;
 use super::progress::Board;
+use super::saves::Saves;
 use super::side::SideTable;
 use super::streams::StreamTable;
 use crate::clock::Clock;
@@ -63,7 +66,14 @@ pub(crate) struct JobDriver {
     pub(crate) writing: Writing,
     /// The checkpoint that is being written.
     pub(crate) flight: Option<Flight>,
+    /// The fold beside it.
+    pub(crate) folding: Option<Flight>,
     pub(crate) lineage: Lineage,
+    pub(crate) budget: Budget,
+    /// How long step 7 took since the last batch was reported.
+    pub(crate) checkpointing: Duration,
+    /// Who waits for a checkpoint.
+    pub(crate) saves: Saves,
     /// In the order of the job's operators.
     pub(crate) states: Vec<OperatorState>,
     pub(crate) boundary: Boundary,
@@ -127,6 +137,7 @@ impl JobDriver {
             progress.accumulators.clone_from(&boundary.accumulators);
             progress.skipped_records = boundary.skipped;
             progress.checkpoint = marks.checkpointed;
+            progress.predicted_recovery = self.budget.predicted();
             (progress.bytes_read, progress.records_read) = read;
             progress.marks = marks;
         });
@@ -225,11 +236,15 @@ impl JobDriver {
 
     /// Shows a completed batch in the progress.
     pub(crate) fn report(&mut self, batch: &Batch) {
-        let (plan, last) = (&batch.plan, self.report_of(batch));
+        let plan = &batch.plan;
         let bytes = plan.inputs.iter().map(|input| input.bytes).sum();
+        let computing = batch.times.computed_ns.saturating_sub(batch.times.begun_ns);
+        self.budget.completed(bytes, Duration::from_nanos(computing));
+        let last = self.report_of(batch);
         self.board.update(|progress| {
             progress.batch = plan.batch;
             progress.batches += 1;
+            progress.predicted_recovery = last.predicted_recovery;
             progress.last = last;
             progress.batch_bytes = bytes;
             progress.batch_time_ns = plan.batch_time_ns;

@@ -4,6 +4,7 @@
 //! at a partition starts with an empty one (ENGINE.md E10).
 
 use std::any::Any;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +14,7 @@ use super::job::Stream;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{
     ByteTable, Compute, Data, Dataset, Dependency, Executor, Held, Hold, Key, KeyedInput, Kv, Meta,
-    Name, Node, OperatorId, Probe, Role, RunContext, Task, Value, view_of,
+    Name, Node, OperatorId, Probe, Role, RunContext, Task, Value, lineage, view_of,
 };
 use crate::state::{Changes, KeyedState, OperatorState, Overlay, State, StateTable};
 use crate::sync::{Arc, Mutex, lock};
@@ -87,6 +88,17 @@ pub(crate) trait StatefulOperator: fmt::Debug + Send + Sync {
 
     /// Makes sure that every partition of the run is computed.
     fn compute(&self, executor: &Executor, run: &RunContext) -> Result<()>;
+
+    /// Makes sure that these partitions of the run are computed.
+    fn compute_some(
+        &self,
+        executor: &Executor,
+        run: &RunContext,
+        partitions: &BTreeSet<u32>,
+    ) -> Result<()>;
+
+    /// This operator and all that it is computed from.
+    fn lineage(&self) -> BTreeSet<OperatorId>;
 
     /// Takes what the run changed in a partition; the run must have computed it.
     fn overlay(&self, run: &RunContext, partition: u32) -> Box<dyn Any + Send>;
@@ -166,6 +178,19 @@ impl<S: State, U: Data> StatefulOperator for Operator<S, U> {
 
     fn compute(&self, executor: &Executor, run: &RunContext) -> Result<()> {
         executor.hold(run, &self.dataset.node())
+    }
+
+    fn compute_some(
+        &self,
+        executor: &Executor,
+        run: &RunContext,
+        partitions: &BTreeSet<u32>,
+    ) -> Result<()> {
+        executor.hold_some(run, &self.dataset.node(), partitions)
+    }
+
+    fn lineage(&self) -> BTreeSet<OperatorId> {
+        lineage(&self.dataset.node())
     }
 
     fn overlay(&self, run: &RunContext, partition: u32) -> Box<dyn Any + Send> {
