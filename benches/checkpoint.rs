@@ -408,8 +408,10 @@ fn send(engine: &Engine, text: &[u8]) {
     let pieces = common::cut_at_lines(text, text.len().div_ceil(4 * MIB));
     for piece in pieces {
         let lines = &text[piece];
-        let blocks = common::cut_at_lines(lines, lines.len().div_ceil(16 << 10)).into_iter();
-        let last = blocks.map(|block| events.submit(&lines[block]).unwrap()).last();
+        let mut last = None;
+        for block in common::cut_at_lines(lines, lines.len().div_ceil(16 << 10)) {
+            last = Some(events.submit(&lines[block]).unwrap());
+        }
         last.map(|last| last.wait()).transpose().unwrap();
     }
 }

@@ -315,8 +315,8 @@ impl CheckpointStore {
 
     /// Begins to fold a checkpoint under a number that was taken when that was the newest: opens
     /// its files. [`Folding::fill`] needs no store. Until [`CheckpointStore::end_fold`], further
-    /// checkpoints may be written, deltas on the one that is folded with all that has changed since;
-    /// so is the first one on the fold.
+    /// checkpoints may be written, deltas on the one that is folded with all that has changed
+    /// since; so is the first one on the fold.
     ///
     /// # Errors
     /// As [`CheckpointStore::fold`].

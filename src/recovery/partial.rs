@@ -12,7 +12,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{LostPart, Scan, load_parts, state_of};
+use super::Scan;
+use super::parts::{LostPart, load_parts, state_of};
 use crate::checkpoint::{CheckpointStore, Loaded};
 use crate::error::{Error, ErrorKind, Result};
 use crate::planted::{Bug, planted};

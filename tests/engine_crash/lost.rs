@@ -136,9 +136,11 @@ fn lived() -> (SimDisk, Held) {
     live(15, false)
 }
 
+type Started = (Held, Option<Restored>, BTreeSet<(String, u32)>);
+
 /// What a start makes of a disk: the state in the end, what was restored, and what was computed
 /// before the first step.
-fn started(disk: &SimDisk) -> Result<(Held, Option<Restored>, BTreeSet<(String, u32)>)> {
+fn started(disk: &SimDisk) -> Result<Started> {
     let clock = Arc::new(ManualClock::default());
     let engine = engine(disk, &clock)?;
     let (job, handles) = job(&engine)?;
