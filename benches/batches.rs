@@ -4,9 +4,11 @@
 //!   for each batch, of which computing and publishing; the rest is one durable write, and waiting
 //!   for the next record.
 //! - `latency`: 10,000 records a second, appended durably by four threads, with a tick of 1 ms:
-//!   from before the append to the callback, and to a reader of another log.
+//!   from before the append to when that returns, to the callback, and to a reader of another log.
 //! - `publication`: the same 64 MiB through a job into a callback that does nothing, and into
 //!   files, another log and SQLite: throughput beside the callback's, in turns.
+//! - `commits`: publishing batches of 1,000 records into files and into SQLite, beside what such a
+//!   commit costs by itself: an append and a sync, and a transaction.
 //!
 //! `cargo bench --bench batches --features sqlite [-- WORK..]`; `SAWMILL_BENCH_SECONDS` for how
 //! long `latency` runs (default 5).
@@ -45,6 +47,9 @@ fn main() {
     if wanted("publication") {
         publication();
     }
+    if wanted("commits") {
+        commits();
+    }
 }
 
 fn place() -> tempfile::TempDir {
@@ -73,17 +78,25 @@ fn print(what: &str, mut nanos: Vec<u64>) {
     );
 }
 
+type Reports = Arc<Mutex<Vec<sawmill::BatchReport>>>;
+
+/// Keeps what a job says about its batches.
+fn listener() -> (Reports, EventListener) {
+    let reports = Reports::default();
+    let kept = Arc::clone(&reports);
+    let listener = move |event: &Event| {
+        if let Event::BatchCompleted(report) = event {
+            kept.lock().unwrap().push(report.clone());
+        }
+    };
+    (reports, Arc::new(listener))
+}
+
 fn overhead(batches: u32) {
     let place = place();
     let engine = Engine::open(place.path(), EngineOptions::default()).unwrap();
     let events = engine.ingest(name!("events")).unwrap();
-    let reports: Arc<Mutex<Vec<sawmill::BatchReport>>> = Arc::default();
-    let kept = Arc::clone(&reports);
-    let listener: EventListener = Arc::new(move |event| {
-        if let Event::BatchCompleted(report) = event {
-            kept.lock().unwrap().push(report.clone());
-        }
-    });
+    let (reports, listener) = listener();
     let (job, ()) = Job::build(name!("nothing"), |job| {
         let rows = job.source(name!("in"), Received::from(&events));
         rows.for_each_batch(name!("nothing"), |_| Ok(()));
@@ -131,7 +144,7 @@ fn latency(sink: &str) {
     let target = Wal::open(target.path().join("target"), WalOptions::default()).unwrap();
     let events = engine.ingest(name!("events")).unwrap();
     let zero = Instant::now();
-    let nanos: Arc<Mutex<Vec<u64>>> = Arc::default();
+    let (nanos, durable): (Arc<Mutex<Vec<u64>>>, Mutex<Vec<u64>>) = Default::default();
     let see = {
         let nanos = Arc::clone(&nanos);
         move |record: &[u8]| {
@@ -171,6 +184,7 @@ fn latency(sink: &str) {
                 scope.spawn(|| {
                     let (begun, step) = (Instant::now(), Duration::from_micros(400));
                     let all = Duration::from_secs(seconds.unwrap_or(5)).as_micros() / 400;
+                    let mut waits = Vec::with_capacity(all as usize);
                     for number in 0..all as u32 {
                         // What comes late is sent at once, and its lateness counts.
                         let due = begun + step * number;
@@ -179,7 +193,9 @@ fn latency(sink: &str) {
                         let mut record = [0; 100];
                         record[..8].copy_from_slice(&sent.to_le_bytes());
                         events.append(&record).unwrap();
+                        waits.push(zero.elapsed().as_nanos() as u64 - sent);
                     }
+                    durable.lock().unwrap().append(&mut waits);
                 })
             })
             .collect();
@@ -189,6 +205,7 @@ fn latency(sink: &str) {
     });
     let progress = run.stop().unwrap();
     print(&format!("latency, {sink}"), nanos.lock().unwrap().clone());
+    print("  until it is durable", durable.into_inner().unwrap());
     println!("  in {} batches", progress.batches);
 }
 
@@ -247,4 +264,97 @@ fn publication() {
             best[0] / seconds
         );
     }
+}
+
+const COMMITTED: usize = 1000;
+const COMMITS: usize = 200;
+
+/// Publishing times of batches of so many records.
+fn publishing(sinks: impl Fn(&Bytes, &Path), place: &Path) -> Vec<u64> {
+    let engine = Engine::open(place.join("data"), EngineOptions::default()).unwrap();
+    let events = engine.ingest(name!("events")).unwrap();
+    let record = [b'x'; RECORD];
+    (0..COMMITTED * COMMITS).for_each(|_| drop(events.submit(&record).unwrap()));
+    engine.log().sync().unwrap();
+    let (job, ()) = Job::build(name!("commits"), |job| {
+        sinks(&job.source(name!("in"), Received::from(&events)), place);
+    })
+    .unwrap();
+    let (reports, listener) = listener();
+    let options = RunOptions {
+        trigger: Trigger::Records(COMMITTED as u64),
+        on_event: Some(listener),
+        ..RunOptions::default()
+    };
+    engine.start(job, options).unwrap().drain().unwrap();
+    let reports = reports.lock().unwrap();
+    reports.iter().map(|report| report.publishing.as_nanos() as u64).collect()
+}
+
+/// Times of a call.
+fn timed(mut call: impl FnMut()) -> Vec<u64> {
+    let time = |_| {
+        let begun = Instant::now();
+        call();
+        begun.elapsed().as_nanos() as u64
+    };
+    (0..COMMITS).map(time).collect()
+}
+
+fn commits() {
+    let place = place();
+    let at = place.path();
+    print(
+        "commits, write_text",
+        publishing(
+            |rows, at| {
+                rows.write_text(name!("files"), at.join("out"));
+            },
+            at,
+        ),
+    );
+    let mut file = std::fs::File::create(at.join("raw")).unwrap();
+    let lines = [b'x'; (RECORD + 1) * COMMITTED];
+    print(
+        "  an append and a sync",
+        timed(|| {
+            std::io::Write::write_all(&mut file, &lines).unwrap();
+            file.sync_data().unwrap();
+        }),
+    );
+    #[cfg(feature = "sqlite")]
+    commits_of_sqlite();
+}
+
+#[cfg(feature = "sqlite")]
+fn commits_of_sqlite() {
+    let place = place();
+    const TABLE: &str = "CREATE TABLE IF NOT EXISTS rows (value BLOB)";
+    const INSERT: &str = "INSERT INTO rows VALUES (?1)";
+    print(
+        "commits, write_sqlite",
+        publishing(
+            |rows, at| {
+                let table = sawmill::SqliteTable::new(at.join("rows.db"), INSERT).with_setup(TABLE);
+                rows.write_sqlite(name!("sqlite"), table, |row: &Vec<u8>| vec![row.clone().into()]);
+            },
+            place.path(),
+        ),
+    );
+    let mut raw = rusqlite::Connection::open(place.path().join("raw.db")).unwrap();
+    raw.pragma_update(None, "synchronous", "FULL").unwrap();
+    raw.execute(TABLE, []).unwrap();
+    print(
+        "  a transaction",
+        timed(|| {
+            let transaction = raw.transaction().unwrap();
+            {
+                let mut insert = transaction.prepare(INSERT).unwrap();
+                for _ in 0..COMMITTED {
+                    insert.execute([&[b'x'; RECORD][..]]).unwrap();
+                }
+            }
+            transaction.commit().unwrap();
+        }),
+    );
 }

@@ -134,14 +134,40 @@ impl Engine {
     /// of the last completed batch.
     ///
     /// # Errors
-    /// `JobMismatch` if the directory holds another job: its name, parallelism, stateful operators
-    /// (with the types of their state), sources, sinks or side inputs differ; nothing was touched
-    /// then. A directory holds a job from its first planned batch on.
+    /// `JobMismatch` if the directory holds another job: its name, stateful operators (with the
+    /// types of their state), sources, sinks or side inputs differ; nothing was touched then. A
+    /// directory holds a job from its first planned batch on.
     /// `SourceChanged` if files that were read are not what they were. `Invalid` if a job runs
     /// already. `Corrupt`, the log's, and what user code makes of batches that are executed again.
     pub fn start(&self, job: Job, options: RunOptions) -> Result<StreamRun> {
         let (driver, running) = self.driver(job, options, Box::new(NoHooks))?;
-        StreamRun::spawn(driver, running)
+        StreamRun::spawn(driver, running, self.path.clone())
+    }
+
+    /// As [`start`](Engine::start), in a directory that holds no job yet: on the state of a
+    /// [savepoint](Engine::savepoint), the file at `savepoint`, which may be a copy. That state is
+    /// in a checkpoint of this directory when this returns.
+    ///
+    /// State, totals, batch numbers and the positions of files go on where the savepoint has them.
+    /// Received records are those of this engine's own streams, from their beginning: what the
+    /// first engine received behind the savepoint is in its log alone. Sinks begin anew: to them
+    /// this is another job, because the log is another one.
+    ///
+    /// In a directory that holds a job already, this is `start`, and the savepoint is not looked
+    /// at: a program may say it each time that it is run.
+    ///
+    /// # Errors
+    /// As [`start`](Engine::start); `Corrupt`, `Unreadable`, `Unsupported` for what is no whole
+    /// savepoint; whatever keeps the first checkpoint from being written. Nothing was begun then.
+    pub fn start_from(
+        &self,
+        job: Job,
+        options: RunOptions,
+        savepoint: impl AsRef<Path>,
+    ) -> Result<StreamRun> {
+        let hooks = Box::new(NoHooks);
+        let (driver, running) = self.driver_from(job, options, hooks, Some(savepoint.as_ref()))?;
+        StreamRun::spawn(driver, running, self.path.clone())
     }
 
     /// A recovered job, not running yet.
@@ -151,15 +177,29 @@ impl Engine {
         options: RunOptions,
         hooks: Box<dyn Hooks>,
     ) -> Result<(JobDriver, Running)> {
+        self.driver_from(job, options, hooks, None)
+    }
+
+    /// As [`driver`](Engine::driver), on a savepoint if the directory holds no job.
+    pub(crate) fn driver_from(
+        &self,
+        job: Job,
+        options: RunOptions,
+        hooks: Box<dyn Hooks>,
+        savepoint: Option<&Path>,
+    ) -> Result<(JobDriver, Running)> {
         let running = self.claim()?;
         let opened = lock(&self.ground).take();
-        let ground = match opened {
+        let mut ground = match opened {
             Some(ground) => ground,
             None => {
                 let store = open_checkpoints(&*self.storage, &self.path, &self.options)?;
                 Ground::read(&self.wal, store)?
             }
         };
+        if let (Some(file), false) = (savepoint, ground.holds_job()) {
+            ground.savepoint = Some(crate::savepoint::open_file(&*self.storage, file)?);
+        }
         let env = self.env(self.options.threads, options.parallelism)?;
         Ok((recover(env, job, options, hooks, ground)?, running))
     }
@@ -187,7 +227,7 @@ impl Engine {
             wal: self.wal.clone(),
             storage: Arc::clone(&self.storage),
             clock: Arc::clone(&self.clock),
-            executor: executor.with_max_attempts(self.options.task_attempts),
+            executor: Arc::new(executor.with_max_attempts(self.options.task_attempts)),
             streams: Arc::clone(&self.streams),
             sides: Arc::clone(&self.sides),
         })
@@ -217,6 +257,8 @@ impl Engine {
 
 /// The directory of the checkpoints, in an engine's.
 pub(crate) const CHECKPOINTS: &str = "checkpoints";
+/// That of the savepoints.
+pub(crate) const SAVEPOINTS: &str = "savepoints";
 
 fn open_checkpoints(
     storage: &dyn Storage,

@@ -142,7 +142,7 @@ fn inspect(storage: &dyn Storage, path: &Path, whole: bool) -> Result<EngineRepo
     Ok(EngineReport { path, manifest: report.manifest, checkpoints })
 }
 
-fn describe(status: Status, whole: bool) -> CheckpointReport {
+pub(crate) fn describe(status: Status, whole: bool) -> CheckpointReport {
     let Status { meta, bytes, kept, found } = status;
     let mut report = CheckpointReport {
         number: meta.checkpoint,

@@ -62,6 +62,8 @@
 //! - Sources: [`Received`] records of the log, [`TextFiles`]. Sinks: files of JSON, text or CSV
 //!   ([`OutputFiles`]), another log ([`CommittedRows`]), SQLite (feature `sqlite`),
 //!   [`for_each_batch`](Stream::for_each_batch), and your own ([`BatchSink`], [`TwoPhaseSink`]).
+//! - [`Engine::savepoint`]: a job's state under a name, in one file, from which it can be started
+//!   in another directory.
 //! - [`Dataset`] and [`Executor`]: the same operators over one set of rows, without a log.
 //! - [`Error`]: its [`ErrorKind`] says what the caller can do.
 //! - `testing`, `sim` (feature `testing`): jobs driven by hand, on a disk that crashes on demand.
@@ -79,6 +81,7 @@ mod inspect;
 mod options;
 pub mod planted;
 mod recovery;
+mod savepoint;
 #[cfg(any(test, feature = "testing"))]
 pub mod sim;
 mod sink;
@@ -110,6 +113,7 @@ pub use ids::{
 };
 pub use inspect::{CheckpointReport, EngineReport, JobReport, OperatorReport, StoredState};
 pub use options::EngineOptions;
+pub use savepoint::SavepointReport;
 pub use sink::{
     BatchOutput, BatchSink, CollectedRows, CommittedRow, CommittedRows, FileManifest, JsonRow,
     ManifestFile, Opening, Outcome, OutputFiles, Promise, SinkError, SinkIdentity, TextRow,
@@ -125,7 +129,8 @@ pub use source::{DeadLetter, Ingest, Received, RecordPlace, StreamSource, TextFi
 pub use state::State;
 pub use stream::{
     BatchReport, Delivery, Event, EventListener, Guarantees, Job, JobBuilder, Link, Listener,
-    Marks, Progress, RunOptions, SideInput, StateHandle, Stateful, Stream, StreamRun, Trigger,
+    Marks, Progress, Restored, RunOptions, SideInput, StateHandle, Stateful, Stream, StreamRun,
+    Trigger,
 };
 pub use wal::{
     AppendOptions, Background, Backup, Compression, Damage, Durability, Entry, EpochReport, Hold,

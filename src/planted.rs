@@ -63,6 +63,10 @@ bugs! {
     LostWakeup => "lost-wakeup",
     /// L7: a group that only futures wait for is appointed to lead.
     LeadershipToFuture => "leadership-to-future",
+    /// L7: who is woken in a row does not wake the next one.
+    RowForgets => "row-forgets",
+    /// L7: leaders do not see to groups that are woken in rows.
+    RowsForgotten => "rows-forgotten",
     /// L7: a time limit that passes as the frame is taken out makes nobody wait for the outcome.
     DeadlineForgetsFlight => "deadline-forgets-flight",
     /// L12: a short write counts as a whole one.
@@ -107,12 +111,26 @@ bugs! {
     ChainCut => "chain-cut",
     /// E15: a delta that is not whole is left out of its chain.
     DeltaSkipped => "delta-skipped",
+    /// E15: a delta that was written beside a fold is not in the first one on the fold.
+    FoldForgetsDelta => "fold-forgets-delta",
     /// E17: what a failed checkpoint had taken is not in the next delta.
     FailedCutForgotten => "failed-cut-forgotten",
+    /// E13: lost key ranges are restored over a change of the job.
+    RebuildAcrossGeneration => "rebuild-across-generation",
+    /// E13: a lost key range is taken from the older checkpoint as it was then.
+    LostNotReplayed => "lost-not-replayed",
+    /// E13: what a lost key range is computed from has the state of the newer checkpoint.
+    ClosureForgotten => "closure-forgotten",
+    /// E13: a key range that is lost is taken for one without keys.
+    LostIsEmpty => "lost-is-empty",
     /// E3: the retention floor is the log's end at the checkpoint.
     FloorFromLogEnd => "floor-from-log-end",
     /// E5: a sink's identity leaves its name out.
     SinkWithoutName => "sink-without-name",
+    /// E1: a draft becomes a batch by a plan that says something else.
+    DraftPlannedAnew => "draft-planned-anew",
+    /// E4: a planned batch is executed with the parallelism that the options have now.
+    ParallelismUnderPlan => "parallelism-under-plan",
     /// E2: a planned batch is planned anew after a restart.
     ReplanAfterRestart => "replan-after-restart",
     /// E6: a bucket that was lost in the middle of a task is taken for an empty one.
@@ -147,6 +165,8 @@ bugs! {
     DeathNotCounted => "death-not-counted",
     /// At most once: sinks are called before the batch counts as completed.
     PublishBeforePosition => "publish-before-position",
+    /// E15: a savepoint gets its name before its bytes are durable.
+    SavepointNotSynced => "savepoint-not-synced",
     /// E15: the manifest is switched before the data file is durable.
     ManifestBeforeData => "manifest-before-data",
 }
@@ -167,7 +187,13 @@ mod switched {
     use super::Bug;
 
     static PROCESS: OnceLock<Option<Bug>> = OnceLock::new();
-    thread_local!(static THREAD: Cell<Option<Bug>> = const { Cell::new(None) });
+    // A bit for each.
+    thread_local!(static THREAD: Cell<u128> = const { Cell::new(0) });
+    const _: () = assert!(Bug::ALL.len() <= 128);
+
+    fn bit(bug: Bug) -> u128 {
+        1 << (bug as u32)
+    }
 
     fn of_process() -> Option<Bug> {
         *PROCESS.get_or_init(|| {
@@ -181,18 +207,18 @@ mod switched {
     /// Whether `bug` is switched on here.
     #[must_use]
     pub(crate) fn planted(bug: Bug) -> bool {
-        THREAD.get() == Some(bug) || of_process() == Some(bug)
+        THREAD.get() & bit(bug) != 0 || of_process() == Some(bug)
     }
 
-    /// Runs `body` with `bug` switched on in this thread.
+    /// Runs `body` with `bug` switched on in this thread, beside those that are.
     pub fn with_planted<T>(bug: Bug, body: impl FnOnce() -> T) -> T {
-        struct Reset(Option<Bug>);
+        struct Reset(u128);
         impl Drop for Reset {
             fn drop(&mut self) {
                 THREAD.set(self.0);
             }
         }
-        let _reset = Reset(THREAD.replace(Some(bug)));
+        let _reset = Reset(THREAD.replace(THREAD.get() | bit(bug)));
         body()
     }
 }

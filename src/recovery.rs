@@ -5,23 +5,36 @@
 //! RECOVERY-2: at most the last planned batch is not completed.
 //! RECOVERY-3: a job that is not the recorded one is refused before anything is touched.
 //! RECOVERY-4: what this process appended before is durable, and seen, before anything is decided.
+//! RECOVERY-5: of state that is restored in part, what was not lost is the newest checkpoint's.
+
+mod partial;
+mod parts;
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
-use crate::checkpoint::{CheckpointStore, Loaded};
+use self::parts::load_parts;
+use crate::checkpoint::{CheckpointStore, Loaded, Pace as CheckpointPace, Turns};
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::CancelToken;
 use crate::ids::{BatchId, Generation, Lsn};
 use crate::planted::{Bug, planted};
+use crate::savepoint::Origin;
 use crate::sink::{SinkContext, SinkIdentity};
-use crate::state::{OperatorState, Tracking};
+use crate::state::Tracking;
 use crate::stream::{
-    Batch, BatchCompletion, BatchPlan, BatchPreparation, Board, Boundary, EngineState, Entry, Env,
-    Hooks, JOURNAL, Job, JobDriver, JobShape, Lineage, Marks, OpenedStream, Pace, RunOptions,
-    SideVersion, Writing, add_stream,
+    Batch, BatchCompletion, BatchPlan, BatchPreparation, Board, Boundary, Budget, EngineState,
+    Entry, Env, Hooks, JOURNAL, Job, JobDriver, JobShape, Lineage, Marks, OpenedStream, Pace,
+    RunOptions, Saves, SideVersion, Writing, add_stream,
 };
 use crate::sync::{Arc, Mutex};
 use crate::wal::Wal;
+
+impl Turns for Wal {
+    fn commits(&self) -> u64 {
+        self.durable_lsn().get()
+    }
+}
 
 /// A planned batch, as the log has it.
 #[derive(Debug)]
@@ -56,6 +69,8 @@ pub(crate) struct Scan {
     pub(crate) streams: Vec<OpenedStream>,
     pub(crate) sides: Vec<SideVersion>,
     pub(crate) shape: Option<JobShape>,
+    /// The partitions that the checkpoint has, or the first batch.
+    parallelism: Option<u32>,
     /// The checkpoint's boundary.
     pub(crate) boundary: Boundary,
     /// Batches above the checkpoint, dense and ascending.
@@ -71,6 +86,8 @@ pub(crate) struct Ground {
     pub(crate) store: CheckpointStore,
     pub(crate) loaded: Option<Loaded>,
     pub(crate) scan: Scan,
+    /// What a directory without a job is to begin with.
+    pub(crate) savepoint: Option<Loaded>,
 }
 
 impl Ground {
@@ -79,10 +96,15 @@ impl Ground {
     /// # Errors
     /// `Corrupt` if the two contradict each other, or the log itself; `Unsupported`.
     pub(crate) fn read(wal: &Wal, store: CheckpointStore) -> Result<Ground> {
-        let loaded = store.newest()?;
+        let loaded = store.newest_unread()?;
         let mut scan = Scan::new(wal, loaded.as_ref())?;
         scan.read_on(wal)?;
-        Ok(Ground { store, loaded, scan })
+        Ok(Ground { store, loaded, scan, savepoint: None })
+    }
+
+    /// A job that never planned a batch has left nothing that another one could contradict.
+    pub(crate) fn holds_job(&self) -> bool {
+        self.loaded.is_some() || !self.scan.batches.is_empty()
     }
 }
 
@@ -99,6 +121,7 @@ impl Scan {
                 let state = EngineState::decode(&loaded.meta.engine)?;
                 scan.streams = state.streams;
                 scan.sides = state.sides;
+                scan.parallelism = Some(state.shape.parallelism);
                 scan.shape = Some(state.shape);
                 scan.boundary = state.boundary;
                 scan.check_log_covers(wal, loaded.meta.floor)?;
@@ -174,6 +197,7 @@ impl Scan {
                     let text = format!("batch {} is planned where {expected} is due", plan.batch);
                     return Err(disorder(text, lsn));
                 }
+                self.parallelism.get_or_insert(plan.parallelism);
                 self.batches.push_back(Found::new(plan, lsn));
             }
             Entry::BatchAttempted(again) if again.batch > self.boundary.batch => {
@@ -256,36 +280,64 @@ pub(crate) fn recover(
         source.check_log(env.wal.log_id())?;
     }
     check_sides(&env, &job)?;
-    let Ground { store, loaded, mut scan } = ground;
+    let Ground { store, loaded, mut scan, savepoint } = ground;
     scan.read_on(&env.wal)?;
     env.sides.restore(std::mem::take(&mut scan.sides));
-    let shape = job.shape(Generation::new(1), options.parallelism);
+    let mut shape = job.shape(Generation::new(1), options.parallelism);
     // A job that never planned a batch has left nothing that another one could contradict.
     let planned = loaded.is_some() || !scan.batches.is_empty();
+    let origin = savepoint.map(|loaded| Origin::of(loaded, &shape)).transpose()?;
+    if let Some(origin) = &origin {
+        shape.parallelism = origin.parallelism;
+    }
     match &scan.shape {
-        Some(recorded) if planned => shape.check_against(recorded)?,
-        Some(recorded) if *recorded == shape => {}
+        Some(recorded) if planned => {
+            shape.check_against(recorded)?;
+            shape.generation = recorded.generation;
+            shape.parallelism = scan.parallelism.unwrap_or(recorded.parallelism);
+        }
+        Some(recorded) if *recorded == shape && origin.is_none() => {}
         _ => {
             let entry = Entry::JobStarted(shape.clone());
-            env.wal.append_internal(JOURNAL, &[&entry.encode()])?;
+            let started = env.wal.append_internal(JOURNAL, &[&entry.encode()])?.first();
+            if let Some(origin) = &origin {
+                scan.boundary = origin.boundary(started);
+            }
         }
     }
     let mut driver = at_rest(env, job, options, hooks, shape)?;
-    if let Some(loaded) = &loaded {
-        load_states(&driver.env, loaded, &driver.states)?;
-        driver.lineage.parent = Some(loaded.meta.checkpoint);
-        let fell_back = (!loaded.fell_back.is_empty()).then(|| loaded.fell_back.join("; "));
-        driver.board.update(|progress| progress.checkpoint_alarm = fell_back);
+    if let Some(origin) = &origin {
+        let lost = load_parts(&driver.env, &origin.loaded, &driver.states, |_, _| true)?;
+        lost.into_iter().try_for_each(|lost| Err(lost.error))?;
+    }
+    let mut whole = true;
+    if let Some(loaded) = loaded {
+        let begun = driver.env.clock.monotonic_ns();
+        (scan, whole) = partial::load(&mut driver, &store, loaded, scan)?;
+        let took = driver.env.clock.monotonic_ns().saturating_sub(begun);
+        driver.budget.loaded(store.newest_bytes(), took);
     }
     // What is replayed from here on is what the next checkpoint has to add.
     driver.states.iter().for_each(|state| state.track(Tracking::Begin));
-    driver.store = Some(Arc::new(Mutex::new(store)));
+    let pace = CheckpointPace::by(Arc::new(driver.env.wal.clone()));
+    driver.saves.pace_by(pace.clone());
+    driver.store = Some(Arc::new(Mutex::new(store.paced(pace))));
     driver.boundary = scan.boundary;
     driver.marks = Marks::restored(driver.boundary.batch);
     open_sinks(&driver, &scan.batches)?;
+    let begun = (driver.env.clock.monotonic_ns(), driver.boundary.input_bytes);
     replay_batches(&mut driver, scan.batches)?;
+    let took = driver.env.clock.monotonic_ns().saturating_sub(begun.0);
+    driver.budget.replayed(driver.boundary.input_bytes - begun.1, took);
     driver.env.sides.settle(driver.unfinished.as_ref().map(|batch| &batch.plan));
+    if origin.is_some() {
+        driver.found()?;
+    }
     driver.resume()?;
+    if !whole && driver.lineage.parent.is_none() {
+        // What was lost is whole again, in memory only: from here on on the disk, too.
+        driver.take_checkpoint()?;
+    }
     Ok(driver)
 }
 
@@ -310,6 +362,7 @@ fn at_rest(
 ) -> Result<JobDriver> {
     let bind = job.operators.iter().map(|operator| operator.bind(shape.parallelism));
     let states = bind.collect::<Result<Vec<_>>>()?;
+    let budget = Budget::new(options.recovery_budget);
     Ok(JobDriver {
         env,
         job,
@@ -319,11 +372,17 @@ fn at_rest(
         store: None,
         writing: Writing::default(),
         flight: None,
+        folding: None,
         lineage: Lineage::default(),
+        budget,
+        checkpointing: Duration::ZERO,
+        saves: Saves::default(),
         states,
         boundary: Boundary::default(),
         marks: Marks::default(),
         unfinished: None,
+        draft: None,
+        read_in_vain: (0, 0),
         board: Board::default(),
         last_checkpoint_ns: 0,
         available: Lsn::ZERO,
@@ -352,7 +411,8 @@ pub(crate) fn reexecute(env: Env, job: Job) -> Result<u64> {
     scan.read_on(&env.wal)?;
     env.sides.restore(scan.sides);
     let Some(recorded) = scan.shape else { return Ok(0) };
-    let shape = job.shape(recorded.generation, recorded.parallelism);
+    let parallelism = scan.parallelism.unwrap_or(recorded.parallelism);
+    let shape = job.shape(recorded.generation, parallelism);
     shape.check_against(&recorded)?;
     let hooks = Box::new(crate::stream::NoHooks);
     // One attempt: a further one would write into the log.
@@ -366,34 +426,11 @@ pub(crate) fn reexecute(env: Env, job: Job) -> Result<u64> {
             continue;
         }
         let Some((done, lsn)) = found.completion else { break };
+        driver.bring_to(found.plan.parallelism);
         driver.reexecute(Batch::new(found.plan, found.lsn, 1), &done, lsn)?;
         batches += 1;
     }
     Ok(batches)
-}
-
-/// Decodes every part of the checkpoint, in parallel: its base, then its deltas in order.
-fn load_states(env: &Env, loaded: &Loaded, states: &[OperatorState]) -> Result<()> {
-    let load = |ordinal: usize| {
-        let part = &loaded.parts[ordinal];
-        let state = states.iter().find(|state| state.name() == part.operator);
-        let fitting = state.filter(|state| {
-            state.schema() == part.schema
-                && usize::try_from(part.partition).is_ok_and(|at| at < state.partitions())
-        });
-        let Some(state) = fitting else {
-            let message = format!(
-                "the checkpoint has state of operator `{}`, partition {}, that the job has not",
-                part.operator, part.partition
-            );
-            return Err(Error::new(ErrorKind::JobMismatch, message));
-        };
-        let pieces = loaded.read_pieces(part)?;
-        let pieces: Vec<&[u8]> = pieces.iter().map(Vec::as_slice).collect();
-        state.restore_partition(part.partition, loaded.meta.batch, &pieces)
-    };
-    let outcomes = env.executor.for_each_number(loaded.parts.len(), load);
-    outcomes.into_iter().collect()
 }
 
 /// Opens every sink at the progress of the last completed batch: what is behind it is undone.
@@ -417,11 +454,15 @@ fn open_sinks(driver: &JobDriver, batches: &VecDeque<Found>) -> Result<()> {
 
 /// Completed batches rebuild state; the one that is not is left for the first step to finish.
 fn replay_batches(driver: &mut JobDriver, batches: VecDeque<Found>) -> Result<()> {
-    for found in batches {
+    for mut found in batches {
         if let Some(lsn) = found.withdrawn {
             driver.pass_withdrawn(&found.plan, lsn);
             continue;
         }
+        if planted(Bug::ParallelismUnderPlan) {
+            found.plan.parallelism = driver.options.parallelism;
+        }
+        driver.bring_to(found.plan.parallelism);
         let attempt = if found.completion.is_some() { 1 } else { found.attempts + 1 };
         let mut batch = Batch::new(found.plan, found.lsn, attempt);
         batch.skipped = found.prepared.as_ref().map(|held| held.results.skipped.clone());

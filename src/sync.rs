@@ -5,11 +5,13 @@
 //! [`Clock`](crate::clock::Clock), whose time may be moved by hand ([`Gate::wait_until`],
 //! [`wait_until`]). The one exception is [`nap`], on the length of which nothing depends.
 
+mod gate;
 #[cfg(not(shuttle))]
 mod machine;
 #[cfg(shuttle)]
 mod model;
 
+pub(crate) use gate::{Gate, ROW};
 #[cfg(not(shuttle))]
 pub(crate) use machine::*;
 #[cfg(shuttle)]

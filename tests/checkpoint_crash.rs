@@ -5,6 +5,8 @@
 #[path = "checkpoint_crash/chains.rs"]
 mod chains;
 mod checkpoint_common;
+#[path = "checkpoint_crash/savepoints.rs"]
+mod savepoints;
 
 use checkpoint_common::*;
 use sawmill::checkpoint::CheckpointStore;

@@ -217,3 +217,66 @@ fn beside_a_running_job_nothing_is_taken_for_damage() {
     run.stop().unwrap();
     engine.close().unwrap();
 }
+
+/// A savepoint outlives its engine's directory, and a job goes on from it in another one: with the
+/// state and the totals, with the new engine's own records from their beginning.
+#[test]
+fn a_job_goes_on_from_a_savepoint_in_another_directory() {
+    let (old, new) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    count(old.path(), &["oak", "ash", "oak"]);
+    let savepoint = |arguments: &[&str]| {
+        let output = Command::new(PROGRAM).arg("savepoint").args(arguments).output().unwrap();
+        let text = if output.status.success() { output.stdout } else { output.stderr };
+        (output.status.code().unwrap(), String::from_utf8(text).unwrap())
+    };
+    let place = old.path().to_str().unwrap();
+    let (code, text) = savepoint(&["create", place, "first", "--json"]);
+    let made: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((code, &made["savepoints"][0]["name"]), (0, &Value::from("first")), "{made}");
+    assert_eq!(made["savepoints"][0]["content"]["kept"], false, "it pins nothing: {made}");
+    let (code, text) = savepoint(&["create", place, "first"]);
+    assert!(code == 2 && text.contains("already"), "{text}");
+
+    // Beside a running job the savepoint has the last completed batch.
+    let engine = Engine::open(old.path(), EngineOptions::default()).unwrap();
+    let (again, _) = job(&engine);
+    let interval = Duration::from_secs(3600);
+    let options = RunOptions { checkpoint_interval: interval, ..RunOptions::default() };
+    let run = engine.start(again, options).unwrap();
+    engine.ingest(name!("events")).unwrap().append(b"elm").unwrap();
+    while run.progress().batches == 0 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let second = run.savepoint("second").unwrap();
+    assert_eq!(second.content.unwrap().batch, run.progress().batch);
+    run.stop().unwrap();
+    engine.close().unwrap();
+    let (code, text) = savepoint(&["verify", place]);
+    assert_eq!((code, text.lines().count()), (0, 3), "{text}");
+    let kept = old.path().join("kept.copy");
+    fs::copy(&second.path, &kept).unwrap();
+    assert_eq!(savepoint(&["remove", place, "second"]).0, 0);
+    assert_eq!(Engine::savepoints(old.path(), true).unwrap().len(), 1);
+
+    for (life, elms) in [(1, 2), (2, 3)] {
+        let engine = Engine::open(new.path(), EngineOptions::default()).unwrap();
+        // A stream that the first engine has not, so that numbers differ.
+        engine.ingest(name!("other")).unwrap();
+        engine.ingest(name!("events")).unwrap().append(b"elm").unwrap();
+        let (job, counts) = job(&engine);
+        let trigger = Trigger::AvailableNow { bytes: 1 << 20 };
+        let options = RunOptions { trigger, ..RunOptions::default() };
+        // The second time the directory holds the job, and the file is not looked at.
+        let file = if life == 1 { kept.clone() } else { old.path().join("nowhere") };
+        engine.start_from(job, options, file).unwrap().await_termination().unwrap();
+        assert_eq!((counts.get(b"oak"), counts.get(b"elm")), (Some(2), Some(elms)), "life {life}");
+        engine.close().unwrap();
+    }
+    flip(&kept, 64 + 24 + 9);
+    let third = tempfile::tempdir().unwrap();
+    let engine = Engine::open(third.path(), EngineOptions::default()).unwrap();
+    let started = engine.start_from(job(&engine).0, RunOptions::default(), &kept);
+    assert_eq!(started.unwrap_err().kind(), ErrorKind::Corrupt);
+    engine.close().unwrap();
+    assert!(Engine::inspect(third.path(), true).unwrap().checkpoints.is_empty(), "nothing begun");
+}

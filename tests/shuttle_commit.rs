@@ -52,14 +52,17 @@ scenarios! {
     what_is_sent_twice_is_stored_once: ["acknowledged", "again"],
     a_name_is_asked_for_twice: ["acknowledged"],
     a_tail_waits_for_more: ["acknowledged"],
+    groups_are_woken_in_rows: ["timed out", "acknowledged"],
+    rows_beside_several_writes: ["acknowledged"],
+    rows_when_a_write_fails: ["poisoned", "acknowledged"],
 }
 
 /// Each bug is planted, and a scenario must find it.
 #[cfg(feature = "planted")]
 mod planted {
     use super::scenarios;
-    use super::shuttle_commit::model::finds;
-    use sawmill::planted::Bug;
+    use super::shuttle_commit::model::{finds, tolerates};
+    use sawmill::planted::{Bug, with_planted};
 
     #[test]
     fn acknowledged_at_submit() {
@@ -84,6 +87,25 @@ mod planted {
     #[test]
     fn acknowledged_over_a_hole() {
         finds(Bug::DurableOverHole, scenarios::several_writes_and_one_fails);
+    }
+
+    /// Followers that never run again after they were woken: leaders wake the others.
+    #[test]
+    fn rows_that_forget_the_next() {
+        tolerates(Bug::RowForgets, scenarios::groups_are_woken_in_rows);
+    }
+
+    /// The other way round: each row wakes the next, whatever leaders do.
+    #[test]
+    fn rows_that_leaders_forget() {
+        tolerates(Bug::RowsForgotten, scenarios::groups_are_woken_in_rows);
+    }
+
+    #[test]
+    fn rows_that_everybody_forgets() {
+        with_planted(Bug::RowForgets, || {
+            finds(Bug::RowsForgotten, scenarios::groups_are_woken_in_rows);
+        });
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::bytes::Fields;
 use super::data::{self, HEADER};
 use super::io;
 use super::manifest::{Digest, Entry};
@@ -66,10 +67,26 @@ impl DataFile {
         look: Look,
     ) -> Result<DataFile> {
         let name = file_name(entry.meta.checkpoint);
-        let file = match directory.open(&name, OpenMode::ReadDirect) {
+        let data = DataFile::read(directory, &name, |channel, file| match look {
+            Look::Index => check_length(file, &entry.digest),
+            Look::Whole => verify(channel, file, &entry.digest),
+        })?;
+        if (CheckpointMeta { engine: Vec::new(), ..data.meta.clone() }) != entry.meta {
+            return Err(damaged(&*data.file, Damage::Inconsistent));
+        }
+        Ok(data)
+    }
+
+    /// Opens a file of this name, has it checked, and reads what it says about itself.
+    pub(super) fn read(
+        directory: &Arc<dyn Directory>,
+        name: &str,
+        check: impl FnOnce(&mut dyn Channel, &Arc<dyn File>) -> Result<()>,
+    ) -> Result<DataFile> {
+        let file = match directory.open(name, OpenMode::ReadDirect) {
             Ok(file) => file,
             Err(failure) if failure.kind() == std::io::ErrorKind::NotFound => {
-                let path = directory.path().join(&name);
+                let path = directory.path().join(name);
                 return Err(Error::new(ErrorKind::Corrupt, "a checkpoint's data file is missing")
                     .at_path(path)
                     .caused_by(failure));
@@ -77,21 +94,10 @@ impl DataFile {
             Err(failure) => return Err(io::unreadable(failure)),
         };
         let mut channel = directory.channel().map_err(io::unreadable)?;
-        match look {
-            Look::Index => check_length(&file, &entry.digest)?,
-            Look::Whole => verify(&mut *channel, &file, &entry.digest)?,
-        }
+        check(&mut *channel, &file)?;
         let (meta, extents) = read_index(&mut *channel, &file)?;
-        if (CheckpointMeta { engine: Vec::new(), ..meta.clone() }) != entry.meta {
-            return Err(damaged(&*file, Damage::Inconsistent));
-        }
-        Ok(DataFile {
-            meta,
-            extents,
-            directory: Arc::clone(directory),
-            file,
-            channels: Mutex::new(vec![channel]),
-        })
+        let (directory, channels) = (Arc::clone(directory), Mutex::new(vec![channel]));
+        Ok(DataFile { meta, extents, directory, file, channels })
     }
 
     /// When the data file was written last, in nanoseconds since the Unix epoch; `None` where the
@@ -137,6 +143,13 @@ pub(super) fn verify(
     if digester.digest() == *expected { Ok(()) } else { Err(damaged(&**file, Damage::Digest)) }
 }
 
+/// Whether a file without a digest has a length that a data file can have.
+pub(super) fn check_shape(file: &Arc<dyn File>) -> Result<()> {
+    let length = file.stamp().map_err(io::unreadable)?.length;
+    let shaped = length > 0 && length % to_u64(BLOCK) == 0;
+    if shaped { Ok(()) } else { Err(damaged(&**file, Damage::Length)) }
+}
+
 fn check_length(file: &Arc<dyn File>, expected: &Digest) -> Result<()> {
     let length = file.stamp().map_err(io::unreadable)?.length;
     let whole = length == expected.length && length % to_u64(BLOCK) == 0 && length > 0;
@@ -154,9 +167,13 @@ fn read_index(
     let parsed = tail.first_chunk().ok_or(Damage::Length);
     let footer = parsed.and_then(|tail| data::decode_footer(tail, length));
     let footer = footer.map_err(|damage| damaged(&**file, damage))?;
-    let end = footer.trailer + footer.trailer_len;
-    let trailer = io::read_range(channel, file, footer.trailer, end)?;
-    data::decode_trailer(&trailer, &header, &footer).map_err(|damage| damaged(&**file, damage))
+    let rest = io::read_range(channel, file, footer.trailer, length - to_u64(HEADER))?;
+    let (trailer, padding) = rest.split_at(crate::ids::to_usize(footer.trailer_len));
+    let decoded = data::decode_trailer(trailer, &header, &footer).and_then(|decoded| {
+        Fields::new(padding).zeros(to_u64(padding.len()))?;
+        Ok(decoded)
+    });
+    decoded.map_err(|damage| damaged(&**file, damage))
 }
 
 /// Reads the header of a file that has at least one block.

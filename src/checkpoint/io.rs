@@ -1,5 +1,6 @@
 //! Whole reads and writes through a channel: short ones are failures here (STORAGE-3).
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
@@ -9,6 +10,8 @@ use crate::storage::{AlignedBuf, BLOCK, Channel, Completion, File, IoFailure, Op
 
 /// Bytes moved by one operation.
 pub(super) const CHUNK: usize = 1 << 20;
+/// Operations in flight at once.
+pub(super) const IN_FLIGHT: usize = 4;
 
 const _: () = assert!(CHUNK.is_multiple_of(BLOCK), "chunks tile device blocks");
 
@@ -31,9 +34,9 @@ pub(super) fn whole(
     }
 }
 
-/// Calls `each` with the bytes from `from` up to `to`, in pieces and in order, while the next piece
-/// is on its way; so a file of any size is digested in two pieces of memory. Both are multiples
-/// of [`BLOCK`] inside the file.
+/// Calls `each` with the bytes from `from` up to `to`, in pieces and in order, while the next
+/// pieces are on their way; so a file of any size is digested in a few pieces of memory. Both are
+/// multiples of [`BLOCK`] inside the file.
 pub(super) fn read_pieces(
     channel: &mut dyn Channel,
     file: &Arc<dyn File>,
@@ -41,32 +44,45 @@ pub(super) fn read_pieces(
     to: u64,
     mut each: impl FnMut(&[u8]),
 ) -> Result<()> {
-    if from >= to {
-        return Ok(());
-    }
-    let mut offset = from;
-    let mut want = to_usize(to - from).min(CHUNK);
-    let first = AlignedBuf::zeroed(want);
-    channel.submit(Op::Read { file: Arc::clone(file), offset, buffer: first });
-    let mut spare = None;
-    loop {
-        #[allow(clippy::expect_used, reason = "one operation was submitted and not yet completed")]
-        let completion = channel.complete().expect("STORAGE: what was submitted completes");
-        let piece = whole(completion, &**file, "read", offset, want).map_err(unreadable)?;
-        offset += to_u64(want);
-        let more = offset < to;
-        if more {
-            want = to_usize(to - offset).min(CHUNK);
-            let mut buffer = spare.take().unwrap_or_else(|| AlignedBuf::zeroed(CHUNK));
-            buffer.set_len(want);
-            channel.submit(Op::Read { file: Arc::clone(file), offset, buffer });
+    let length = |at: u64| to_usize(to - at).min(CHUNK);
+    let (mut asked, mut told) = (from, from);
+    let mut spare = Vec::new();
+    // By the token of the operation: completions come in any order.
+    let mut on_the_way: VecDeque<(u64, Option<Completion>)> = VecDeque::new();
+    let mut outcome = Ok(());
+    while told < to {
+        while asked < to && on_the_way.len() < IN_FLIGHT && outcome.is_ok() {
+            let mut buffer = spare.pop().unwrap_or_else(|| AlignedBuf::zeroed(length(asked)));
+            buffer.set_len(length(asked));
+            let read = Op::Read { file: Arc::clone(file), offset: asked, buffer };
+            on_the_way.push_back((channel.submit(read), None));
+            asked += to_u64(length(asked));
         }
-        each(&piece);
-        if !more {
-            return Ok(());
+        channel.start();
+        while on_the_way.front().is_some_and(|(_, arrived)| arrived.is_none()) {
+            #[allow(clippy::expect_used, reason = "operations are in flight")]
+            let completion = channel.complete().expect("STORAGE: what was submitted completes");
+            let place = on_the_way.iter_mut().find(|(token, _)| *token == completion.token);
+            if let Some((_, arrived)) = place {
+                *arrived = Some(completion);
+            }
         }
-        spare = Some(piece);
+        let Some((_, Some(completion))) = on_the_way.pop_front() else { break };
+        let piece = whole(completion, &**file, "read", told, length(told)).map_err(unreadable);
+        match piece {
+            Ok(piece) if outcome.is_ok() => {
+                each(&piece);
+                spare.push(piece);
+            }
+            Ok(_) => {}
+            Err(error) => outcome = outcome.and(Err(error)),
+        }
+        told += to_u64(length(told));
+        if outcome.is_err() && on_the_way.is_empty() {
+            break;
+        }
     }
+    outcome
 }
 
 /// The bytes from `from` up to `to`, wherever they begin and end. The caller has checked that they

@@ -29,6 +29,7 @@ pub struct Part {
 }
 
 /// A checkpoint all of whose files are what was written.
+#[derive(Clone)]
 pub struct Loaded {
     /// What it says about itself.
     pub meta: CheckpointMeta,
@@ -53,7 +54,7 @@ impl fmt::Debug for Loaded {
 
 impl Loaded {
     /// Puts the files of a chain together.
-    fn of(files: Vec<Arc<DataFile>>) -> Result<Loaded, Broken> {
+    pub(super) fn of(files: Vec<Arc<DataFile>>) -> Result<Loaded, Broken> {
         let mut parts: Vec<Part> = Vec::new();
         let mut known = BTreeMap::new();
         for (place, file) in files.iter().enumerate() {
@@ -92,6 +93,12 @@ impl Loaded {
     /// `Corrupt` or `Unreadable` if the medium lost the bytes since they were verified.
     pub fn read_pieces(&self, part: &Part) -> Result<Vec<Vec<u8>>> {
         self.pieces(part).map_err(|broken| broken.error)
+    }
+
+    /// As [`read_pieces`](Loaded::read_pieces); of bytes that the medium lost, the number of the
+    /// file that had them, too.
+    pub(crate) fn read_or_lost(&self, part: &Part) -> Result<Vec<Vec<u8>>, (u64, Error)> {
+        self.pieces(part).map_err(|broken| (broken.number, broken.error))
     }
 
     pub(super) fn pieces(&self, part: &Part) -> Result<Vec<Vec<u8>>, Broken> {

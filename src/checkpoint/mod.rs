@@ -28,7 +28,9 @@ pub mod fuzz;
 mod io;
 mod loaded;
 mod manifest;
+mod pace;
 mod report;
+mod savepoint;
 mod session;
 mod spare;
 mod store;
@@ -40,8 +42,11 @@ use std::fmt;
 
 pub(crate) use data_file::Look;
 pub use data_file::{DataFile, ExtentInfo};
+pub use fold::{Filled, Folding};
 pub use loaded::{Loaded, Part};
+pub(crate) use pace::{Pace, Turns};
 pub(crate) use report::{Report, Status};
+pub use savepoint::Savepoints;
 pub use store::{CheckpointStore, Written};
 
 use crate::ids::{BatchId, Generation, LogId, Lsn};

@@ -64,6 +64,29 @@ impl Report {
         Err(Error::new(ErrorKind::Io, message).at_path(directory.path()))
     }
 
+    /// The newest checkpoint that is whole, as far as was looked; `None` if there is none at all.
+    ///
+    /// # Errors
+    /// What is wrong with the oldest one, if none is whole.
+    pub(crate) fn into_newest(self) -> Result<Option<Loaded>> {
+        let mut newest = None;
+        for status in self.checkpoints.into_iter().rev().filter(|status| status.kept) {
+            newest = Some(status.found);
+            if newest.as_ref().is_some_and(Result::is_ok) {
+                break;
+            }
+        }
+        newest.transpose()
+    }
+
+    /// The newest checkpoint; `None` if there is none.
+    ///
+    /// # Errors
+    /// What is wrong with it: an older one is not taken instead.
+    pub(crate) fn into_last(mut self) -> Result<Option<Loaded>> {
+        self.checkpoints.pop().map(|status| status.found).transpose()
+    }
+
     fn of(directory: &Arc<dyn Directory>, manifest: &Manifest, look: Look) -> Report {
         let mut shelf = Shelf::new(directory, look);
         let status = |(place, entry): (usize, &Entry)| Status {

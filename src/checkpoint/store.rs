@@ -6,9 +6,10 @@ use std::sync::Arc;
 use super::chain::{chain, needs_base, needs_fold, retain};
 use super::data_file::Look;
 use super::find::{MANIFEST, evidence, find_manifest, lost_manifest};
-use super::fold::Fold;
+use super::fold::{Filled, Fold, Folding};
 use super::loaded::{Loaded, Shelf};
-use super::manifest::{self, Entry, Manifest};
+use super::manifest::{self, Digest, Entry, Manifest};
+use super::pace::Pace;
 use super::session::{Fill, NEXT, Session};
 use super::writer::write_data;
 use super::{CheckpointMeta, Extent, file_name, file_number, spare};
@@ -23,8 +24,12 @@ use crate::sync::{Mutex, lock};
 pub struct Written {
     /// The number that the checkpoint got.
     pub checkpoint: u64,
+    /// The checkpoint that it is a delta on.
+    pub parent: Option<u64>,
     /// Bytes in its data file.
     pub bytes: u64,
+    /// Bytes in all files of the newest checkpoint, which it may not be.
+    pub newest_bytes: u64,
     /// Files and directories synced.
     pub syncs: u32,
 }
@@ -50,6 +55,7 @@ pub struct CheckpointStore {
     leftovers: Vec<String>,
     /// Numbers of named files that were found not whole; 0 is none.
     lost: Mutex<BTreeSet<u64>>,
+    pace: Pace,
 }
 
 /// How far a failed write came.
@@ -92,6 +98,7 @@ impl CheckpointStore {
             next: 1,
             leftovers: Vec::new(),
             lost: Mutex::default(),
+            pace: Pace::default(),
         };
         store.next = store.named.last().map_or(1, |entry| entry.meta.checkpoint + 1);
         store.adopt(&names, &mut *channel)?;
@@ -144,9 +151,13 @@ impl CheckpointStore {
     /// one of them, `Unsupported` if a newer version wrote one. Nothing was changed, and the
     /// store writes nothing more: starting from empty is the user's decision.
     pub fn newest(&self) -> Result<Option<Loaded>> {
+        self.find(Look::Whole)
+    }
+
+    fn find(&self, look: Look) -> Result<Option<Loaded>> {
         let mut fell_back = Vec::new();
         let mut kind = ErrorKind::Corrupt;
-        let mut shelf = Shelf::new(&self.directory, Look::Whole);
+        let mut shelf = Shelf::new(&self.directory, look);
         let places = (0..self.named.len()).rev().filter(|place| self.named[*place].kept);
         for place in places {
             match shelf.load(&self.named, place) {
@@ -178,6 +189,37 @@ impl CheckpointStore {
         Err(Error::new(kind, message).at_path(self.directory.path()))
     }
 
+    /// As [`newest`](CheckpointStore::newest), but only the indexes of its files were looked at;
+    /// every block is when it is read: [`Loaded::read_or_lost`] says which parts are lost, and
+    /// [`CheckpointStore::distrust`] takes note of it.
+    ///
+    /// # Errors
+    /// As [`newest`](CheckpointStore::newest).
+    pub(crate) fn newest_unread(&self) -> Result<Option<Loaded>> {
+        self.find(Look::Index)
+    }
+
+    /// A file is not what was written: nothing is built on it any more.
+    pub(crate) fn distrust(&self, number: u64) {
+        lock(&self.lost).insert(number);
+    }
+
+    /// Kept checkpoints of the same generation that are older than this one, newest first, as far
+    /// as their indexes are whole.
+    pub(crate) fn older<'s>(
+        &'s self,
+        than: &'s CheckpointMeta,
+    ) -> impl Iterator<Item = Loaded> + 's {
+        let mut shelf = Shelf::new(&self.directory, Look::Index);
+        let older = |entry: &Entry| {
+            let same =
+                entry.meta.generation == than.generation || planted(Bug::RebuildAcrossGeneration);
+            entry.kept && entry.meta.checkpoint < than.checkpoint && same
+        };
+        let places = (0..self.named.len()).rev().filter(move |at| older(&self.named[*at]));
+        places.filter_map(move |place| shelf.load(&self.named, place).ok())
+    }
+
     /// What is named and not known to be damaged, nor builds on something that is.
     fn good(&self) -> Vec<Entry> {
         let lost = lock(&self.lost).clone();
@@ -190,19 +232,43 @@ impl CheckpointStore {
         places.map(|place| self.named[place].clone()).collect()
     }
 
-    /// Whether a delta on this checkpoint may be written: it is the newest, and not all that is
-    /// kept shares a file with it. Otherwise a base is due.
+    /// Whether a delta on this checkpoint may be written: it is whole, as far as is known.
     #[must_use]
     pub fn takes_delta(&self, parent: u64) -> bool {
-        let good = self.good();
-        let newest = good.last().is_some_and(|entry| entry.meta.checkpoint == parent);
-        newest && !needs_base(&good, self.keep)
+        self.good().iter().any(|entry| entry.meta.checkpoint == parent)
+    }
+
+    /// Whether one bad file could cost all that is kept: a base is due, written anew or
+    /// [folded](CheckpointStore::fold).
+    #[must_use]
+    pub fn wants_base(&self) -> bool {
+        needs_base(&self.good(), self.keep)
+    }
+
+    /// How many independent checkpoints are kept.
+    pub(crate) fn keeps(&self) -> usize {
+        self.keep
+    }
+
+    /// The same store, whose writes let others have their turn on the device.
+    pub(crate) fn paced(self, pace: Pace) -> CheckpointStore {
+        CheckpointStore { pace, ..self }
+    }
+
+    /// Bytes of the newest checkpoint, all of its files; 0 if there is none.
+    #[must_use]
+    pub fn newest_bytes(&self) -> u64 {
+        let Some(newest) = self.named.len().checked_sub(1) else { return 0 };
+        let files = chain(&self.named, newest).into_iter();
+        files.map(|place| self.named[place].digest.length).sum()
     }
 
     /// Whether the newest checkpoint is to be [folded](CheckpointStore::fold).
     #[must_use]
     pub fn needs_fold(&self) -> bool {
-        needs_fold(&self.good())
+        let good = self.good();
+        let builds = good.last().is_some_and(|newest| newest.meta.parent != 0);
+        needs_fold(&good) || (builds && needs_base(&good, self.keep))
     }
 
     /// Writes a checkpoint and makes it the newest. The store gives it its number. With
@@ -217,9 +283,8 @@ impl CheckpointStore {
     /// `TooLarge`, `Invalid` before anything was written. If the error came at or after the rename
     /// of the manifest, a restart may find either checkpoint, whole.
     pub fn write(&mut self, meta: CheckpointMeta, extents: &[Extent]) -> Result<Written> {
-        let good = self.good();
-        self.check(&meta, extents, &good)?;
-        self.add(meta, good, &mut |channel, file, meta, manifest| {
+        self.check(&meta, extents, &self.good())?;
+        self.add(meta, &mut |channel, file, meta, manifest| {
             write_data(channel, file, meta, manifest, extents)
         })
     }
@@ -233,59 +298,93 @@ impl CheckpointStore {
     /// `Unreadable` also if a file of the chain is not what was written: then the next checkpoint
     /// has to be a base.
     pub fn fold(&mut self) -> Result<Written> {
-        let good = self.good();
-        let fold = Fold::of_newest(&self.directory, &good);
+        let newest = self.good().last().map_or(0, |entry| entry.meta.checkpoint);
+        let number = self.take_number();
+        let folding = self.begin_fold(newest, number)?;
+        self.end_fold(folding.fill())
+    }
+
+    /// The number of the next checkpoint, for a fold: it is older than whatever is written after
+    /// this call.
+    #[must_use]
+    pub fn take_number(&mut self) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        number
+    }
+
+    /// Begins to fold a checkpoint under a number that was taken when that was the newest: opens
+    /// its files. [`Folding::fill`] needs no store. Until [`CheckpointStore::end_fold`], further
+    /// checkpoints may be written, deltas on the one that is folded with all that has changed
+    /// since; so is the first one on the fold.
+    ///
+    /// # Errors
+    /// As [`CheckpointStore::fold`].
+    pub fn begin_fold(&mut self, checkpoint: u64, number: u64) -> Result<Folding> {
+        let fold = Fold::of_entry(&self.directory, &self.good(), checkpoint);
         let fold = fold.map_err(|broken| {
             lock(&self.lost).insert(broken.number);
             broken.error
         })?;
-        let mut bad = 0;
-        let written = self.add(fold.meta(), good, &mut |channel, file, meta, manifest| {
-            let filled = fold.write(channel, file, meta, manifest);
-            filled.map_err(|broken| {
-                bad = broken.number;
-                broken.error
-            })
-        });
+        let beside = (&self.directory, self.durable, self.pace.clone());
+        Ok(Folding::new(fold, number, beside))
+    }
+
+    /// Makes what was filled a checkpoint, in its place: older than those that were written since
+    /// it was begun.
+    ///
+    /// # Errors
+    /// As [`CheckpointStore::fold`].
+    pub fn end_fold(&mut self, filled: Filled) -> Result<Written> {
+        let Filled { meta, mut session, outcome, bad } = filled;
         lock(&self.lost).insert(bad);
-        written
+        let name = file_name(meta.checkpoint);
+        let published = outcome.map_err(Failed::Before).and_then(|digest| {
+            let channel = self.directory.channel().map_err(|e| Failed::Before(e.into()));
+            self.name(&mut session, &mut *channel?, (meta, digest))
+        });
+        self.conclude(&name, 0, published)
     }
 
     /// Gives a new data file its number and publishes it.
-    fn add(
-        &mut self,
-        meta: CheckpointMeta,
-        good: Vec<Entry>,
-        fill: &mut Fill<'_>,
-    ) -> Result<Written> {
-        let meta = CheckpointMeta { checkpoint: self.next, ..meta };
-        self.next += 1;
+    fn add(&mut self, meta: CheckpointMeta, fill: &mut Fill<'_>) -> Result<Written> {
+        let meta = CheckpointMeta { checkpoint: self.take_number(), ..meta };
         let name = file_name(meta.checkpoint);
         let builds = meta.parent != 0;
         let directory = Arc::clone(&self.directory);
         let mut session = Session { directory, syncs: 0, spare: builds && self.spare > 0 };
-        let outcome = self.publish(&mut session, meta, good, fill);
+        let outcome = self.publish(&mut session, meta, fill);
         if builds && !session.spare {
             self.spare = 0; // it was not there, or has become this data file
         }
+        let delta = outcome.as_ref().map_or(0, |written| if builds { written.bytes } else { 0 });
+        self.conclude(&name, delta, outcome)
+    }
+
+    /// Cleans up behind a data file, however it ended: a delta of so many bytes, or something else.
+    fn conclude(
+        &mut self,
+        name: &str,
+        delta: u64,
+        outcome: Result<Written, Failed>,
+    ) -> Result<Written> {
         match outcome {
             Ok(written) => {
                 self.sweep();
-                let delta = if builds { written.bytes } else { 0 };
                 self.spare = spare::keep(&*self.directory, self.spare, delta);
                 Ok(written)
             }
             Err(Failed::Before(error)) => {
                 // Best effort: what cannot be removed now goes with the next sweep.
-                for name in [name, NEXT.to_owned()] {
-                    if !removed(&*self.directory, &name) {
-                        self.leftovers.push(name);
+                for name in [name, NEXT] {
+                    if !removed(&*self.directory, name) {
+                        self.leftovers.push(name.to_owned());
                     }
                 }
                 Err(error)
             }
             Err(Failed::Open(error)) => {
-                self.leftovers.push(name);
+                self.leftovers.push(name.to_owned());
                 Err(error)
             }
         }
@@ -296,27 +395,46 @@ impl CheckpointStore {
         &mut self,
         session: &mut Session,
         meta: CheckpointMeta,
-        mut entries: Vec<Entry>,
         fill: &mut Fill<'_>,
     ) -> Result<Written, Failed> {
-        let mut channel = self.directory.channel().map_err(|e| Failed::Before(e.into()))?;
+        let channel = self.directory.channel().map_err(|e| Failed::Before(e.into()))?;
+        let mut channel = self.pace.channel(channel);
         let data = session.write_data(&mut *channel, &meta, self.durable, fill);
         let (file, digest) = data.map_err(Failed::Before)?;
+        let written = self.name(session, &mut *channel, (meta, digest))?;
+        if planted(Bug::ManifestBeforeData) {
+            session.sync(&mut *channel, &file).map_err(|e| Failed::Open(e.into()))?;
+        }
+        Ok(written)
+    }
+
+    /// Steps 5 to 7: from here on the manifest names the data file.
+    fn name(
+        &mut self,
+        session: &mut Session,
+        channel: &mut dyn Channel,
+        (meta, digest): (CheckpointMeta, Digest),
+    ) -> Result<Written, Failed> {
         let (checkpoint, log_id) = (meta.checkpoint, meta.log_id);
+        let parent = (meta.parent != 0).then_some(meta.parent);
+        let mut entries = self.good();
         entries.push(Entry { meta: named(meta), digest, kept: true });
+        // A fold takes its number when it is begun.
+        entries.sort_by_key(|entry| entry.meta.checkpoint);
         let entries = retain(&entries, self.keep);
         self.tried += 1;
         let manifest = Manifest { log_id, sequence: self.tried, entries };
         let bytes = manifest::encode(&manifest);
-        session.write_manifest(&mut *channel, &bytes).map_err(Failed::Before)?;
+        session.write_manifest(channel, &bytes).map_err(Failed::Before)?;
         session.switch().map_err(|failure| Failed::Open(failure.into()))?;
-        if planted(Bug::ManifestBeforeData) {
-            session.sync(&mut *channel, &file).map_err(|e| Failed::Open(e.into()))?;
-        }
         self.retire(&manifest);
         self.durable = manifest.sequence;
         self.named = manifest.entries;
-        Ok(Written { checkpoint, bytes: digest.length, syncs: session.syncs })
+        if !self.is_named(checkpoint) {
+            self.leftovers.push(file_name(checkpoint));
+        }
+        let (bytes, newest_bytes, syncs) = (digest.length, self.newest_bytes(), session.syncs);
+        Ok(Written { checkpoint, parent, bytes, newest_bytes, syncs })
     }
 
     /// Marks for removal what the durable manifest no longer names.

@@ -1,5 +1,5 @@
-//! Writes one file from its start, in large aligned pieces, and digests it on the way: one piece
-//! is on its way to the medium while the next is filled.
+//! Writes one file from its start, in large aligned pieces, and digests it on the way: some pieces
+//! are on their way to the medium while the next is filled.
 
 use std::sync::Arc;
 
@@ -32,8 +32,8 @@ impl Digester {
     }
 }
 
-/// A piece on its way: its offset and length.
-type InFlight = (u64, usize);
+/// A piece on its way: its token, offset and length.
+type InFlight = (u64, u64, usize);
 
 /// A file being written. Nothing is durable before the caller syncs.
 pub(super) struct Writer<'a> {
@@ -43,7 +43,8 @@ pub(super) struct Writer<'a> {
     filled: usize,
     /// Offset of the piece that is being filled.
     offset: u64,
-    in_flight: Option<InFlight>,
+    in_flight: Vec<InFlight>,
+    spare: Vec<AlignedBuf>,
     digester: Digester,
 }
 
@@ -51,7 +52,8 @@ impl<'a> Writer<'a> {
     pub(super) fn new(channel: &'a mut dyn Channel, file: &'a Arc<dyn File>) -> Writer<'a> {
         let filling = AlignedBuf::zeroed(CHUNK);
         let digester = Digester::default();
-        Writer { channel, file, filling, filled: 0, offset: 0, in_flight: None, digester }
+        let (in_flight, spare) = (Vec::new(), Vec::new());
+        Writer { channel, file, filling, filled: 0, offset: 0, in_flight, spare, digester }
     }
 
     fn position(&self) -> u64 {
@@ -72,30 +74,34 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Hands the filled piece to the channel and goes on with the other buffer.
+    /// Hands the filled piece to the channel and goes on with another buffer.
     fn send(&mut self) -> Result<()> {
-        let spare = self.settle()?;
-        let spare = spare.unwrap_or_else(|| AlignedBuf::zeroed(CHUNK));
+        self.settle(io::IN_FLIGHT - 1)?;
+        let spare = self.spare.pop().unwrap_or_else(|| AlignedBuf::zeroed(CHUNK));
         let mut buffer = std::mem::replace(&mut self.filling, spare);
         buffer.set_len(self.filled);
         self.digester.update(&buffer);
-        let file = Arc::clone(self.file);
-        let offset = self.offset;
-        self.channel.submit(Op::Write { file, offset, buffer, durable: false });
-        self.in_flight = Some((offset, self.filled));
+        let (file, offset) = (Arc::clone(self.file), self.offset);
+        let token = self.channel.submit(Op::Write { file, offset, buffer, durable: false });
+        self.channel.start();
+        self.in_flight.push((token, offset, self.filled));
         self.offset += to_u64(self.filled);
         self.filled = 0;
         Ok(())
     }
 
-    /// Waits for the piece on its way, if there is one, and gives its buffer back.
-    fn settle(&mut self) -> Result<Option<AlignedBuf>> {
-        let Some((offset, length)) = self.in_flight.take() else { return Ok(None) };
-        #[allow(clippy::expect_used, reason = "one operation was submitted and not yet completed")]
-        let completion = self.channel.complete().expect("STORAGE: what was submitted completes");
-        let mut buffer = io::whole(completion, &**self.file, "write", offset, length)?;
-        buffer.set_len(CHUNK);
-        Ok(Some(buffer))
+    /// Waits until at most so many pieces are on their way.
+    fn settle(&mut self, at_most: usize) -> Result<()> {
+        while self.in_flight.len() > at_most {
+            let Some(completion) = self.channel.complete() else { break };
+            let place = self.in_flight.iter().position(|piece| piece.0 == completion.token);
+            let Some(place) = place else { continue };
+            let (_, offset, length) = self.in_flight.swap_remove(place);
+            let mut buffer = io::whole(completion, &**self.file, "write", offset, length)?;
+            buffer.set_len(CHUNK);
+            self.spare.push(buffer);
+        }
+        Ok(())
     }
 
     /// Writes what is left. The caller has padded to whole blocks.
@@ -104,15 +110,15 @@ impl<'a> Writer<'a> {
         if self.filled > 0 {
             self.send()?;
         }
-        self.settle()?;
+        self.settle(0)?;
         Ok(self.digester.digest())
     }
 }
 
 impl Drop for Writer<'_> {
-    /// An error leaves a write in flight behind: the channel goes on with others after it.
+    /// An error leaves writes in flight behind: the channel goes on with others after them.
     fn drop(&mut self) {
-        if self.in_flight.take().is_some() {
+        for _ in self.in_flight.drain(..) {
             drop(self.channel.complete());
         }
     }

@@ -69,17 +69,26 @@ impl<T> Deref for Broadcast<T> {
 /// # Ok::<(), sawmill::Error>(())
 /// ```
 #[derive(Clone, Debug, Default)]
-pub struct CancelToken(Arc<AtomicBool>);
+pub struct CancelToken {
+    own: Arc<AtomicBool>,
+    outer: Option<Arc<AtomicBool>>,
+}
 
 impl CancelToken {
+    /// A token for a part of what this one cancels.
+    pub(crate) fn part(&self) -> CancelToken {
+        CancelToken { own: Arc::default(), outer: Some(Arc::clone(&self.own)) }
+    }
+
     /// Cancels every run that has this token.
     pub fn cancel(&self) {
-        self.0.store(true, Ordering::Release);
+        self.own.store(true, Ordering::Release);
     }
 
     /// Whether it was cancelled.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        let is_set = |token: &Arc<AtomicBool>| token.load(Ordering::Acquire);
+        is_set(&self.own) || self.outer.as_ref().is_some_and(is_set)
     }
 }

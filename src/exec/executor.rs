@@ -114,6 +114,10 @@ impl Executor {
         self.parallelism
     }
 
+    pub(super) fn pool(&self) -> &rayon::ThreadPool {
+        &self.pool
+    }
+
     /// A new run with this parallelism.
     #[must_use]
     pub fn context(&self) -> RunContext {
@@ -126,6 +130,9 @@ impl Executor {
         count: usize,
         each: impl Fn(usize) -> T + Send + Sync,
     ) -> Vec<T> {
+        if count == 0 {
+            return Vec::new(); // a thread of the pool would be woken for nothing
+        }
         self.pool.install(|| (0..count).into_par_iter().with_max_len(1).map(each).collect())
     }
 
@@ -195,6 +202,16 @@ impl Executor {
         self.prepare(run, &plan, &all)
     }
 
+    /// As [`hold`](Executor::hold), of some partitions alone, and of what they need.
+    pub(crate) fn hold_some(
+        &self,
+        run: &RunContext,
+        target: &Arc<dyn Node>,
+        wanted: &BTreeSet<u32>,
+    ) -> Result<()> {
+        self.prepare(run, &Plan::new(target, run)?, wanted)
+    }
+
     /// Computes what is held and missing, stage by stage, until the action can run. When something
     /// is found lost on the way, the rest is planned anew.
     fn prepare(&self, run: &RunContext, plan: &Plan, wanted: &BTreeSet<u32>) -> Result<()> {
@@ -215,7 +232,7 @@ impl Executor {
     }
 
     /// Computes what one stage holds. Returns whether something was lost meanwhile.
-    fn fill(&self, run: &RunContext, plan: &Plan, stage: &Stage<'_>) -> Result<bool> {
+    pub(super) fn fill(&self, run: &RunContext, plan: &Plan, stage: &Stage<'_>) -> Result<bool> {
         let Stage { index, node, work } = stage;
         let id = node.meta().id;
         let place = (*index, *node);

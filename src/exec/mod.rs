@@ -3,6 +3,7 @@
 
 mod accumulator;
 mod actions;
+mod aside;
 mod broadcast;
 mod combine;
 mod dataset;
@@ -51,9 +52,10 @@ pub use wire::{Malformed, Value, Wire};
     reason = "the streaming engine builds its stateful operators on these"
 )]
 pub(crate) use {
+    aside::Aside,
     key::partition_of,
     keyed::{KeyedInput, view_of},
-    node::{Compute, Dependency, Held, Hold, Meta, Node, Parent, Partitioning, Role},
+    node::{Compute, Dependency, Held, Hold, Meta, Node, Parent, Partitioning, Role, lineage},
     probe::{Probe, Word},
     suspect::{Fault, InputRow, on_its_way},
     table::{ByteTable, WARM},

@@ -7,6 +7,7 @@
 
 use std::any::Any;
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -181,6 +182,24 @@ pub(crate) trait Node: Send + Sync {
     /// what it decided about those of a partition of its parent).
     fn describe(&self, _run: &RunContext, _partition: u32) -> Option<String> {
         None
+    }
+}
+
+/// A node and all that it is computed from, directly or not.
+pub(crate) fn lineage(node: &Arc<dyn Node>) -> BTreeSet<OperatorId> {
+    let mut found = BTreeSet::from([node.meta().id]);
+    let mut waiting = vec![Arc::clone(node)];
+    while let Some(node) = waiting.pop() {
+        let parents = node.dependencies();
+        let new = parents.iter().filter(|parent| found.insert(parent.node().meta().id));
+        waiting.extend(new.map(|parent| Arc::clone(parent.node())));
+    }
+    found
+}
+
+impl fmt::Debug for dyn Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Node({})", self.meta().name)
     }
 }
 

@@ -34,6 +34,17 @@ pub(crate) enum Edge {
     },
 }
 
+impl Edge {
+    fn parent(self) -> usize {
+        match self {
+            Edge::Narrow { parent }
+            | Edge::Slice { parent, .. }
+            | Edge::Wide { parent }
+            | Edge::All { parent } => parent,
+        }
+    }
+}
+
 pub(crate) struct Planned {
     pub(crate) node: Arc<dyn Node>,
     pub(crate) edges: Vec<Edge>,
@@ -186,6 +197,16 @@ impl Plan {
 
     pub(crate) fn name(&self, index: usize) -> &str {
         &self.nodes[index].node.meta().name
+    }
+
+    /// Of each node whether it is one of `operators`, or needs one of them.
+    pub(crate) fn needing(&self, operators: &BTreeSet<OperatorId>) -> Vec<bool> {
+        let mut needs = Vec::with_capacity(self.nodes.len());
+        for planned in &self.nodes {
+            let of_parent = planned.edges.iter().any(|edge| needs[edge.parent()]);
+            needs.push(of_parent || operators.contains(&planned.node.meta().id));
+        }
+        needs
     }
 
     /// The stages that have work when the action wants these partitions of the target, in the

@@ -47,14 +47,8 @@ impl Engine {
         // Every block that is read is checked for itself.
         let report = Report::read(&directory, Look::Index)?;
         let refuse = |text: String| Error::new(ErrorKind::Invalid, text).at_path(directory.path());
-        let mut newest = None;
-        for status in report.checkpoints.into_iter().rev().filter(|status| status.kept) {
-            newest = Some(status.found);
-            if newest.as_ref().is_some_and(Result::is_ok) {
-                break;
-            }
-        }
-        let loaded = newest.ok_or_else(|| refuse("there is no checkpoint yet".to_owned()))??;
+        let newest = report.into_newest()?;
+        let loaded = newest.ok_or_else(|| refuse("there is no checkpoint yet".to_owned()))?;
         let own = |part: &&Part| part.operator == operator;
         let mut parts: Vec<Part> = loaded.parts.iter().filter(own).cloned().collect();
         parts.sort_by_key(|part| part.partition);

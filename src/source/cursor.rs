@@ -1,7 +1,8 @@
 //! Planning over the log without reading anything twice.
 //!
 //! CURSOR-1: `records` are all records of the stream in `start..scanned`.
-//! CURSOR-2: nothing above the durable LSN is looked at (LOG.md L19): replay sees to it.
+//! CURSOR-2: nothing above the durable LSN is looked at (LOG.md L19): the tail sees to it.
+//! CURSOR-3: a source that keeps up reads no file: small batches would pay a device's read each.
 
 use std::fmt;
 
@@ -10,7 +11,7 @@ use super::records::Records;
 use super::{Limit, Planned};
 use crate::error::Result;
 use crate::ids::{Lsn, StreamId, to_u64};
-use crate::wal::{Replay, Wal};
+use crate::wal::{Tail, Wal};
 
 /// Where planning stands, with the records that the next input will have. Asked again from the same
 /// position it goes on where it stopped; asked from another one, it starts there.
@@ -26,8 +27,8 @@ pub(super) struct Cursor {
     weight: u64,
     /// Whether an input was taken here last, so that the next one begins at `start`.
     follows: bool,
-    /// Shows what comes from `scanned` on, and the LSN that was durable before it was begun.
-    replay: Option<(Replay, Lsn)>,
+    /// Shows what comes from `scanned` on; `None` before anything was looked at.
+    tail: Option<Tail>,
 }
 
 impl fmt::Debug for Cursor {
@@ -50,7 +51,7 @@ impl Cursor {
             records: Records::default(),
             weight: 0,
             follows: false,
-            replay: None,
+            tail: None,
         }
     }
 
@@ -96,29 +97,22 @@ impl Cursor {
     /// Looks at records until there are enough, or no more.
     fn scan(&mut self, limit: Limit) -> Result<()> {
         while !self.is_full(limit) {
-            let (replay, durable) = match &mut self.replay {
-                Some(replay) => replay,
+            let tail = match &mut self.tail {
+                Some(tail) => tail,
                 None => {
-                    let durable = self.wal.durable_lsn();
-                    if self.scanned > durable {
-                        return Ok(());
-                    }
-                    self.replay.insert((self.wal.replay_from(self.scanned)?, durable))
+                    let tail = self.wal.tail(self.scanned)?;
+                    self.tail.insert(tail.stream(self.stream))
                 }
             };
-            let Some(record) = replay.next() else {
-                // It saw all that was durable when it began, the engine's own records among it.
-                self.scanned = self.scanned.max(durable.next());
-                self.replay = None;
-                // That may have been a while ago: what came since is new now.
-                continue;
+            let Some(record) = tail.try_next() else {
+                // It saw all that is durable, the engine's own records among it.
+                self.scanned = self.scanned.max(tail.next_lsn());
+                return Ok(());
             };
             let record = record?;
             self.scanned = record.lsn.next();
-            if record.stream == self.stream {
-                self.weight += weight(record.payload);
-                self.records.push(record.lsn, record.payload);
-            }
+            self.weight += weight(record.payload);
+            self.records.push(record.lsn, record.payload);
         }
         Ok(())
     }

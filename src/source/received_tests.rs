@@ -310,3 +310,37 @@ proptest! {
         }
     }
 }
+
+/// CURSOR-3. The disk counts reads as operations, too.
+#[test]
+fn a_source_that_keeps_up_reads_no_file() {
+    let options = SimOptions { count_reads: true, ..SimOptions::default() };
+    let disk = SimDisk::with_options(12, options);
+    let wal = open(&disk);
+    let (ingest, attached) = (ingest(&wal), attach(&wal));
+    let source = &*attached.source;
+    let storage = storage(&disk);
+    let cx = SourceContext { storage: &storage };
+    let mut position: Option<Vec<u8>> = None;
+    // Its first look finds a log in which there is something.
+    ingest.append(b"before").unwrap();
+    for round in 0..40u32 {
+        if round > 0 {
+            wal.append_to(OTHER, &[7; 3000]).unwrap();
+            ingest.append(&round.to_le_bytes()).unwrap();
+        }
+        let before = disk.ops();
+        let planned = source.plan(cx, position.as_deref(), Limit::bytes(1 << 20)).unwrap().unwrap();
+        let rows = rows(&source.open(cx, &planned.input).unwrap());
+        let read = disk.ops() - before;
+        match round {
+            0 => assert!(rows == [[b"before".to_vec()]] && read > 0, "{read} operations"),
+            _ => {
+                assert_eq!(rows, [[round.to_le_bytes().to_vec()]]);
+                assert_eq!(read, 0, "round {round}");
+            }
+        }
+        position = Some(planned.next);
+    }
+    assert!(wal.stats().segments_prepared > 2, "it came through several segments");
+}

@@ -9,6 +9,7 @@ use super::schema::schema_id;
 use super::table::StateTable;
 use super::{State, hash_key};
 use crate::error::{Error, Result};
+use crate::exec::partition_of;
 use crate::ids::{BatchId, to_usize};
 use crate::sync::{Arc, RwLock};
 
@@ -110,6 +111,9 @@ pub(crate) enum Tracking {
     Revert,
 }
 
+/// State whose type the engine does not know, and the same with its type.
+type Both = (Arc<dyn Erased>, Arc<dyn Any + Send + Sync>);
+
 /// What the engine does with state whose type it does not know.
 trait Erased: fmt::Debug + Send + Sync {
     fn partitions(&self) -> usize;
@@ -123,6 +127,7 @@ trait Erased: fmt::Debug + Send + Sync {
     fn completed(&self, partition: u32) -> BatchId;
     fn len(&self, partition: u32) -> usize;
     fn clear(&self, partition: u32);
+    fn in_partitions(&self, partitions: u32) -> Both;
 }
 
 impl<S: State> Erased for KeyedState<S> {
@@ -209,6 +214,25 @@ impl<S: State> Erased for KeyedState<S> {
         let empty = Partition { completed: BatchId::default(), table: StateTable::new() };
         self.write(partition, |here| *here = empty);
     }
+
+    fn in_partitions(&self, partitions: u32) -> Both {
+        let other = KeyedState::<S>::new(partitions);
+        for from in (0_u32..).take(self.partitions()) {
+            self.read(from, |completed, table| {
+                for (key, value) in table.iter() {
+                    let hash = hash_key(key);
+                    other.write(partition_of(hash, partitions), |to| {
+                        to.table.insert(hash, key, value.clone());
+                    });
+                }
+                for to in 0..partitions {
+                    other.write(to, |to| to.completed = to.completed.max(completed));
+                }
+            });
+        }
+        let typed = Arc::new(other);
+        (Arc::clone(&typed) as Arc<dyn Erased>, typed)
+    }
 }
 
 /// The state of one named operator, its type erased.
@@ -255,6 +279,13 @@ impl OperatorState {
     #[must_use]
     pub fn typed<S: State>(&self) -> Option<Arc<KeyedState<S>>> {
         Arc::clone(&self.typed).downcast().ok()
+    }
+
+    /// The same state in another number of partitions, of which nothing is known to have changed
+    /// or not. Within a partition keys stand by their place before: that decides no result.
+    pub(crate) fn in_partitions(&self, partitions: u32) -> OperatorState {
+        let (erased, typed) = self.erased.in_partitions(partitions);
+        OperatorState { name: Arc::clone(&self.name), schema: self.schema, erased, typed }
     }
 
     /// Number of keys of a partition.
@@ -352,6 +383,15 @@ impl OperatorState {
             assert!(self.completed(partition) <= batch, "STATE-4: batches complete in order");
             self.erased.complete(partition, batch);
         }
+    }
+
+    /// Labels one partition, whose changes are all merged.
+    ///
+    /// # Panics
+    /// As [`complete`](OperatorState::complete).
+    pub(crate) fn label(&self, partition: u32, batch: BatchId) {
+        assert!(self.completed(partition) <= batch, "STATE-4: batches complete in order");
+        self.erased.complete(partition, batch);
     }
 
     /// Empties a partition, as if it was new.

@@ -20,7 +20,7 @@ pub(super) enum Way {
 }
 
 /// A ring that needs longer than this is worth a comparison.
-const SLOW_NS: u64 = 1_000_000;
+pub(super) const SLOW_NS: u64 = 1_000_000;
 /// Writes between two looks at the ring, at first and after many that changed nothing.
 const PATIENCE_MIN: u32 = 256;
 const PATIENCE_MAX: u32 = 16_384;

@@ -1,6 +1,7 @@
 //! One batch: the seven steps of its life (ENGINE.md E1). `docs/execution.md` has the picture.
 
 use super::compute::Computed;
+use super::draft::Begun;
 use super::driver::{JobDriver, Stepped};
 use super::events::{Event, Times};
 use super::hooks::Step;
@@ -23,6 +24,8 @@ pub(crate) struct Batch {
     pub(crate) plan_lsn: Lsn,
     /// From 1: which call of the sinks this is.
     pub(crate) attempt: u32,
+    /// What was computed of it before it was its turn.
+    pub(crate) begun: Option<Begun>,
     /// What was computed, and nobody has seen.
     pub(crate) computed: Option<Computed>,
     /// What two-phase sinks hold, as the log has it: by this process or one before.
@@ -36,9 +39,17 @@ pub(crate) struct Batch {
 
 impl Batch {
     pub(crate) fn new(plan: BatchPlan, plan_lsn: Lsn, attempt: u32) -> Batch {
-        let (computed, prepared, skipped, published) = (None, None, None, Vec::new());
-        let times = Times::default();
-        Batch { plan, plan_lsn, attempt, computed, prepared, skipped, published, times }
+        Batch {
+            plan,
+            plan_lsn,
+            attempt,
+            begun: None,
+            computed: None,
+            prepared: None,
+            skipped: None,
+            published: Vec::new(),
+            times: Times::default(),
+        }
     }
 
     pub(super) fn computed(&self) -> &Computed {
@@ -57,6 +68,7 @@ impl JobDriver {
         self.compute(&mut batch)?;
         batch.times.computed_ns = self.env.clock.monotonic_ns();
         self.hooks.at(Step::Computed, id)?;
+        self.draft(&batch);
         self.await_plan_durable(&batch)?;
         batch.times.bound_ns = self.env.clock.monotonic_ns();
         self.hooks.at(Step::PlanDurable, id)?;
@@ -95,23 +107,19 @@ impl JobDriver {
         if self.wait_ns(now) > 0 || (self.options.trigger == Trigger::Once && self.planned_here) {
             return Ok(None);
         }
+        self.change_parallelism()?;
         let delay_ns = self.pace.delay_ns(now);
-        let inputs = self.plan_inputs()?;
-        self.pace.pass(now, wall);
-        if inputs.is_empty() {
-            return Ok(None);
-        }
         let batch = self.boundary.batch.next();
-        let (batch_time_ns, ticks) = self.pace.time(wall, self.boundary.batch_time_ns);
-        let plan = BatchPlan {
-            job: self.shape.job.clone(),
-            batch,
-            generation: self.shape.generation,
-            parallelism: self.shape.parallelism,
-            batch_time_ns,
-            ticks,
-            inputs,
-            sides: self.env.sides.plan(self.job.sides.iter().map(|side| side.name())),
+        let (plan, begun) = match self.drafted(batch) {
+            Some(drafted) => drafted,
+            None => {
+                let inputs = self.plan_inputs(None)?;
+                self.pace.pass(now, wall);
+                if inputs.is_empty() {
+                    return Ok(None);
+                }
+                (self.plan_of(batch, self.boundary.batch_time_ns, wall, inputs), None)
+            }
         };
         let entry = Entry::BatchPlanned(plan);
         let pending = self.env.wal.submit_internal(JOURNAL, &entry.encode())?;
@@ -120,6 +128,7 @@ impl JobDriver {
         self.planned_here = true;
         let mut batch = Batch::new(plan, pending.lsn(), 1);
         batch.times = Times { begun_ns: now, delay_ns, ..Times::default() };
+        batch.begun = begun;
         Ok(Some(batch))
     }
 
@@ -128,12 +137,16 @@ impl JobDriver {
         if self.draining { 0 } else { self.pace.wait_ns(now_ns) }
     }
 
+    /// How much a batch may have.
+    pub(super) fn limit(&self) -> Limit {
+        self.options.trigger.limit().at_most(self.options.batch_bytes)
+    }
+
     /// How much each source may have of the next batch.
     pub(super) fn share(&self) -> Limit {
         let options = &self.options;
         let first = options.first_batch_bytes.filter(|_| !self.planned_here);
-        let limit = options.trigger.limit().at_most(options.batch_bytes);
-        let limit = limit.at_most(first.unwrap_or(u64::MAX));
+        let limit = self.limit().at_most(first.unwrap_or(u64::MAX));
         let cautious = Some(self.boundary.cautious_bytes).filter(|bytes| *bytes > 0);
         let limit = limit.at_most(cautious.unwrap_or(u64::MAX));
         limit.share(crate::ids::to_u64(self.job.sources.len()))
@@ -144,8 +157,9 @@ impl JobDriver {
         self.draining || self.options.trigger.is_bounded()
     }
 
-    /// What every source has, each up to its share of the batch's bytes.
-    fn plan_inputs(&self) -> Result<Vec<PlannedInput>> {
+    /// What every source has, each up to its share of the batch's bytes: behind what is completed,
+    /// or behind the batch that is about to be.
+    pub(super) fn plan_inputs(&self, behind: Option<&BatchPlan>) -> Result<Vec<PlannedInput>> {
         let share = self.share();
         let mut inputs = Vec::new();
         for source in &self.job.sources {
@@ -153,7 +167,10 @@ impl JobDriver {
             if self.boundary.cautious_bytes == 1 && !inputs.is_empty() {
                 break;
             }
-            let position = self.boundary.position(source.name());
+            let before = behind.map_or(&[][..], |plan| &plan.inputs);
+            let before = before.iter().find(|input| input.source == source.name());
+            let position = before.map(|input| input.next.as_slice());
+            let position = position.or_else(|| self.boundary.position(source.name()));
             if self.is_past_available(source, position)? {
                 continue;
             }

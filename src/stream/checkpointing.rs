@@ -1,5 +1,7 @@
 //! Step 7: checkpoints, and the truncation that follows (ENGINE.md E3, E15, E17).
 
+use std::time::Duration;
+
 use super::boundary::EngineState;
 use super::cut::{Cut, Errand, Flight, Writing};
 use super::driver::JobDriver;
@@ -11,7 +13,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{BatchId, Lsn};
 use crate::planted::{Bug, planted};
 use crate::state::{OperatorState, Tracking};
-use crate::sync::lock;
+use crate::sync::{Arc, lock, try_lock};
+
+/// More keys than this are not encoded as a whole only to have a second base.
+const MANY: usize = 1 << 16;
 
 /// What the next checkpoint may build on, and whether the last one is to be folded.
 #[derive(Debug, Default)]
@@ -20,23 +25,55 @@ pub(crate) struct Lineage {
     pub(crate) parent: Option<u64>,
     /// A checkpoint has become the newest: whether it is to be folded was not asked yet.
     asks_fold: bool,
+    /// What the store said when it was free: whether it takes a delta on the parent, and whether it
+    /// wants another base.
+    takes_delta: bool,
+    wants_base: bool,
 }
 
 impl JobDriver {
     /// Step 7: ends the checkpoint that is on its way if it is written, and takes one if it is due.
     pub(crate) fn checkpoint(&mut self) -> Result<()> {
-        if self.flight.as_ref().is_some_and(Flight::is_done) {
-            self.land()?;
+        let begun = self.env.clock.monotonic_ns();
+        self.do_checkpoint(begun)?;
+        let took = self.env.clock.monotonic_ns().saturating_sub(begun);
+        self.checkpointing += Duration::from_nanos(took);
+        Ok(())
+    }
+
+    fn do_checkpoint(&mut self, now: u64) -> Result<()> {
+        if self.flight.as_mut().is_some_and(Flight::is_done) {
+            self.land_checkpoint()?;
         }
-        if self.flight.is_none() {
-            self.fold_if_due()?;
+        // Whoever writes has the store: nobody waits for it here.
+        if self.flight.is_some() {
+            return Ok(());
         }
-        let elapsed = self.env.clock.monotonic_ns().saturating_sub(self.last_checkpoint_ns);
-        let due = elapsed >= self.options.checkpoint_interval_ns();
-        if due && self.flight.is_none() && self.marks.checkpointed < self.marks.completed {
+        if self.folding.as_mut().is_some_and(Flight::is_done) {
+            self.land_fold()?;
+        }
+        self.fold_if_due()?;
+        let elapsed = now.saturating_sub(self.last_checkpoint_ns);
+        let late = elapsed >= self.options.checkpoint_interval_ns();
+        let due = late || self.budget.is_due(now) || self.saves.wants_one();
+        if self.marks.checkpointed == self.marks.completed {
+            self.saves.answer(&Ok(()), true);
+        } else if due && self.ask_store(false) {
             self.begin_checkpoint()?;
         }
         Ok(())
+    }
+
+    /// Asks the store what the next checkpoint may be; `false` if somebody else has it (a fold that
+    /// ends has it for some syncs, and while large files are removed) and that is not waited for.
+    fn ask_store(&mut self, waits: bool) -> bool {
+        let (Some(store), parent) = (&self.store, self.lineage.parent) else { return true };
+        let Some(store) = (if waits { Some(lock(store)) } else { try_lock(store) }) else {
+            return false;
+        };
+        self.lineage.takes_delta = parent.is_some_and(|parent| store.takes_delta(parent));
+        self.lineage.wants_base = store.wants_base();
+        true
     }
 
     /// Takes the cut, and has it written where this driver's checkpoints are.
@@ -47,33 +84,46 @@ impl JobDriver {
         self.last_checkpoint_ns = self.env.clock.monotonic_ns();
         let cut = self.cut();
         match cut.and_then(|cut| self.send(Errand::Write(Box::new(cut)))) {
-            Ok(()) => Ok(()),
+            Ok(flight) => {
+                self.flight = Some(flight);
+                Ok(())
+            }
             Err(error) => self.conclude(self.boundary.batch, Err(error)),
         }
     }
 
-    /// Sends the checkpoint's thread, or whoever does its work here.
-    fn send(&mut self, errand: Errand) -> Result<()> {
+    /// Sends a thread, or whoever does its work here.
+    fn send(&self, errand: Errand) -> Result<Flight> {
         let store = self.store.as_ref().ok_or_else(no_store)?;
-        self.flight = Some(match self.writing {
-            Writing::Beside => Flight::beside(errand, &self.env.wal, store)?,
-            Writing::Late | Writing::Inline => Flight::late(errand),
-        });
-        Ok(())
+        match self.writing {
+            Writing::Beside => Flight::beside(errand, &self.env.wal, store),
+            Writing::Late | Writing::Inline => Ok(Flight::late(errand)),
+        }
     }
 
     /// Deltas that have become more than their base are written as one file, from theirs: batches
-    /// go on meanwhile.
+    /// and checkpoints go on meanwhile.
     fn fold_if_due(&mut self) -> Result<()> {
-        let asks = std::mem::take(&mut self.lineage.asks_fold);
-        let due = self.store.as_ref().is_some_and(|store| asks && lock(store).needs_fold());
-        if !due {
+        let (Some(store), Some(newest)) = (&self.store, self.lineage.parent) else { return Ok(()) };
+        if self.folding.is_some() || !std::mem::take(&mut self.lineage.asks_fold) {
             return Ok(());
         }
-        if let Err(error) = self.send(Errand::Fold(self.marks.checkpointed)) {
-            return self.alarm(&error);
+        let Some(mut free) = try_lock(store) else {
+            self.lineage.asks_fold = true;
+            return Ok(());
+        };
+        if !free.needs_fold() {
+            return Ok(());
         }
-        if self.writing == Writing::Inline { self.land() } else { Ok(()) }
+        let (number, keeps) = (free.take_number(), free.keeps());
+        drop(free);
+        let batch = self.marks.checkpointed;
+        match self.send(Errand::Fold { checkpoint: newest, number, batch }) {
+            Ok(folding) => self.folding = Some(folding),
+            Err(error) => return self.alarm(&error),
+        }
+        // Who keeps one checkpoint has no place for a fold that is not the newest.
+        if self.writing == Writing::Inline || keeps == 1 { self.land_fold() } else { Ok(()) }
     }
 
     /// Waits for what is on its way, if there is something.
@@ -81,24 +131,48 @@ impl JobDriver {
     /// # Errors
     /// The log's.
     pub(crate) fn land(&mut self) -> Result<()> {
-        let (Some(flight), Some(store)) = (self.flight.take(), &self.store) else { return Ok(()) };
-        let (batch, folds) = (flight.batch, flight.folds);
-        let ended = flight.land(&self.env.wal, store)?;
-        if folds { self.conclude_fold(ended) } else { self.conclude(batch, ended) }
+        self.land_checkpoint()?;
+        self.land_fold()
     }
 
-    /// Writes a checkpoint of the last completed batch, at once, then truncates the log.
+    fn land_checkpoint(&mut self) -> Result<()> {
+        let (Some(flight), Some(store)) = (self.flight.take(), &self.store) else { return Ok(()) };
+        let batch = flight.batch;
+        let ended = flight.land(&self.env.wal, store)?;
+        self.conclude(batch, ended)
+    }
+
+    fn land_fold(&mut self) -> Result<()> {
+        let (Some(flight), Some(store)) = (self.folding.take(), &self.store) else { return Ok(()) };
+        let folded = flight.folds;
+        let ended = flight.land(&self.env.wal, store)?;
+        self.conclude_fold(folded, ended)
+    }
+
+    /// Writes a checkpoint of the last completed batch, at once.
     ///
     /// # Errors
     /// The log's.
     pub(crate) fn take_checkpoint(&mut self) -> Result<()> {
+        self.ask_store(true);
         let written = match (self.cut(), &self.store) {
-            (Ok(cut), Some(store)) => cut.write(&self.env.wal, store)?,
+            (Ok(cut), Some(store)) => Errand::Write(Box::new(cut)).run(&self.env.wal, store)?,
             (Ok(_), None) => Err(no_store()),
             (Err(error), _) => Err(error),
         };
         self.last_checkpoint_ns = self.env.clock.monotonic_ns();
         self.conclude(self.boundary.batch, written)
+    }
+
+    /// The first checkpoint of a directory that begins on the state of a savepoint: no batch may
+    /// be planned without it, because the log does not begin with batch 1.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being written.
+    pub(crate) fn found(&mut self) -> Result<()> {
+        let store = Arc::clone(self.store.as_ref().ok_or_else(no_store)?);
+        let written = self.cut()?.write(&self.env.wal, &store)??;
+        self.conclude(self.boundary.batch, Ok(written))
     }
 
     /// A checkpoint that failed is an alarm, not an error: the one before stands, the log keeps
@@ -107,6 +181,7 @@ impl JobDriver {
         let written = match written {
             Ok(written) => written,
             Err(error) => {
+                self.saves.answer(&Err(error.clone()), false);
                 self.track(if planted(Bug::FailedCutForgotten) {
                     Tracking::Settle
                 } else {
@@ -115,28 +190,47 @@ impl JobDriver {
                 return self.alarm(&error);
             }
         };
-        self.track(Tracking::Settle);
-        self.lineage = Lineage { parent: Some(written.checkpoint), asks_fold: true };
+        self.follow(&written);
         self.marks.reach(Mark::Checkpointed, batch);
-        let marks = self.marks;
+        self.budget.stands(written.newest_bytes, self.env.clock.monotonic_ns());
+        let (marks, predicted) = (self.marks, self.budget.predicted());
         self.board.update(|progress| {
             progress.checkpoint = batch;
+            progress.predicted_recovery = predicted;
             progress.checkpoint_alarm = None;
             progress.marks = marks;
         });
-        self.truncate()
+        self.saves.answer(&Ok(()), false);
+        Ok(())
+    }
+
+    /// What the next delta builds on. CUT-3: while the checkpoint that this one builds on is
+    /// folded, that stays, and what this one has taken is taken again.
+    fn follow(&mut self, written: &Written) {
+        let folded = self.folding.as_ref().and_then(|folding| folding.folds);
+        let on_folded = folded.is_some() && written.parent == folded;
+        if on_folded && !planted(Bug::FoldForgetsDelta) {
+            return self.track(Tracking::Revert);
+        }
+        self.track(Tracking::Settle);
+        if !on_folded {
+            self.lineage.parent = Some(written.checkpoint);
+        }
+        self.lineage.asks_fold = true;
     }
 
     /// A fold changes no state: the next delta builds on the new file. One that failed leaves
-    /// everything as it was (ENGINE.md E17).
-    fn conclude_fold(&mut self, written: Result<Written>) -> Result<()> {
+    /// everything as it was (ENGINE.md E17), and so does one of a checkpoint that nothing builds on
+    /// any more.
+    fn conclude_fold(&mut self, folded: Option<u64>, written: Result<Written>) -> Result<()> {
+        let is_parent = self.lineage.parent == folded;
+        self.lineage.asks_fold |= is_parent && written.is_err();
         match written {
-            Ok(written) => {
-                self.lineage.parent = Some(written.checkpoint);
-                self.truncate()
-            }
-            Err(error) => self.alarm(&error),
+            Ok(written) if is_parent => self.lineage.parent = Some(written.checkpoint),
+            Err(error) if is_parent => return self.alarm(&error),
+            Ok(_) | Err(_) => {}
         }
+        Ok(())
     }
 
     fn track(&self, step: Tracking) {
@@ -146,7 +240,7 @@ impl JobDriver {
     /// The checkpoint that the next one builds on; `None` if it has to be a base, or a base costs
     /// no more than twice of what has changed.
     fn parent(&self) -> Option<u64> {
-        let (parent, store) = (self.lineage.parent?, self.store.as_ref()?);
+        let parent = self.lineage.parent?;
         let parts = self
             .states
             .iter()
@@ -154,7 +248,10 @@ impl JobDriver {
         let (touched, keys) = parts.fold((0, 0), |(touched, keys), (state, partition)| {
             (touched + state.touched(partition), keys + state.len(partition))
         });
-        (2 * touched < keys && lock(store).takes_delta(parent)).then_some(parent)
+        // Another base comes from the files, where encoding one would keep batches waiting.
+        let files = keys > MANY || self.folding.is_some();
+        let takes = self.lineage.takes_delta && (files || !self.lineage.wants_base);
+        (2 * touched < keys && takes).then_some(parent)
     }
 
     /// What a source has looked at and found none of its records in, it needs no more (E3).
@@ -169,6 +266,7 @@ impl JobDriver {
 
     /// CUT-1: the state at the last completed batch, and where the log is needed from then on.
     fn cut(&mut self) -> Result<Cut> {
+        let begun = self.env.clock.monotonic_ns();
         self.settle()?;
         let parent = self.parent();
         let extents = self.encode_states(parent.is_some())?;
@@ -187,6 +285,8 @@ impl JobDriver {
             engine: EngineState { shape, boundary, streams, sides }.encode(),
         };
         self.track(Tracking::Cut);
+        self.saves.cut();
+        self.budget.cut(begun, self.env.clock.monotonic_ns());
         Ok(Cut { batch, completion, meta, extents })
     }
 
@@ -227,17 +327,6 @@ impl JobDriver {
         };
         let unread = streams.iter().filter(|stream| !read(stream));
         Ok(unread.map(|stream| stream.opened).fold(floor, Lsn::min))
-    }
-
-    /// Lets the log go that no kept checkpoint needs.
-    fn truncate(&self) -> Result<()> {
-        let Some(store) = &self.store else { return Ok(()) };
-        let floor = lock(store).kept().map(|kept| kept.floor).min();
-        let Some(floor) = floor else { return Ok(()) };
-        if floor > self.env.wal.first_lsn() {
-            self.env.wal.truncate_before(floor)?;
-        }
-        Ok(())
     }
 
     fn alarm(&self, error: &Error) -> Result<()> {

@@ -1,12 +1,16 @@
 //! Step 2: outputs, overlays and digests, all private to this process.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::batch::Batch;
 use super::cut::Writing;
+use super::draft::Begun;
 use super::driver::JobDriver;
 use super::faults::DEAD_LETTERS;
-use super::journal::{BatchPlan, BatchResults, Named, SkippedRecord};
+use super::journal::{BatchPlan, BatchResults, Named, SkippedRecord, named};
 use crate::error::{Error, Result};
 use crate::exec::{Fault, InputRow, RunContext};
+use crate::ids::to_u64;
 use crate::planted::{Bug, planted};
 use crate::sink::{Output, Sink};
 use crate::source::{DeadLetter, Input, Opened, RecordPlace, Sieve};
@@ -14,7 +18,7 @@ use crate::sync::Arc;
 
 /// Private results of step 2.
 pub(crate) struct Computed {
-    pub(crate) run: RunContext,
+    pub(crate) run: Arc<RunContext>,
     pub(crate) results: BatchResults,
     /// In the order of the job's sinks.
     pub(crate) outputs: Vec<Output>,
@@ -83,11 +87,21 @@ impl JobDriver {
     /// Step 2. What the log says that the batch does without, it does without; only a batch that
     /// nobody has seen yet may have that decided (E11).
     pub(crate) fn compute(&mut self, batch: &mut Batch) -> Result<()> {
-        let (before, inputs) = (self.amount_read().1, self.open_inputs(&batch.plan)?);
-        let opened = self.amount_read().1 - before;
+        let before = self.amount_read().1;
+        let (inputs, begun, drafted) = match batch.begun.take() {
+            Some(Begun { run, opened, outputs, records }) => {
+                (Inputs { plan: &batch.plan, opened }, Some((run, outputs)), records)
+            }
+            None => (self.open_inputs(&batch.plan)?, None, 0),
+        };
+        let opened = self.amount_read().1 - before + drafted;
         let obeyed = batch.skipped.take().filter(|_| !planted(Bug::SkipDecidedAgain));
         let shown = self.without(&inputs, obeyed.clone().unwrap_or_default())?;
-        let mut computed = match self.try_compute(&inputs, &shown) {
+        let tried = match begun {
+            Some((run, outputs)) => self.compute_in(run, outputs, &inputs, &shown),
+            None => self.try_compute(&inputs, &shown),
+        };
+        let mut computed = match tried {
             Err(failed) if obeyed.is_none() => self.isolate(&inputs, failed)?,
             tried => tried.map_err(|failed| failed.error)?,
         };
@@ -109,7 +123,7 @@ impl JobDriver {
     }
 
     /// The run of a batch with what is shown of its inputs.
-    fn run_of(&self, inputs: &Inputs<'_>, shown: &Shown) -> Result<RunContext> {
+    pub(super) fn run_of(&self, inputs: &Inputs<'_>, shown: &Shown) -> Result<RunContext> {
         let plan = inputs.plan;
         let run = RunContext::new(plan.parallelism).with_cancel(&self.cancel);
         let mut run = run.with_batch(plan.batch, plan.batch_time_ns);
@@ -140,13 +154,25 @@ impl JobDriver {
         inputs: &Inputs<'_>,
         shown: &Shown,
     ) -> Result<Computed, Failed> {
-        let plan = inputs.plan;
-        let (run, before) = (self.run_of(inputs, shown)?, self.amount_read().1);
-        self.hooks.computing(plan.batch, &run);
+        let run = Arc::new(self.run_of(inputs, shown)?);
+        self.hooks.computing(inputs.plan.batch, &run);
+        let outputs = self.job.sinks.iter().map(|_| None).collect();
+        self.compute_in(run, outputs, inputs, shown)
+    }
+
+    /// Computes what of the outputs is not there yet, in a run of the batch.
+    fn compute_in(
+        &mut self,
+        run: Arc<RunContext>,
+        begun: Vec<Option<Output>>,
+        inputs: &Inputs<'_>,
+        shown: &Shown,
+    ) -> Result<Computed, Failed> {
+        let (plan, before) = (inputs.plan, self.amount_read().1);
         for operator in &self.job.operators {
             operator.keep_failed(planted(Bug::MergeFailedOverlay));
         }
-        let outputs = match self.outputs(&run) {
+        let outputs = match self.outputs(&run, begun) {
             Ok(outputs) => outputs,
             Err(error) => return Err(Failed { error, faults: run.faults() }),
         };
@@ -168,11 +194,43 @@ impl JobDriver {
         Ok(Computed { run, results, outputs, records })
     }
 
+    /// Computes some partitions of some operators for a batch that was completed before, and what
+    /// they need, and makes their changes (ENGINE.md E13). Returns how many tasks that took.
+    pub(crate) fn recompute_some(
+        &mut self,
+        plan: &BatchPlan,
+        recorded: &BatchResults,
+        wanted: &BTreeMap<usize, BTreeSet<u32>>,
+    ) -> Result<u64> {
+        let inputs = self.open_inputs(plan)?;
+        let shown = self.without(&inputs, recorded.skipped.clone())?;
+        let run = self.run_of(&inputs, &shown)?;
+        self.hooks.computing(plan.batch, &run);
+        for (place, partitions) in wanted {
+            self.job.operators[*place].compute_some(&self.env.executor, &run, partitions)?;
+        }
+        for (source, opened) in self.job.sources.iter().zip(&inputs.opened) {
+            let planned = plan.inputs.iter().find(|input| input.source == source.name());
+            let Some(planned) = planned else { continue };
+            let before = named(&recorded.digests, source.name()).unwrap_or_default();
+            source.verify_digest(&planned.input, before, &opened.input().digest()?)?;
+        }
+        self.hooks.computed(plan.batch, &run);
+        for (place, partition) in wanted.iter().flat_map(|(o, all)| all.iter().map(move |p| (o, p)))
+        {
+            let changes = self.job.operators[*place].overlay(&run, *partition);
+            self.states[*place].merge(*partition, plan.batch, changes);
+        }
+        Ok(to_u64(run.tasks().len()))
+    }
+
     /// Has every sink and every stateful operator computed.
-    fn outputs(&self, run: &RunContext) -> Result<Vec<Output>> {
-        let (job, executor) = (&self.job, &self.env.executor);
+    fn outputs(&self, run: &RunContext, begun: Vec<Option<Output>>) -> Result<Vec<Output>> {
+        let (job, executor) = (&self.job, &*self.env.executor);
         let compute = || -> Result<Vec<Output>> {
-            let outputs = job.sinks.iter().map(|sink| sink.compute(executor, run));
+            let missing = |sink: &Arc<dyn Sink>| sink.compute(executor, run);
+            let outputs = job.sinks.iter().zip(begun);
+            let outputs = outputs.map(|(sink, begun)| begun.map_or_else(|| missing(sink), Ok));
             let outputs = outputs.collect::<Result<_>>()?;
             job.operators.iter().try_for_each(|operator| operator.compute(executor, run))?;
             Ok(outputs)

@@ -3,8 +3,9 @@
 //!
 //! CUT-1: a cut is the state at exactly one batch, and says from where on the log is needed then:
 //! both are taken before the next batch changes anything.
-//! CUT-2: at most one is on its way; whoever ends the driver waits for it (the store has one
-//! writer).
+//! CUT-2: one is on its way at most, and one fold beside it; whoever ends the driver awaits both.
+//! CUT-3: while a checkpoint is folded, those that follow are deltas on it, each with all that has
+//! changed since: so the next one can be a delta on the fold, whichever was written meanwhile.
 
 use std::fmt;
 
@@ -14,6 +15,9 @@ use crate::ids::{BatchId, Lsn};
 use crate::planted::{Bug, planted};
 use crate::sync::{Arc, JoinHandle, Mutex, lock, spawn};
 use crate::wal::Wal;
+
+/// How many steps a fold without a thread takes.
+const LOOKS: u32 = 3;
 
 /// The store of a job's checkpoints, as the driver and whoever writes share it.
 pub(crate) type SharedStore = Arc<Mutex<CheckpointStore>>;
@@ -55,25 +59,47 @@ impl Cut {
 pub(crate) enum Errand {
     /// A cut becomes a checkpoint.
     Write(Box<Cut>),
-    /// The newest checkpoint, of this batch, becomes one file.
-    Fold(BatchId),
+    /// A checkpoint, of this batch, becomes one file, under a number that is older than that of
+    /// every checkpoint that is written meanwhile.
+    Fold { checkpoint: u64, number: u64, batch: BatchId },
 }
 
 impl Errand {
     fn batch(&self) -> BatchId {
         match self {
             Errand::Write(cut) => cut.batch,
-            Errand::Fold(batch) => *batch,
+            Errand::Fold { batch, .. } => *batch,
         }
     }
 
+    /// Does it; the log is then truncated, by whoever does this: what else the log does at the time
+    /// may keep that waiting.
+    ///
     /// # Errors
     /// As [`Cut::write`].
     pub(crate) fn run(self, wal: &Wal, store: &SharedStore) -> Ended {
-        match self {
-            Errand::Write(cut) => cut.write(wal, store),
-            Errand::Fold(_) => Ok(lock(store).fold()),
+        let done = match self {
+            Errand::Write(cut) => cut.write(wal, store)?,
+            Errand::Fold { checkpoint, number, .. } => {
+                let folding = lock(store).begin_fold(checkpoint, number);
+                // Checkpoints are written meanwhile.
+                let filled = folding.map(|folding| folding.fill());
+                filled.and_then(|filled| lock(store).end_fold(filled))
+            }
+        };
+        if done.is_ok() {
+            truncate(wal, store)?;
         }
+        Ok(done)
+    }
+}
+
+/// Lets the log go that no kept checkpoint needs (ENGINE.md E3).
+fn truncate(wal: &Wal, store: &SharedStore) -> Result<()> {
+    let floor = lock(store).kept().map(|kept| kept.floor).min();
+    match floor {
+        Some(floor) if floor > wal.first_lsn() => wal.truncate_before(floor).map(drop),
+        _ => Ok(()),
     }
 }
 
@@ -95,7 +121,10 @@ pub(crate) enum Writing {
 #[derive(Debug)]
 pub(crate) struct Flight {
     pub(crate) batch: BatchId,
-    pub(crate) folds: bool,
+    /// The checkpoint that it folds.
+    pub(crate) folds: Option<u64>,
+    /// How often it was asked whether it is done.
+    looks: u32,
     way: Option<Way>,
 }
 
@@ -107,8 +136,11 @@ enum Way {
 
 impl Flight {
     fn new(errand: &Errand) -> Flight {
-        let folds = matches!(errand, Errand::Fold(_));
-        Flight { batch: errand.batch(), folds, way: None }
+        let folds = match errand {
+            Errand::Write(_) => None,
+            Errand::Fold { checkpoint, .. } => Some(*checkpoint),
+        };
+        Flight { batch: errand.batch(), folds, looks: 0, way: None }
     }
 
     /// Leaves the errand for later.
@@ -136,11 +168,14 @@ impl Flight {
         Ok(flight.with(Way::Thread(thread)))
     }
 
-    /// Whether [`Flight::land`] would not wait for a thread.
-    pub(crate) fn is_done(&self) -> bool {
+    /// Whether [`Flight::land`] would not wait for a thread. A fold without one lets some
+    /// checkpoints pass, as with one.
+    pub(crate) fn is_done(&mut self) -> bool {
+        self.looks += 1;
         match &self.way {
             Some(Way::Thread(thread)) => thread.is_finished(),
-            Some(Way::Waits(_)) | None => true,
+            Some(Way::Waits(Errand::Fold { .. })) => self.looks > LOOKS,
+            Some(Way::Waits(Errand::Write(_))) | None => true,
         }
     }
 

@@ -2,11 +2,14 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use super::batch::Batch;
 use super::boundary::Boundary;
+use super::budget::Budget;
 use super::checkpointing::Lineage;
 use super::cut::{Flight, SharedStore, Writing};
+use super::draft::Draft;
 use super::hooks::{Hooks, Step};
 use super::job::Job;
 use super::journal::{JobShape, Named};
@@ -14,6 +17,7 @@ use super::marks::{Mark, Marks};
 use super::options::RunOptions;
 use super::pace::Pace;
 use super::progress::Board;
+use super::saves::Saves;
 use super::side::SideTable;
 use super::streams::StreamTable;
 use crate::clock::Clock;
@@ -33,7 +37,7 @@ pub(crate) struct Env {
     pub(crate) wal: Wal,
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) executor: Executor,
+    pub(crate) executor: Arc<Executor>,
     pub(crate) streams: Arc<StreamTable>,
     pub(crate) sides: Arc<SideTable>,
 }
@@ -62,13 +66,24 @@ pub(crate) struct JobDriver {
     pub(crate) writing: Writing,
     /// The checkpoint that is being written.
     pub(crate) flight: Option<Flight>,
+    /// The fold beside it.
+    pub(crate) folding: Option<Flight>,
     pub(crate) lineage: Lineage,
+    pub(crate) budget: Budget,
+    /// How long step 7 took since the last batch was reported.
+    pub(crate) checkpointing: Duration,
+    /// Who waits for a checkpoint.
+    pub(crate) saves: Saves,
     /// In the order of the job's operators.
     pub(crate) states: Vec<OperatorState>,
     pub(crate) boundary: Boundary,
     pub(crate) marks: Marks,
     /// A batch that was planned and not completed when the process before this one ended.
     pub(crate) unfinished: Option<Batch>,
+    /// What may be the next batch.
+    pub(crate) draft: Option<Draft>,
+    /// Bytes and records of drafts that became no batch.
+    pub(crate) read_in_vain: (u64, u64),
     pub(crate) board: Board,
     pub(crate) last_checkpoint_ns: u64,
     /// What was durable when the job was started: where available-now ends in the log.
@@ -122,6 +137,7 @@ impl JobDriver {
             progress.accumulators.clone_from(&boundary.accumulators);
             progress.skipped_records = boundary.skipped;
             progress.checkpoint = marks.checkpointed;
+            progress.predicted_recovery = self.budget.predicted();
             (progress.bytes_read, progress.records_read) = read;
             progress.marks = marks;
         });
@@ -193,6 +209,7 @@ impl JobDriver {
 
     /// Ends the job behind the last completed batch: all durable, with a checkpoint.
     pub(crate) fn finish(&mut self) -> Result<()> {
+        self.drop_draft();
         self.await_completion()?;
         self.settle_sinks();
         self.land()?;
@@ -219,11 +236,15 @@ impl JobDriver {
 
     /// Shows a completed batch in the progress.
     pub(crate) fn report(&mut self, batch: &Batch) {
-        let (plan, last) = (&batch.plan, self.report_of(batch));
+        let plan = &batch.plan;
         let bytes = plan.inputs.iter().map(|input| input.bytes).sum();
+        let computing = batch.times.computed_ns.saturating_sub(batch.times.begun_ns);
+        self.budget.completed(bytes, Duration::from_nanos(computing));
+        let last = self.report_of(batch);
         self.board.update(|progress| {
             progress.batch = plan.batch;
             progress.batches += 1;
+            progress.predicted_recovery = last.predicted_recovery;
             progress.last = last;
             progress.batch_bytes = bytes;
             progress.batch_time_ns = plan.batch_time_ns;
@@ -246,11 +267,5 @@ impl JobDriver {
             let message = format!("the progress function panicked at batch {}", progress.batch);
             Error::new(ErrorKind::TaskFailed, message)
         })
-    }
-
-    /// Bytes and records that all sources have read, in this process.
-    pub(crate) fn amount_read(&self) -> (u64, u64) {
-        let amounts = self.job.sources.iter().map(|source| source.amount_read());
-        amounts.fold((0, 0), |sum, read| (sum.0 + read.bytes, sum.1 + read.records))
     }
 }

@@ -98,6 +98,12 @@ pub struct BatchReport {
     pub publishing: Duration,
     /// Keys in the state of all operators.
     pub state_rows: u64,
+    /// How long a recovery would take behind it, if no checkpoint came: see
+    /// [`RunOptions::recovery_budget`](crate::RunOptions::recovery_budget).
+    pub predicted_recovery: Duration,
+    /// How long the batch before kept this one waiting for checkpoints: cuts that were taken, and
+    /// what was ended then.
+    pub checkpointing: Duration,
 }
 
 /// When a batch went through its steps, by the monotonic clock.
@@ -160,6 +166,8 @@ impl JobDriver {
             computing: between(times.begun_ns, times.computed_ns),
             publishing: between(times.bound_ns, times.published_ns),
             state_rows: rows.map(to_u64).sum(),
+            predicted_recovery: self.budget.predicted(),
+            checkpointing: std::mem::take(&mut self.checkpointing),
         }
     }
 }

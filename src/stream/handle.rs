@@ -7,34 +7,46 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{Key, Name, partition_of};
 use crate::ids::BatchId;
 use crate::state::{KeyedState, OperatorState, State, hash_key};
-use crate::sync::{Arc, OnceLock};
+use crate::sync::{Arc, Mutex, lock};
 
-/// An operator's state: there from the start of the job on.
+/// An operator's state: there from the start of the job on. Replaced as a whole when its number of
+/// partitions changes.
 pub(crate) struct StateCell<S> {
     name: Name,
-    state: OnceLock<Arc<KeyedState<S>>>,
+    state: Mutex<Option<Arc<KeyedState<S>>>>,
 }
 
 impl<S: State> StateCell<S> {
     pub(crate) fn new(name: Name) -> StateCell<S> {
-        StateCell { name, state: OnceLock::new() }
+        StateCell { name, state: Mutex::default() }
     }
 
     pub(crate) fn name(&self) -> Name {
         self.name
     }
 
-    pub(crate) fn state(&self) -> Option<&KeyedState<S>> {
-        self.state.get().map(|state| &**state)
+    pub(crate) fn state(&self) -> Option<Arc<KeyedState<S>>> {
+        lock(&self.state).clone()
     }
 
+    /// Gives the operator its state, for the first time.
+    ///
+    /// # Errors
+    /// `Invalid` if it has one: one job is started once.
     pub(crate) fn bind(&self, state: &OperatorState) -> Result<()> {
-        let twice = || {
+        if self.state().is_some() {
             let message = format!("operator `{}` was started twice: build a new job", self.name);
-            Error::new(ErrorKind::Invalid, message)
-        };
-        let typed = state.typed::<S>().ok_or_else(twice)?;
-        self.state.set(typed).map_err(|_| twice())
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
+        self.rebind(state);
+        Ok(())
+    }
+
+    /// Gives the operator the same state in other partitions.
+    pub(crate) fn rebind(&self, state: &OperatorState) {
+        let typed = state.typed::<S>();
+        assert!(typed.is_some(), "STATE-3: an operator's state is of its type");
+        *lock(&self.state) = typed;
     }
 }
 
@@ -76,7 +88,7 @@ impl<K: Key, S: State> StateHandle<K, S> {
         let Some(state) = self.cell.state() else { return (BatchId::default(), None) };
         let mut scratch = Vec::new();
         let bytes = K::bytes(&key, &mut scratch);
-        state.get(partition_of(hash_key(bytes), count(state)), bytes)
+        state.get(partition_of(hash_key(bytes), count(&state)), bytes)
     }
 
     /// Calls `each` for every key and its completed value: by partition, there in first-seen
@@ -87,7 +99,7 @@ impl<K: Key, S: State> StateHandle<K, S> {
     /// `Corrupt` if the key's codec does not read what it wrote.
     pub fn for_each(&self, mut each: impl FnMut(K::View<'_>, &S)) -> Result<()> {
         let Some(state) = self.cell.state() else { return Ok(()) };
-        for partition in 0..count(state) {
+        for partition in 0..count(&state) {
             let snapshot = state.snapshot(partition);
             for (key, value) in snapshot.table().iter() {
                 let view = K::view(key).map_err(|cause| {
@@ -104,7 +116,7 @@ impl<K: Key, S: State> StateHandle<K, S> {
     #[must_use]
     pub fn len(&self) -> usize {
         let Some(state) = self.cell.state() else { return 0 };
-        (0..count(state)).map(|partition| state.read(partition, |_, table| table.len())).sum()
+        (0..count(&state)).map(|partition| state.read(partition, |_, table| table.len())).sum()
     }
 
     /// Whether there is no key.

@@ -8,7 +8,7 @@ use super::journal::{JobShape, OperatorShape, SourceShape};
 use super::side::{Side, SideInput};
 use super::stateful::StatefulOperator;
 use crate::error::{Error, ErrorKind, Result};
-use crate::exec::{Data, Dataset, Emit, Kv, Name, OperatorId, Row, Rows, Value};
+use crate::exec::{Data, Dataset, Emit, Kv, Name, Node, OperatorId, Row, Rows, Value};
 use crate::ids::Generation;
 use crate::sink::Sink;
 use crate::source::{Source, StreamSource};
@@ -19,6 +19,7 @@ use crate::sync::{Arc, Mutex, MutexGuard, lock};
 struct Parts {
     sources: Vec<Arc<dyn Source>>,
     sinks: Vec<Arc<dyn Sink>>,
+    outputs: Vec<Arc<dyn Node>>,
     operators: Vec<Arc<dyn StatefulOperator>>,
     sides: Vec<Arc<dyn Side>>,
     /// What of the definition is wrong, found where no error could be returned.
@@ -36,9 +37,11 @@ impl Registry {
         self.open(operator.name().get()).operators.push(operator);
     }
 
-    /// Adds an output.
-    pub(crate) fn add_sink(&self, sink: Arc<dyn Sink>) {
-        self.open(sink.name()).sinks.push(sink);
+    /// Adds an output of these rows.
+    fn add_sink(&self, sink: Arc<dyn Sink>, rows: Arc<dyn Node>) {
+        let mut parts = self.open(sink.name());
+        parts.sinks.push(sink);
+        parts.outputs.push(rows);
     }
 
     /// The parts, for one more of them.
@@ -84,6 +87,8 @@ pub struct Job {
     pub(crate) name: Name,
     pub(crate) sources: Vec<Arc<dyn Source>>,
     pub(crate) sinks: Vec<Arc<dyn Sink>>,
+    /// What each sink gets.
+    pub(crate) outputs: Vec<Arc<dyn Node>>,
     pub(crate) operators: Vec<Arc<dyn StatefulOperator>>,
     pub(crate) sides: Vec<Arc<dyn Side>>,
     /// What becomes of records at which user code fails.
@@ -115,7 +120,7 @@ impl Job {
         let made = body(&mut builder);
         let closed = Parts { built: true, ..Parts::default() };
         let parts = std::mem::replace(&mut *lock(&builder.registry.0), closed);
-        let Parts { sources, sinks, operators, sides, wrong, .. } = parts;
+        let Parts { sources, sinks, outputs, operators, sides, wrong, .. } = parts;
         let faults = builder.faults;
         if let Some(wrong) = wrong.or(faults.check().err()) {
             return Err(Error::new(ErrorKind::Invalid, format!("job `{name}` {wrong}")));
@@ -136,7 +141,9 @@ impl Job {
             return Err(Error::new(ErrorKind::Invalid, message));
         }
         let (at_most_once, required) = (false, None);
-        Ok((Job { name, sources, sinks, operators, sides, faults, at_most_once, required }, made))
+        let job =
+            Job { name, sources, sinks, outputs, operators, sides, faults, at_most_once, required };
+        Ok((job, made))
     }
 
     /// What must not change under the job's state.
@@ -180,7 +187,8 @@ fn unique<'a>(job: Name, what: &str, names: impl Iterator<Item = &'a str>) -> Re
 }
 
 impl JobShape {
-    /// Compares this, the job to be started, with the one whose state is on disk.
+    /// Compares this, the job to be started, with the one whose state is on disk. Its parallelism
+    /// may be another one.
     ///
     /// # Errors
     /// `JobMismatch`, naming the first thing that differs.
@@ -189,12 +197,6 @@ impl JobShape {
         if self.job != recorded.job {
             let text = format!("this directory holds job `{}`, not `{}`", recorded.job, self.job);
             return mismatch(text);
-        }
-        if self.parallelism != recorded.parallelism {
-            return mismatch(format!(
-                "job `{}` was started with parallelism {}, which cannot be changed to {} yet",
-                self.job, recorded.parallelism, self.parallelism
-            ));
         }
         for operator in &self.operators {
             match recorded.operators.iter().find(|known| known.name == operator.name) {
@@ -271,6 +273,11 @@ impl<R: Row> Stream<R> {
 
     pub(crate) fn registry(&self) -> &Registry {
         &self.registry
+    }
+
+    /// Gives the stream to a sink.
+    pub(crate) fn add_sink(&self, sink: Arc<dyn Sink>) {
+        self.registry.add_sink(sink, self.dataset.node());
     }
 
     /// A stream of the same job.

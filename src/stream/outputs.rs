@@ -19,7 +19,7 @@ impl<R: JsonRow> Stream<R> {
     /// output's manifest is followed (ENGINE.md E19). `name` is part of the output's identity.
     pub fn write_json_lines(&self, name: Name, output: impl Into<OutputFiles>) {
         let rows = (name, self.dataset().clone());
-        self.registry().add_sink(sink::file_sink(rows, output.into(), Json, Vec::new()));
+        self.add_sink(sink::file_sink(rows, output.into(), Json, Vec::new()));
     }
 }
 
@@ -29,20 +29,20 @@ impl<R: TextRow> Stream<R> {
     /// job with [`TaskFailed`](crate::ErrorKind::TaskFailed): it would be two rows to a reader.
     pub fn write_text(&self, name: Name, output: impl Into<OutputFiles>) {
         let rows = (name, self.dataset().clone());
-        self.registry().add_sink(sink::file_sink(rows, output.into(), Text, Vec::new()));
+        self.add_sink(sink::file_sink(rows, output.into(), Text, Vec::new()));
     }
 
     /// Writes every batch as a transaction into a stream of another log, made if it is missing:
     /// exactly once for readers of [`CommittedRows`](crate::CommittedRows). The stream should hold
     /// nothing else but what sinks write; several may share it.
     pub fn write_log(&self, name: Name, target: &Wal, stream: &str) {
-        self.registry().add_sink(sink::log_sink(name, self.texts(), target, stream));
+        self.add_sink(sink::log_sink(name, self.texts(), target, stream));
     }
 
     /// Prints every row as a line on standard output: at least once, and once unless the process
     /// dies, or printing fails, at that batch.
     pub fn write_stdout(&self, name: Name) {
-        self.registry().add_sink(sink::custom(name, self.texts(), Stdout));
+        self.add_sink(sink::custom(name, self.texts(), Stdout));
     }
 
     /// The bytes of each row.
@@ -62,7 +62,7 @@ impl<R: CsvRow> Stream<R> {
     /// and may have line breaks within quotes.
     pub fn write_csv(&self, name: Name, output: impl Into<OutputFiles>, columns: &[&str]) {
         let (rows, header) = ((name, self.dataset().clone()), Csv::header(columns));
-        self.registry().add_sink(sink::file_sink(rows, output.into(), Csv, header));
+        self.add_sink(sink::file_sink(rows, output.into(), Csv, header));
     }
 }
 
@@ -91,7 +91,7 @@ impl<R: Row> Stream<R> {
         name: Name,
         f: impl for<'a> Fn(&BatchOutput<'a, R>) -> Result<(), SinkError> + Send + Sync + 'static,
     ) {
-        self.registry().add_sink(sink::for_each_batch(name, self.dataset().clone(), f));
+        self.add_sink(sink::for_each_batch(name, self.dataset().clone(), f));
     }
 
     /// Keeps every row in memory, for tests.
@@ -103,7 +103,7 @@ impl<R: Row> Stream<R> {
 
     /// Gives every batch to a sink of your own, in order, at least once: see [`BatchSink`].
     pub fn write_to(&self, name: Name, sink: impl BatchSink<R>) {
-        self.registry().add_sink(sink::custom(name, self.dataset().clone(), sink));
+        self.add_sink(sink::custom(name, self.dataset().clone(), sink));
     }
 
     /// Gives every batch to a sink of your own that can prepare: see [`TwoPhaseSink`].
@@ -111,6 +111,6 @@ impl<R: Row> Stream<R> {
     where
         R::Owned: Serialize,
     {
-        self.registry().add_sink(sink::in_two_phases(name, self.dataset().clone(), sink));
+        self.add_sink(sink::in_two_phases(name, self.dataset().clone(), sink));
     }
 }

@@ -2,11 +2,29 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use super::events::BatchReport;
 use super::marks::Marks;
 use crate::ids::BatchId;
 use crate::sync::{Arc, Mutex, lock};
+
+/// Key ranges that recovery had lost from the newest checkpoint, and what it took to have them
+/// again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Restored {
+    /// The checkpoint that is damaged.
+    pub checkpoint: u64,
+    /// Stateful operators and their partitions that were lost in it. No other state changed.
+    pub lost: Vec<(String, u32)>,
+    /// The older checkpoint that they were taken from.
+    pub from: u64,
+    /// Batches computed again for them alone.
+    pub batches: u64,
+    /// Tasks of these batches.
+    pub tasks: u64,
+}
 
 /// How far a job is. Only completed batches are in it.
 #[derive(Clone, Debug, Default)]
@@ -40,6 +58,11 @@ pub struct Progress {
     /// The last batch that an earlier run had completed, if there was one: this run goes on
     /// behind it.
     pub recovered_batch: Option<BatchId>,
+    /// How long a recovery would take now: see
+    /// [`RunOptions::recovery_budget`](crate::RunOptions::recovery_budget).
+    pub predicted_recovery: Duration,
+    /// What of the state recovery had to restore from an older checkpoint; `None` is normal.
+    pub restored: Option<Restored>,
     /// Why the last checkpoint failed, or which damaged one recovery had to pass over, until one
     /// succeeds. The job goes on meanwhile; what recovery has to do, and what the log keeps, grows.
     pub checkpoint_alarm: Option<String>,

@@ -2,15 +2,20 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use super::cut::Writing;
 use super::driver::{JobDriver, Stepped};
 use super::events::Event;
 use super::progress::{Board, Progress};
+use super::saves::Saves;
+use crate::checkpoint::Pace;
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::CancelToken;
+use crate::storage::Storage;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Condvar, JoinHandle, Mutex, current, lock, spawn};
 
@@ -115,6 +120,9 @@ pub struct StreamRun {
     control: Arc<Control>,
     board: Board,
     thread: Option<JoinHandle<Result<()>>>,
+    saves: Saves,
+    storage: Arc<dyn Storage>,
+    place: PathBuf,
 }
 
 impl fmt::Debug for StreamRun {
@@ -125,12 +133,18 @@ impl fmt::Debug for StreamRun {
 
 impl StreamRun {
     /// Runs the driver on a thread of its own. `ended` goes when the driver has gone.
-    pub(crate) fn spawn(mut driver: JobDriver, ended: impl Send + 'static) -> Result<StreamRun> {
+    pub(crate) fn spawn(
+        mut driver: JobDriver,
+        ended: impl Send + 'static,
+        place: PathBuf,
+    ) -> Result<StreamRun> {
         driver.writing = Writing::Beside;
         let (wishes, changed) = (Mutex::default(), Condvar::new());
         let (ending, cancel) = (Arc::clone(&driver.ending), driver.cancel.clone());
         let control = Arc::new(Control { wishes, changed, ending, cancel });
         let (told, board) = (Arc::clone(&control), driver.board.clone());
+        let (saves, storage) = (driver.saves.clone(), Arc::clone(&driver.env.storage));
+        let asked = saves.clone();
         let thread = spawn("sawmill-driver", move || {
             let mut driver = driver;
             let outcome = catch_unwind(AssertUnwindSafe(|| {
@@ -143,6 +157,7 @@ impl StreamRun {
                 driven
             }));
             drop((driver, ended));
+            asked.close();
             told.gone();
             outcome.unwrap_or_else(|panic| {
                 let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
@@ -155,7 +170,7 @@ impl StreamRun {
         .map_err(|cause| {
             Error::new(ErrorKind::Io, "the driver's thread could not be started").caused_by(cause)
         })?;
-        Ok(StreamRun { control, board, thread: Some(thread) })
+        Ok(StreamRun { control, board, thread: Some(thread), saves, storage, place })
     }
 
     /// How far the job is.
@@ -168,6 +183,23 @@ impl StreamRun {
     #[must_use]
     pub fn is_ended(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Has a checkpoint taken of the last completed batch, or of a later one, and waits until it
+    /// stands.
+    pub(crate) fn await_checkpoint(&self) -> Result<()> {
+        let (reply, answer) = channel();
+        self.saves.ask(reply);
+        self.control.changed.notify_all();
+        answer.recv().map_err(|cause| {
+            let message = "the job ended before its checkpoint stood";
+            Error::new(ErrorKind::Closed, message).caused_by(cause)
+        })?
+    }
+
+    /// Where the engine is, and how what is written there gives way to its log.
+    pub(crate) fn place(&self) -> (&dyn Storage, &Path, Pace) {
+        (&*self.storage, &self.place, self.saves.pace())
     }
 
     /// Begins no further batch until [`resume`](StreamRun::resume). The one in work is finished;

@@ -4,6 +4,7 @@
 //! at a partition starts with an empty one (ENGINE.md E10).
 
 use std::any::Any;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +14,7 @@ use super::job::Stream;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{
     ByteTable, Compute, Data, Dataset, Dependency, Executor, Held, Hold, Key, KeyedInput, Kv, Meta,
-    Name, Node, OperatorId, Probe, Role, RunContext, Task, Value, view_of,
+    Name, Node, OperatorId, Probe, Role, RunContext, Task, Value, lineage, view_of,
 };
 use crate::state::{Changes, KeyedState, OperatorState, Overlay, State, StateTable};
 use crate::sync::{Arc, Mutex, lock};
@@ -75,13 +76,29 @@ pub(crate) trait StatefulOperator: fmt::Debug + Send + Sync {
 
     fn id(&self) -> OperatorId;
 
+    fn node(&self) -> Arc<dyn Node>;
+
     fn schema(&self) -> u64;
 
     /// Makes the operator's state, empty, with so many partitions.
     fn bind(&self, parallelism: u32) -> Result<OperatorState>;
 
+    /// Has the operator go on with the same state in other partitions.
+    fn rebind(&self, state: &OperatorState);
+
     /// Makes sure that every partition of the run is computed.
     fn compute(&self, executor: &Executor, run: &RunContext) -> Result<()>;
+
+    /// Makes sure that these partitions of the run are computed.
+    fn compute_some(
+        &self,
+        executor: &Executor,
+        run: &RunContext,
+        partitions: &BTreeSet<u32>,
+    ) -> Result<()>;
+
+    /// This operator and all that it is computed from.
+    fn lineage(&self) -> BTreeSet<OperatorId>;
 
     /// Takes what the run changed in a partition; the run must have computed it.
     fn overlay(&self, run: &RunContext, partition: u32) -> Box<dyn Any + Send>;
@@ -141,6 +158,10 @@ impl<S: State, U: Data> StatefulOperator for Operator<S, U> {
         self.dataset.operator()
     }
 
+    fn node(&self) -> Arc<dyn Node> {
+        self.dataset.node()
+    }
+
     fn schema(&self) -> u64 {
         crate::state::schema_id::<S>()
     }
@@ -151,8 +172,25 @@ impl<S: State, U: Data> StatefulOperator for Operator<S, U> {
         Ok(state)
     }
 
+    fn rebind(&self, state: &OperatorState) {
+        self.cell.rebind(state);
+    }
+
     fn compute(&self, executor: &Executor, run: &RunContext) -> Result<()> {
         executor.hold(run, &self.dataset.node())
+    }
+
+    fn compute_some(
+        &self,
+        executor: &Executor,
+        run: &RunContext,
+        partitions: &BTreeSet<u32>,
+    ) -> Result<()> {
+        executor.hold_some(run, &self.dataset.node(), partitions)
+    }
+
+    fn lineage(&self) -> BTreeSet<OperatorId> {
+        lineage(&self.dataset.node())
     }
 
     fn overlay(&self, run: &RunContext, partition: u32) -> Box<dyn Any + Send> {
@@ -295,7 +333,7 @@ where
             let message = format!("operator `{}` runs only in a started job", self.meta.name);
             Error::new(ErrorKind::Invalid, message)
         })?;
-        let part = self.update(task, state)?;
+        let part = self.update(task, &state)?;
         let bytes = part.rows.capacity() * size_of::<U>();
         Ok(Held::new(part, bytes))
     }

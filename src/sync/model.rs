@@ -61,49 +61,49 @@ pub(crate) fn scoped(_name: &str, count: usize, body: impl Fn() + Sync) -> std::
     Ok(())
 }
 
-/// As the machine's, with a condition variable for the kernel's queue.
+/// As the machine's, with a condition variable for the kernel's queue. Which of the sleepers a
+/// wake-up reaches is the checker's choice.
 #[derive(Debug, Default)]
-pub(crate) struct Gate {
+pub(crate) struct Futex {
     word: atomic::AtomicU32,
-    queue: Mutex<()>,
+    queue: Mutex<Queue>,
     woken: Condvar,
 }
 
-impl Gate {
-    pub(crate) fn swap(&self, value: u32) -> u32 {
-        self.word.swap(value, atomic::Ordering::AcqRel)
+#[derive(Debug, Default)]
+struct Queue {
+    sleeping: u32,
+    /// How many of those who were asleep have been woken and did not notice yet.
+    woken: u32,
+}
+
+impl Futex {
+    pub(crate) fn word(&self) -> &atomic::AtomicU32 {
+        &self.word
     }
 
-    pub(crate) fn open(&self, value: u32) {
-        self.swap(value);
-        self.nudge();
+    /// Time does not pass by itself: who moves it changes the word.
+    pub(crate) fn wait(&self, expected: u32, _limit: Option<Duration>) -> bool {
+        let mut queue = lock(&self.queue);
+        if self.word.load(atomic::Ordering::Acquire) != expected {
+            return false;
+        }
+        queue.sleeping += 1;
+        while queue.woken == 0 {
+            queue = wait(&self.woken, queue);
+        }
+        queue.woken -= 1;
+        true
     }
 
-    pub(crate) fn nudge(&self) {
-        drop(lock(&self.queue));
+    pub(crate) fn wake(&self, count: u32) -> u32 {
+        let mut queue = lock(&self.queue);
+        let chosen = count.min(queue.sleeping);
+        queue.sleeping -= chosen;
+        queue.woken += chosen;
+        drop(queue);
         self.woken.notify_all();
-    }
-
-    pub(crate) fn wait_until(&self, value: u32, clock: &dyn Clock, deadline_ns: u64) -> u32 {
-        let mut queue = lock(&self.queue);
-        loop {
-            let now = self.word.load(atomic::Ordering::Acquire);
-            if now != value || clock.monotonic_ns() >= deadline_ns {
-                return now;
-            }
-            queue = wait(&self.woken, queue);
-        }
-    }
-
-    pub(crate) fn wait_while(&self, value: u32) -> u32 {
-        let mut queue = lock(&self.queue);
-        loop {
-            let now = self.word.load(atomic::Ordering::Acquire);
-            if now != value {
-                return now;
-            }
-            queue = wait(&self.woken, queue);
-        }
+        chosen
     }
 }
 

@@ -77,12 +77,12 @@ impl Open {
 }
 
 impl Core {
-    /// The durable mark has risen. Wakes the committer if it has to know (ATTEST-3).
-    pub(super) fn note_rise(&self, open: &mut Open) {
+    /// The durable mark has risen at `now_ns`. Wakes the committer if it has to know (ATTEST-3).
+    pub(super) fn note_rise(&self, open: &mut Open, now_ns: u64) {
         if !open.attest.is_on() {
             return;
         }
-        open.attest.rose_ns = self.clock.monotonic_ns();
+        open.attest.rose_ns = now_ns;
         if open.committer_sleeps && !open.attest.is_watched && !planted(Bug::RiseUnnoticed) {
             open.committer_sleeps = false;
             self.committer.notify_one();

@@ -21,7 +21,7 @@ use super::wal::Wal;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Lsn, Position, to_u64, to_usize};
 use crate::storage::{AlignedBuf, BLOCK, Channel, Directory, IoFailure, OpenMode};
-use crate::sync::{Arc, lock};
+use crate::sync::Arc;
 
 const LOCK_NAME: &str = "LOCK";
 /// What an unfinished copy has.
@@ -153,7 +153,7 @@ impl Core {
 
     /// From the start to the last durable record. The start does not move: it is pinned.
     fn extent(&self) -> Result<Extent> {
-        let state = lock(&self.preparer).as_ref().map(|preparer| *preparer.log_file.state());
+        let state = self.hold_preparer().as_ref().map(|preparer| *preparer.log_file.state());
         let state = state.ok_or_else(closed)?;
         let through = self.progress.durable();
         let mut entries = self.index.reaching(Lsn::ZERO);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::core::{Core, Open, Panics};
 use super::depth::PLAIN_MAX;
 use super::flight::{Arrival, Flight, Landed};
-use super::group::{Group, Resolved};
+use super::group::{Group, Resolved, Waiting};
 use super::index::SegmentEntry;
 use super::options::Background;
 use super::slot::{Attests, Reaped, Sealer, Slot};
@@ -138,6 +138,13 @@ impl Open {
         let is_shared = self.depth.get() > 1 && core.background == Background::Threads;
         let frame = Some(Box::new(frame));
         Some(Work { serial, sealer, sync, frame, durable, starts, is_shared })
+    }
+
+    /// What a group waited for has come.
+    fn settle(&mut self, waiting: Waiting, resolved: &mut Vec<Resolved>) {
+        let mut settled = waiting.resolve(None);
+        self.rows.list(&mut settled);
+        resolved.push(settled);
     }
 
     /// Takes the sealer back, if it is here, and what its last frame has left of its place.
@@ -296,6 +303,11 @@ impl Core {
         };
         let gone = open.slots.give_back(slot);
         let next = self.appoint_next(&mut open);
+        let mut resolved = resolved;
+        if open.slots.is_idle() {
+            // First, so that these are not woken in rows.
+            drop(resolved.splice(..0, open.rows.rest()));
+        }
         let more = self.background == Background::Threads && open.wants_slot();
         drop(open);
         // The next leader first: its write and these wake-ups then overlap.
@@ -378,7 +390,8 @@ impl Core {
     fn note(&self, open: &mut Open, serial: u64, begun: Begun, resolved: &mut Vec<Resolved>) {
         match begun {
             Begun::Synced if open.failed.is_none() => {
-                open.flights.arrive(serial, Arrival::default());
+                let ended_ns = self.stats.now();
+                open.flights.arrive(serial, Arrival { ended_ns, ..Arrival::default() });
                 self.settle_landed(open, resolved);
                 resolved.extend(self.room_came(open));
             }
@@ -414,7 +427,8 @@ impl Core {
 
     /// Outcomes are fixed here, in LSN order, and nowhere else (FLIGHT-1).
     fn settle_landed(&self, open: &mut Open, resolved: &mut Vec<Resolved>) {
-        let mut raised = false;
+        resolved.extend(open.rows.next());
+        let mut raised = None;
         while let Some((flight, arrival)) = open.flights.leave() {
             if let Some(error) = arrival.failed {
                 resolved.push(flight.waiting.resolve(Some(error)));
@@ -440,7 +454,8 @@ impl Core {
             }
             if flight.durable {
                 self.progress.set_durable(flight.last_lsn);
-                raised = true;
+                // What landed last let it rise.
+                raised = raised.max(Some(arrival.ended_ns));
             }
             let awaited = flight.waiting.is_awaited();
             if awaited && flight.records > 0 {
@@ -448,17 +463,17 @@ impl Core {
             }
             // Whoever waits for a frame that was written plain asked for no more.
             if flight.durable || awaited {
-                resolved.push(flight.waiting.resolve(None));
+                open.settle(flight.waiting, resolved);
             }
         }
         let durable = self.progress.durable();
         if open.syncing.as_ref().is_some_and(|request| request.target <= durable)
             && let Some(request) = open.syncing.take()
         {
-            resolved.push(request.waiting.resolve(None));
+            open.settle(request.waiting, resolved);
         }
-        if raised {
-            self.note_rise(open);
+        if let Some(risen_ns) = raised {
+            self.note_rise(open, risen_ns);
             resolved.extend(open.tails_look());
         }
     }

@@ -16,6 +16,7 @@ use super::progress::Progress;
 use super::ready::Room;
 use super::receipt::Receipts;
 use super::retention::Retention;
+use super::rows::Rows;
 use super::slot::Slot;
 use super::slots::Slots;
 use super::stage::Stage;
@@ -27,7 +28,7 @@ use crate::ids::{LogId, Lsn};
 use crate::planted::{Bug, planted};
 use crate::storage::ForkWord;
 use crate::storage::{Directory, File, Lock, Storage};
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Arc, Condvar, Mutex, lock};
 
 /// How far a handle's life has come.
@@ -56,6 +57,8 @@ pub(crate) struct Open {
     pub(crate) staging: Staging,
     pub(super) slots: Slots,
     pub(super) flights: Flights,
+    /// Groups that are being woken.
+    pub(super) rows: Rows,
     pub(super) receipts: Receipts,
     pub(super) depth: Depth,
     /// Files that hold frames which were written plain and not synced since.
@@ -110,6 +113,8 @@ pub(crate) struct Core {
     /// A segment should be prepared or `LOG` written.
     pub(crate) preparer_work: Condvar,
     pub(crate) preparer: Mutex<Option<Preparer>>,
+    /// How many wait for the preparer: it does not rest meanwhile.
+    pub(crate) preparer_awaited: AtomicUsize,
 }
 
 impl Open {
@@ -221,6 +226,7 @@ impl Core {
         let waiting = flights.chain(open.staging.abandon()).chain(syncing);
         let resolved = waiting.map(|waiting| waiting.resolve(Some(error.clone()))).collect();
         let mut resolved: Vec<_> = resolved;
+        resolved.extend(open.rows.rest());
         resolved.extend(self.room_came(open));
         resolved.extend(open.tails_look());
         self.committer.notify_all();

@@ -44,6 +44,7 @@ mod recycle;
 pub(crate) mod replay;
 mod report;
 mod retention;
+mod rows;
 pub(crate) mod scan;
 mod seek;
 pub(crate) mod segment;

@@ -17,6 +17,7 @@ use super::progress::Progress;
 use super::recovery::{Opened, RecoverOptions, recover};
 use super::recycle::Recycler;
 use super::retention::Retention;
+use super::rows::Rows;
 use super::share::{Share, Shares};
 use super::slot::{Identity, Sealer, Slot};
 use super::slots::Slots;
@@ -28,7 +29,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{SegmentNumber, to_usize};
 use crate::storage::ForkWord;
 use crate::storage::{Channel, Directory, Storage};
-use crate::sync::atomic::{AtomicBool, AtomicU64};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use crate::sync::{Arc, Condvar, JoinHandle, Mutex, current, lock, spawn};
 
 /// What all clones of a [`Wal`](crate::Wal) share. The last one to go ends the threads.
@@ -134,6 +135,7 @@ fn assemble(
         committer: Condvar::new(),
         preparer_work: Condvar::new(),
         preparer: Mutex::new(Some(preparer)),
+        preparer_awaited: AtomicUsize::new(0),
     })
 }
 
@@ -219,6 +221,7 @@ impl Open {
             staging,
             slots,
             flights: Flights::default(),
+            rows: Rows::default(),
             receipts: super::receipt::Receipts::default(),
             depth,
             dirty: Vec::new(),
@@ -288,7 +291,7 @@ impl Core {
         if let Some(error) = &lock(&self.open).failed {
             return Err(error.clone());
         }
-        match lock(&self.preparer).as_mut() {
+        match self.hold_preparer().as_mut() {
             Some(preparer) => {
                 self.write_log(preparer, true)?;
                 preparer.recycler.clear();
@@ -315,7 +318,7 @@ impl Core {
         // Waits for what is in flight, of which there is nothing (SLOT-4). A leader that is still
         // reaping after poison holds its segment's lock until it has (LOG.md L11).
         drop(slots);
-        lock(&self.preparer).take();
+        self.hold_preparer().take();
         drop(self.index.remove_before(SegmentNumber::new(u64::MAX)));
         self.progress.fall_silent();
         lock(&self.lock).take();

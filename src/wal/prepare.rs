@@ -2,7 +2,11 @@
 //! no threads. No append waits for it, unless no prepared segment is left.
 //!
 //! PREPARE-1: one thread at a time writes `LOG` (LOG.md L2). PREPARE-2: nothing is written after
-//! the log was poisoned (LOG.md L12).
+//! the log was poisoned (LOG.md L12). PREPARE-3: who prepares ahead of what is needed rests between
+//! two pieces, so that appends have the device, and never while somebody waits for it.
+
+use std::cell::Cell;
+use std::time::Duration;
 
 use super::core::{Core, Open, Panics, closed};
 use super::group::Resolved;
@@ -18,6 +22,10 @@ use crate::storage::Channel;
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, MutexGuard, lock, wait};
 
+/// How long a rest is: so many times what the piece before took, and no longer than this.
+const REST: u32 = 8;
+const REST_MAX: Duration = Duration::from_millis(4);
+
 /// What the preparing thread needs: also what truncation and closing take from it.
 #[derive(Debug)]
 pub(crate) struct Preparer {
@@ -29,7 +37,7 @@ pub(crate) struct Preparer {
 
 impl Preparer {
     /// The next segment, of a file that was kept or of a new one.
-    fn segment(&mut self, wanted: Wanted, clock: &dyn Clock) -> Result<Made> {
+    fn segment(&mut self, wanted: Wanted<'_>, clock: &dyn Clock) -> Result<Made> {
         let Wanted { log, number, fill } = wanted;
         let channel = &mut *self.channel;
         if let Some(segment) = self.recycler.reuse(log, number, channel, clock)? {
@@ -43,10 +51,10 @@ impl Preparer {
 
 /// Which segment, and how it is filled.
 #[derive(Clone, Copy)]
-struct Wanted {
+struct Wanted<'a> {
     log: LogId,
     number: SegmentNumber,
-    fill: Fill,
+    fill: Fill<'a>,
 }
 
 /// A segment that frames may go into.
@@ -165,7 +173,11 @@ impl Core {
                         resolved.extend(self.fail(&mut lock(&self.open), error));
                     }
                 }
-                Step::Prepare(wanted) => {
+                Step::Prepare { number, hurry } => {
+                    let begun_ns = Cell::new(self.clock.monotonic_ns());
+                    let rest = |done| self.give_way(done, &begun_ns);
+                    let fill = if hurry { Fill::Quickly } else { Fill::Gently(&rest) };
+                    let wanted = Wanted { log: self.log, number, fill };
                     let made = preparer.segment(wanted, &*self.clock);
                     resolved.extend(self.finish_attempt(made, preparer.segment_size));
                 }
@@ -189,8 +201,31 @@ impl Core {
         if missing.is_none() {
             open.preparation.asked = false;
         }
-        let fill = if hurry { Fill::Quickly } else { Fill::Gently };
-        missing.map(|number| Step::Prepare(Wanted { log: self.log, number, fill }))
+        missing.map(|number| Step::Prepare { number, hurry })
+    }
+
+    /// Leaves the device to the appends for a while, behind a piece that was begun at `begun_ns`,
+    /// unless the segment, of which `done` bytes are there, may be needed soon (PREPARE-3).
+    fn give_way(&self, done: u64, begun_ns: &Cell<u64>) {
+        let needed = {
+            let open = lock(&self.open);
+            open.stop || open.failed.is_some() || open.staging.needs_more_than(done)
+        };
+        let awaited = self.preparer_awaited.load(Ordering::Relaxed) > 0;
+        if !needed && !awaited && self.background == Background::Threads && self.clock.passes() {
+            let took_ns = self.clock.monotonic_ns().saturating_sub(begun_ns.get());
+            let took = Duration::from_nanos(took_ns);
+            self.clock.sleep((took * REST).min(REST_MAX));
+        }
+        begun_ns.set(self.clock.monotonic_ns());
+    }
+
+    /// The preparer, once it has ended what it is at.
+    pub(super) fn hold_preparer(&self) -> MutexGuard<'_, Option<Preparer>> {
+        self.preparer_awaited.fetch_add(1, Ordering::Relaxed);
+        let preparer = lock(&self.preparer);
+        self.preparer_awaited.fetch_sub(1, Ordering::Relaxed);
+        preparer
     }
 
     fn finish_attempt(&self, made: Result<Made>, size: u64) -> Option<Resolved> {
@@ -261,7 +296,7 @@ impl Core {
     }
 
     fn truncate(&self, lsn: Lsn, resolved: &mut Vec<Resolved>) -> Result<Lsn> {
-        let mut preparer = lock(&self.preparer);
+        let mut preparer = self.hold_preparer();
         let Some(preparer) = preparer.as_mut() else { return Err(closed()) };
         self.check()?;
         self.truncate_with(preparer, lsn, resolved)
@@ -321,5 +356,5 @@ impl Core {
 
 enum Step {
     WriteLog,
-    Prepare(Wanted),
+    Prepare { number: SegmentNumber, hurry: bool },
 }

@@ -195,7 +195,7 @@ impl Wal {
             core.cover_catalog(core.progress.durable())?;
         }
         let mut resolved = Vec::new();
-        let first = match lock(&core.preparer).as_mut() {
+        let first = match core.hold_preparer().as_mut() {
             Some(preparer) => core.check().and_then(|()| core.retain(preparer, &mut resolved)),
             None => Err(closed()),
         };

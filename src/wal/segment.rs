@@ -166,10 +166,11 @@ pub(crate) fn half(bytes: &[u8], at: usize) -> u32 {
 }
 
 /// How zeros are written to a new segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fill {
-    /// One small piece after the other: appends go on meanwhile.
-    Gently,
+#[derive(Clone, Copy)]
+pub(crate) enum Fill<'a> {
+    /// One small piece after the other: appends go on meanwhile. Behind each, this is called with
+    /// how many bytes are done.
+    Gently(&'a dyn Fn(u64)),
     /// As fast as the device takes them: somebody waits for this segment.
     Quickly,
 }
@@ -310,7 +311,7 @@ impl Segment {
     pub(crate) fn prepare_so(
         home: &Arc<Home>,
         header: &SegmentHeader,
-        fill: Fill,
+        fill: Fill<'_>,
         channel: &mut dyn Channel,
     ) -> Result<Segment> {
         assert!(is_valid_size(header.size), "SEGMENT: sizes are checked where they come from");
@@ -331,7 +332,7 @@ impl Segment {
         directory: &dyn Directory,
         header: &SegmentHeader,
         file: &Arc<dyn File>,
-        fill: Fill,
+        fill: Fill<'_>,
         channel: &mut dyn Channel,
     ) -> Result<()> {
         if !file.try_lock(0, LockKind::Exclusive)? {
@@ -343,7 +344,7 @@ impl Segment {
             file.allocate(header.size)?;
         } else if !file.allocate_written(header.size)? {
             match fill {
-                Fill::Gently => write_zeros(header.size, file, channel)?,
+                Fill::Gently(rest) => write_zeros(header.size, file, rest, channel)?,
                 Fill::Quickly => files::fill_zeros(channel, file, 0, header.size)?,
             }
         }
@@ -358,7 +359,12 @@ impl Segment {
 
 /// Writes zeros to the file's full length, one small piece after the other: an append that meets
 /// one of them on its way to the device waits for that piece only.
-fn write_zeros(size: u64, file: &Arc<dyn File>, channel: &mut dyn Channel) -> Result<()> {
+fn write_zeros(
+    size: u64,
+    file: &Arc<dyn File>,
+    rest: &dyn Fn(u64),
+    channel: &mut dyn Channel,
+) -> Result<()> {
     let mut buffer = AlignedBuf::zeroed(to_usize(size).min(PREPARE_CHUNK));
     let mut offset = 0;
     while offset < size {
@@ -366,6 +372,7 @@ fn write_zeros(size: u64, file: &Arc<dyn File>, channel: &mut dyn Channel) -> Re
         buffer.set_len(length);
         buffer = transfer::write_all(channel, file, offset, buffer, false)?;
         offset += to_u64(length);
+        rest(offset);
     }
     Ok(())
 }

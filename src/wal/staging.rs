@@ -491,6 +491,15 @@ impl Staging {
         self.spares.len() < AT_REST
     }
 
+    /// Whether the segment that is being prepared, of which `done` bytes are there, may be needed
+    /// before the rest is. The spare is needed when the active segment is full; if there is none,
+    /// the users stop in its middle (STAGING-4). Either way twice as fast as it is filled is fast
+    /// enough.
+    pub(crate) fn needs_more_than(&self, done: u64) -> bool {
+        let pace = if self.spares.is_empty() { 4 } else { 2 };
+        self.offset.saturating_mul(pace) > done
+    }
+
     /// Bytes of all buffers.
     #[cfg(test)]
     pub(crate) fn allocated(&self) -> usize {

@@ -128,14 +128,23 @@ impl Act {
                 store.write(meta(batch), &extents)
             }
             Act::Delta(batch) => {
-                let (parent, from) = newest(store);
-                let extent = |p| Some(extent(p, changes(from, batch, p)?));
-                let extents: Vec<_> = (0..PARTITIONS).filter_map(extent).collect();
-                store.write(CheckpointMeta { parent, ..meta(batch) }, &extents)
+                let on = newest(store);
+                delta_on(store, on, batch)
             }
             Act::Fold => store.fold(),
         }
     }
+}
+
+/// Writes a delta on the checkpoint of this number and batch.
+pub(crate) fn delta_on(
+    store: &mut CheckpointStore,
+    (parent, from): (u64, u64),
+    batch: u64,
+) -> Result<Written> {
+    let extent = |p| Some(extent(p, changes(from, batch, p)?));
+    let extents: Vec<_> = (0..PARTITIONS).filter_map(extent).collect();
+    store.write(CheckpointMeta { parent, ..meta(batch) }, &extents)
 }
 
 /// A disk and its store after so many acts of the history.

@@ -165,6 +165,68 @@ fn a_full_disk_still_takes_a_delta() {
     }
 }
 
+/// Checkpoints that are written while one is folded, deltas on that one, and the first delta on the
+/// fold. Ends at the first error; returns the batch of the newest checkpoint that was acknowledged,
+/// and that of the one that was being written.
+fn beside_a_fold(store: &mut CheckpointStore) -> (u64, u64) {
+    let folded = newest(store);
+    assert_eq!(folded, (4, 4));
+    let mut acknowledged = 4;
+    let mut steps = || -> sawmill::Result<()> {
+        let number = store.take_number();
+        let folding = store.begin_fold(folded.0, number)?;
+        delta_on(store, folded, 5)?;
+        acknowledged = 5;
+        let filled = folding.fill();
+        delta_on(store, folded, 6)?;
+        acknowledged = 6;
+        let fold = store.end_fold(filled)?;
+        assert_eq!((fold.checkpoint, fold.parent, newest(store).1), (5, None, 6));
+        delta_on(store, (fold.checkpoint, folded.1), 7)?;
+        acknowledged = 7;
+        Ok(())
+    };
+    let all = steps().is_ok();
+    (acknowledged, if all { acknowledged } else { acknowledged + 1 })
+}
+
+/// E15: checkpoints do not wait for a fold, nor it for them. The power goes at every operation of
+/// all of them, and every operation fails once.
+#[test]
+fn a_crash_or_fault_anywhere_beside_a_fold_leaves_old_or_new() {
+    let (disk, mut store) = lived(4, true);
+    let before = disk.ops();
+    assert_eq!(beside_a_fold(&mut store), (7, 7));
+    let last = disk.ops();
+    let kept: Vec<u64> = store.kept().map(|meta| meta.batch.get()).collect();
+    assert_eq!(kept, [6, 7], "the fold is there for the last one");
+    for op in before + 1..=last {
+        for manner in [CrashManner::Torn, CrashManner::After] {
+            let (disk, mut store) = lived(4, true);
+            disk.crash_at(op, manner);
+            let (old, new) = beside_a_fold(&mut store);
+            drop(store);
+            for outcome in [CrashOutcome::LoseAll, CrashOutcome::Seeded(op)] {
+                let found = disk.power_cycle(outcome);
+                let (batch, fell_back) = start(&found).unwrap();
+                let story = format!("op {op} {manner:?}, {outcome:?}: {batch}, {fell_back}");
+                assert!((old..=new).contains(&batch) && fell_back == 0, "{story}");
+            }
+        }
+        for fault in [EIO, ENOSPC].map(|errno| (errno, FaultKind::NotExecuted)) {
+            let (disk, mut store) = lived(4, true);
+            disk.fail_op(op, fault.0, fault.1);
+            let (old, new) = beside_a_fold(&mut store);
+            let next =
+                if store.takes_delta(newest(&store).0) { Act::Delta(9) } else { Act::Base(9) };
+            next.on(&mut store).unwrap_or_else(|error| panic!("op {op}: {error}"));
+            drop(store);
+            let found = start(&disk.power_cycle(CrashOutcome::LoseAll)).unwrap();
+            assert_eq!(found, (9, 0), "op {op}, {fault:?}, {old}..={new}");
+        }
+    }
+}
+
 /// What stays is what the two independent checkpoints need, and nothing else.
 #[test]
 fn files_stay_while_a_kept_checkpoint_needs_them_and_no_longer() {

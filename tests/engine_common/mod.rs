@@ -67,6 +67,11 @@ pub struct World {
     pub ledgers: Option<Ledgers>,
     /// The job's function gives other words than it used to.
     pub shout: bool,
+    /// The job has no side input, so that batches are drafted where checkpoints are late; and one
+    /// more sink, of the words as they come, which a draft has whole.
+    pub sideless: bool,
+    /// Partitions of every shuffle, and of the state.
+    pub parallelism: u32,
 }
 
 impl World {
@@ -84,6 +89,8 @@ impl World {
             late: false,
             ledgers: None,
             shout: false,
+            sideless: false,
+            parallelism: options().parallelism,
         }
     }
 
@@ -108,6 +115,8 @@ impl World {
             late: self.late,
             ledgers,
             shout: self.shout,
+            sideless: self.sideless,
+            parallelism: self.parallelism,
         }
     }
 
@@ -142,21 +151,26 @@ impl World {
         side: &SideInput<u64>,
     ) -> Result<(Job, StateHandle<Bytes, u64>)> {
         let (outside, flaky) = (Arc::clone(&self.outside), self.flaky);
-        let (ledgers, shout) = (self.ledger_sinks(), self.shout);
+        let (ledgers, shout, sideless) = (self.ledger_sinks(), self.shout, self.sideless);
         Job::build(name!("words"), |job| {
             let paths = TEXT.iter().map(|(file, _)| Path::new("/in").join(file));
             let lines = job.source(name!("files"), TextFiles::new(paths));
             let received = job.source(name!("received"), Received::from(events));
             let seen = Accumulator::new(name!("lines"));
-            let side = job.side_input(side);
+            let side = (!self.sideless).then(|| job.side_input(side));
             let words = lines.union(&received).map_partitions::<Bytes>(move |rows, out| {
-                let side = side.of(rows.run())?.map_or(0, |side| *side);
-                out.push(format!("{SIDE}{side}").as_bytes());
+                if let Some(side) = &side {
+                    let side = side.of(rows.run())?.map_or(0, |side| *side);
+                    out.push(format!("{SIDE}{side}").as_bytes());
+                }
                 rows.for_each(|line| {
                     seen.add(1);
                     line.split(|b| *b == b' ').filter(|w| !w.is_empty()).for_each(|w| out.push(w))
                 })
             });
+            if self.sideless {
+                words.write_text(name!("echo"), "/echo");
+            }
             let counted = words.pair_with(|_| 1u64).reduce_by_key(|a, b| a + b);
             let name = name!("counts");
             let counts = counted.map_with_state::<u64, Row>(name, move |word, new, count| {
@@ -172,7 +186,11 @@ impl World {
             }
             counts.out.for_each_batch(name!("callback"), move |batch| {
                 let rows: Vec<Row> = batch.rows().cloned().collect();
-                let first = outside.lock().unwrap().see(batch.id(), batch.attempt(), rows) == 1;
+                let mut outside = outside.lock().unwrap();
+                if !sideless {
+                    outside.see_side(batch.id(), &rows);
+                }
+                let first = outside.see(batch.id(), batch.attempt(), rows) == 1;
                 let fails = flaky && first && batch.id().get() % 2 == 0;
                 if fails { Err("the other side is not there".into()) } else { Ok(()) }
             });
@@ -184,7 +202,6 @@ impl World {
 impl Outside {
     /// E20: one id, one set of rows; attempts rise. Returns how often the batch was seen.
     fn see(&mut self, id: BatchId, attempt: u32, rows: Vec<Row>) -> usize {
-        self.see_side(id, &rows);
         let (attempts, seen) = self.batches.entry(id).or_insert_with(|| (vec![], rows.clone()));
         if *seen != rows {
             let text = format!("batch {id}: {seen:?} at first, {rows:?} at attempt {attempt}");
@@ -252,6 +269,8 @@ pub fn options() -> RunOptions {
 pub struct Finished {
     pub counts: BTreeMap<String, u64>,
     pub output: String,
+    /// What the sink of the words has, in order.
+    pub echo: String,
     pub truncated: bool,
     /// What the accumulator of lines says.
     pub lines: i64,
@@ -264,7 +283,8 @@ pub fn life(world: &World, hooks: Box<dyn Hooks>) -> Result<Finished> {
     let events = engine.ingest(name!("events"))?;
     let side = engine.side_input(name!("side"));
     let (job, counts) = world.job(&events, &side)?;
-    let mut harness = Harness::new(&engine, job, options(), hooks)?;
+    let options = RunOptions { parallelism: world.parallelism, ..options() };
+    let mut harness = Harness::new(&engine, job, options, hooks)?;
     if world.late {
         harness = harness.with_late_checkpoints();
     }
@@ -290,7 +310,9 @@ pub fn life(world: &World, hooks: Box<dyn Hooks>) -> Result<Finished> {
     let truncated = engine.log().first_lsn().get() > 1;
     drop(harness);
     engine.close()?;
-    Ok(Finished { counts: all, output: output(&world.disk), truncated, lines })
+    let output = output(&world.disk);
+    let echo = files_of(&world.disk, "/echo", "txt");
+    Ok(Finished { counts: all, output, echo, truncated, lines })
 }
 
 /// Appends one record, unlike any other; `false` if there are enough.
@@ -308,10 +330,14 @@ fn append(world: &World, events: &Ingest) -> Result<bool> {
     Ok(true)
 }
 
-/// The sink's files, one after the other.
+/// The first sink's files, one after the other.
 pub fn output(disk: &SimDisk) -> String {
-    let files = disk.files().into_iter().filter(|path| path.starts_with("/out"));
-    let data = files.filter(|path| path.extension().is_some_and(|end| end == "jsonl"));
+    files_of(disk, "/out", "jsonl")
+}
+
+fn files_of(disk: &SimDisk, place: &str, extension: &str) -> String {
+    let files = disk.files().into_iter().filter(|path| path.starts_with(place));
+    let data = files.filter(|path| path.extension().is_some_and(|end| end == extension));
     data.map(|path| String::from_utf8(disk.read_file(path).unwrap()).unwrap()).collect()
 }
 
@@ -352,6 +378,13 @@ pub fn check(world: &World, finished: &Finished) -> Result<(), String> {
     }
     if finished.counts != model {
         return Err(format!("state {:?}, model {model:?}", finished.counts));
+    }
+    let mut echoed: BTreeMap<String, u64> = BTreeMap::new();
+    for word in finished.echo.lines() {
+        *echoed.entry(word.to_owned()).or_default() += 1;
+    }
+    if world.sideless && echoed != model {
+        return Err(format!("the sink of words has {echoed:?}, model {model:?}"));
     }
     let rows = outside.batches.values().flat_map(|(_, rows)| rows);
     let expected: String = rows.map(|(word, count)| format!("[\"{word}\",{count}]\n")).collect();

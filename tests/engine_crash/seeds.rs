@@ -27,6 +27,8 @@ impl Random {
 fn live(seed: u64) -> Result<u64, String> {
     let mut random = Random(seed);
     let mut world = World { flaky: random.chance(), late: random.chance(), ..World::new(seed) };
+    world.sideless = random.chance();
+    let rescaled = random.chance();
     if random.chance() {
         let strike = random.chance().then(|| {
             let strike = Strike::ALL[usize::try_from(random.below(3)).unwrap()];
@@ -50,6 +52,9 @@ fn live(seed: u64) -> Result<u64, String> {
             }
             Err(error) if !world.disk.is_off() => return Err(format!("seed {seed}: {error}")),
             Ok(_) | Err(_) => {}
+        }
+        if rescaled {
+            world.parallelism = 1 + u32::try_from(random.below(5)).unwrap();
         }
         world = world.with_disk(match random.below(4) {
             0 => world.disk.kill(),

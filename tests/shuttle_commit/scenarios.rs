@@ -302,6 +302,37 @@ fn crowd(model: &Model) -> Vec<JoinHandle<Answers>> {
     vec![writer(b'a'), writer(b'b'), writer(b'c'), writer(b'd')]
 }
 
+/// Groups large enough for rows, with callers among them whose time may be up, and one that closes
+/// the log at last, or a write that fails.
+fn rows(depth: Option<usize>, fails: bool) {
+    let model = Model::of_depth(depth);
+    if fails {
+        model.disk.fail_op(model.disk.ops() + 6, 5, FaultKind::NotExecuted);
+    }
+    let mut threads = crowd(&model);
+    threads.push(model.spawn(|wal| vec![append_timeout(&wal, b"x"), append_timeout(&wal, b"y")]));
+    threads.push(model.spawn(|wal| vec![settle(&wal, b"f", block_on), append(&wal, b"g")]));
+    let time = model.time_passes(LIMIT);
+    let answers = collect(threads);
+    time.join().unwrap();
+    if model.wal.clone().close().is_ok() {
+        see("closed");
+    }
+    model.verify(&answers);
+}
+
+pub(crate) fn groups_are_woken_in_rows() {
+    rows(None, false);
+}
+
+pub(crate) fn rows_beside_several_writes() {
+    rows(Some(3), false);
+}
+
+pub(crate) fn rows_when_a_write_fails() {
+    rows(Some(2), true);
+}
+
 pub(crate) fn several_writes_are_in_flight() {
     let model = Model::of_depth(Some(3));
     let answers = collect(crowd(&model));

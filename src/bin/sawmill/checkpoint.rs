@@ -148,7 +148,7 @@ fn advice(report: &EngineReport) -> String {
     }
 }
 
-fn age_s(checkpoint: &CheckpointReport) -> Option<u64> {
+pub(crate) fn age_s(checkpoint: &CheckpointReport) -> Option<u64> {
     let written = u64::try_from(checkpoint.written_ns?).ok()?;
     Some(SystemClock.wall_ns().saturating_sub(written) / 1_000_000_000)
 }
@@ -162,7 +162,7 @@ fn to_json(report: &EngineReport) -> Value {
     })
 }
 
-fn checkpoint_json(checkpoint: &CheckpointReport) -> Value {
+pub(crate) fn checkpoint_json(checkpoint: &CheckpointReport) -> Value {
     let operators: Vec<_> = checkpoint
         .operators
         .iter()

@@ -7,6 +7,7 @@ mod bench;
 mod checkpoint;
 mod doctor;
 mod out;
+mod savepoint;
 mod state;
 mod wal_append;
 mod wal_bench;
@@ -40,6 +41,9 @@ enum Area {
     /// Look at the checkpoints of an engine's directory, writing nothing.
     #[command(subcommand)]
     Checkpoint(checkpoint::Command),
+    /// Keep a job's state under a name: make, list, verify, remove savepoints.
+    #[command(subcommand)]
+    Savepoint(savepoint::Command),
     /// Print an operator's state as the newest checkpoint has it, writing nothing.
     #[command(subcommand)]
     State(state::Command),
@@ -76,6 +80,7 @@ fn main() -> ExitCode {
     let outcome = match Command::parse().area {
         Area::Wal(command) => run(command),
         Area::Checkpoint(command) => checkpoint::run(&command),
+        Area::Savepoint(command) => savepoint::run(&command),
         Area::State(command) => state::run(&command),
         Area::Doctor(arguments) => doctor::run(&arguments),
     };

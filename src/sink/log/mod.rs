@@ -7,6 +7,7 @@
 //! LOGOUT-4: the target's log refuses it, in one step with the append: the output is a producer,
 //! the epoch of the job's log its producer epoch. Nothing stands between a check and the append.
 
+mod follow;
 mod format;
 mod read;
 mod sink;

@@ -1,12 +1,17 @@
 //! Reading what sinks have committed into a log.
+//!
+//! READ-1: rows are shown when their commit was found, all or none. Those of a commit that follows
+//! them closely are still in memory then; a larger transaction is read a second time, from its
+//! first row, so that memory is bounded whatever its size.
 
 use std::collections::VecDeque;
 use std::fmt;
 
-use super::format::{Commit, Found, Note, RowDigest, decode};
+use super::follow::{Elsewhere, Follow, Own};
+use super::format::{Commit, Found, Note, RowDigest, TransactionId, decode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{BatchId, Lsn, StreamId};
-use crate::wal::{Replay, Wal, WalReader};
+use crate::wal::{Wal, WalReader};
 
 /// A row of a committed batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,13 +53,52 @@ pub struct CommittedRow {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct CommittedRows {
-    open: Box<dyn Fn(Lsn) -> Result<Replay> + Send>,
+    log: Box<dyn Follow>,
     stream: StreamId,
     next: Lsn,
+    /// Rows whose commit was not found yet.
+    waiting: Waiting,
     /// Rows of the commit in hand.
     ready: VecDeque<CommittedRow>,
     /// A commit whose rows are read on from here, with the rest of them.
     within: Option<Within>,
+    /// What ended it.
+    failed: Option<Error>,
+}
+
+/// The rows that were read last, of whatever transaction.
+#[derive(Default)]
+struct Waiting {
+    rows: VecDeque<(TransactionId, Lsn, Vec<u8>)>,
+    bytes: usize,
+    /// No row up to here is among them.
+    gone: Lsn,
+}
+
+impl Waiting {
+    fn push(&mut self, transaction: TransactionId, lsn: Lsn, row: &[u8]) {
+        self.bytes += row.len() + ROW_OVERHEAD;
+        self.rows.push_back((transaction, lsn, row.to_vec()));
+        while self.bytes > READ {
+            let Some((_, lsn, row)) = self.rows.pop_front() else { break };
+            self.bytes -= row.len() + ROW_OVERHEAD;
+            self.gone = lsn;
+        }
+    }
+
+    /// Takes the rows of a transaction out, in order.
+    fn take(&mut self, transaction: TransactionId) -> Vec<(Lsn, Vec<u8>)> {
+        let mut taken = Vec::new();
+        for (other, lsn, row) in std::mem::take(&mut self.rows) {
+            if other == transaction {
+                self.bytes -= row.len() + ROW_OVERHEAD;
+                taken.push((lsn, row));
+            } else {
+                self.rows.push_back((other, lsn, row));
+            }
+        }
+        taken
+    }
 }
 
 /// Where in a transaction the reader is.
@@ -66,8 +110,10 @@ struct Within {
     digest: RowDigest,
 }
 
-/// Bytes of rows that are read at a time.
+/// Bytes of rows that are kept, or read again at a time.
 const READ: usize = 256 << 10;
+/// What a row costs besides its bytes.
+const ROW_OVERHEAD: usize = 48;
 
 impl fmt::Debug for CommittedRows {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -82,8 +128,8 @@ impl CommittedRows {
     /// `Invalid` if there is no stream of this name.
     pub fn of(wal: &Wal, stream: &str) -> Result<CommittedRows> {
         let found = wal.find_stream(stream).map(|stream| stream.id());
-        let (wal, found) = (wal.clone(), found.ok_or_else(|| no_stream(stream))?);
-        Ok(CommittedRows::new(found, move |from| wal.replay_from(from)))
+        let (wal, stream) = (wal.clone(), found.ok_or_else(|| no_stream(stream))?);
+        Ok(CommittedRows::new(stream, Box::new(Own { wal, stream, tail: None })))
     }
 
     /// Of a log that another process may write. See [`WalReader::refresh`].
@@ -91,72 +137,108 @@ impl CommittedRows {
     /// # Errors
     /// `Invalid` if there is no stream of this name; the reader's.
     pub fn of_reader(reader: WalReader, stream: &str) -> Result<CommittedRows> {
-        let found = reader.find_stream(stream)?.ok_or_else(|| no_stream(stream))?;
-        Ok(CommittedRows::new(found, move |from| {
-            reader.refresh()?;
-            reader.replay_from(from)
-        }))
+        let stream = reader.find_stream(stream)?.ok_or_else(|| no_stream(stream))?;
+        Ok(CommittedRows::new(stream, Box::new(Elsewhere { reader, stream, tail: None })))
     }
 
-    fn new(
-        stream: StreamId,
-        open: impl Fn(Lsn) -> Result<Replay> + Send + 'static,
-    ) -> CommittedRows {
-        let (ready, within) = (VecDeque::new(), None);
-        CommittedRows { open: Box::new(open), stream, next: Lsn::ZERO, ready, within }
+    fn new(stream: StreamId, log: Box<dyn Follow>) -> CommittedRows {
+        let (ready, within, failed) = (VecDeque::new(), None, None);
+        CommittedRows {
+            log,
+            stream,
+            next: Lsn::ZERO,
+            waiting: Waiting::default(),
+            ready,
+            within,
+            failed,
+        }
     }
 
     /// Goes on behind a commit, as [`CommittedRow::commit`] names it.
     #[must_use]
     pub fn behind(mut self, commit: Lsn) -> CommittedRows {
         self.next = commit.next();
+        self.waiting.gone = commit;
         self
     }
 
-    /// The next row; `None` when nothing more is committed at the moment: ask again later.
+    /// The next row; `None` when nothing more is committed at the moment: ask again later. A reader
+    /// of this process's log that keeps up is served from memory. An error ends it: every further
+    /// call returns it again, unless it is [`Lost`](ErrorKind::Lost), which is passed.
+    ///
+    /// # Errors
+    /// What reading the log gives: `Corrupt`, `Unreadable`, `Lost`, `Poisoned`, `Closed`; `Invalid`
+    /// if records were truncated before this came to them; `Corrupt` for a commit whose rows are
+    /// not all there, and for records that are no sink's.
     #[allow(clippy::should_implement_trait, reason = "it goes on after `None`")]
     pub fn next(&mut self) -> Option<Result<CommittedRow>> {
         loop {
             if let Some(row) = self.ready.pop_front() {
                 return Some(Ok(row));
             }
+            if let Some(error) = &self.failed {
+                return Some(Err(error.clone()));
+            }
             let more = if self.within.is_some() { self.read_rows() } else { self.find_commit() };
             match more {
                 Ok(true) => {}
                 Ok(false) => return None,
-                Err(error) => return Some(Err(error)),
+                Err(error) => {
+                    if error.kind() != ErrorKind::Lost {
+                        self.failed = Some(error.clone());
+                    }
+                    return Some(Err(error));
+                }
             }
         }
     }
 
     /// Looks for the next commit; `false` if there is none yet.
     fn find_commit(&mut self) -> Result<bool> {
-        let mut replay = (self.open)(self.next)?.stream(self.stream);
-        while let Some(record) = replay.next() {
-            let record = record?;
-            self.next = record.lsn.next();
-            let Found::Note(Note::Committed(commit)) = decode(record.payload, record.lsn)? else {
-                continue;
-            };
+        while let Some(record) = self.log.try_next(self.next)? {
             let lsn = record.lsn;
-            let behind = Lsn::new(lsn.get().saturating_sub(commit.rows));
-            let from = commit.first.unwrap_or(behind);
-            let digest = RowDigest::default();
-            self.within = Some(Within { commit, lsn, from, seen: 0, digest });
-            return Ok(true);
+            self.next = lsn.next();
+            match decode(record.payload, lsn)? {
+                Found::Row(transaction, row) => self.waiting.push(transaction, lsn, row),
+                Found::Note(Note::Opened { .. }) => {}
+                Found::Note(Note::Committed(commit)) => {
+                    self.found(commit, lsn)?;
+                    return Ok(true);
+                }
+            }
         }
         Ok(false)
+    }
+
+    /// Shows the rows of a commit, or has them read again.
+    fn found(&mut self, commit: Commit, lsn: Lsn) -> Result<()> {
+        let held = self.waiting.take(commit.transaction);
+        let behind = Lsn::new(lsn.get().saturating_sub(commit.rows));
+        let from = commit.first.unwrap_or(behind);
+        let mut at = Within { commit, lsn, from, seen: 0, digest: RowDigest::default() };
+        if from <= self.waiting.gone {
+            self.within = Some(at);
+            return Ok(());
+        }
+        for (lsn, row) in held {
+            self.ready.push_back(at.show(lsn, row));
+        }
+        let whole = at.check();
+        if whole.is_err() {
+            self.ready.clear();
+        }
+        whole
     }
 
     /// Reads some rows of the commit in hand: those of its transaction, of all that stand there.
     fn read_rows(&mut self) -> Result<bool> {
         let Some(mut at) = self.within.take() else { return Ok(true) };
-        let mut replay = (self.open)(at.from)?.stream(self.stream).to(at.lsn);
+        let mut replay = self.log.again(at.from)?.stream(self.stream).to(at.lsn);
         let mut bytes = 0;
         while let Some(record) = replay.next() {
             let record = record?;
             if record.lsn == at.lsn {
-                return self.check(&at).map(|()| true);
+                return at.check().map(|()| true);
             }
             at.from = record.lsn.next();
             let Found::Row(transaction, row) = decode(record.payload, record.lsn)? else {
@@ -165,16 +247,8 @@ impl CommittedRows {
             if transaction != at.commit.transaction {
                 continue;
             }
-            at.seen += 1;
-            at.digest.add(row);
             bytes += row.len();
-            self.ready.push_back(CommittedRow {
-                output: at.commit.output.clone(),
-                batch: at.commit.batch,
-                commit: at.lsn,
-                lsn: record.lsn,
-                payload: row.to_vec(),
-            });
+            self.ready.push_back(at.show(record.lsn, row.to_vec()));
             if bytes >= READ {
                 self.within = Some(at);
                 return Ok(true);
@@ -182,10 +256,19 @@ impl CommittedRows {
         }
         Err(missing(&at))
     }
+}
 
-    fn check(&self, at: &Within) -> Result<()> {
-        let whole = at.seen == at.commit.rows && at.digest.get() == at.commit.digest;
-        if whole { Ok(()) } else { Err(missing(at)) }
+impl Within {
+    fn show(&mut self, lsn: Lsn, payload: Vec<u8>) -> CommittedRow {
+        self.seen += 1;
+        self.digest.add(&payload);
+        let (output, batch) = (self.commit.output.clone(), self.commit.batch);
+        CommittedRow { output, batch, commit: self.lsn, lsn, payload }
+    }
+
+    fn check(&self) -> Result<()> {
+        let whole = self.seen == self.commit.rows && self.digest.get() == self.commit.digest;
+        if whole { Ok(()) } else { Err(missing(self)) }
     }
 }
 

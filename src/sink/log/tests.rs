@@ -8,7 +8,7 @@ use super::{CommittedRows, log_sink};
 use crate::clock::ManualClock;
 use crate::error::{ErrorKind, Result};
 use crate::exec::{Dataset, Name};
-use crate::ids::{BatchId, Epoch, LogId};
+use crate::ids::{BatchId, Epoch, LogId, Lsn};
 use crate::sim::{CrashManner, CrashOutcome, SimDisk};
 use crate::sink::for_each::Collected;
 use crate::sink::{Sink, SinkContext, SinkIdentity};
@@ -238,6 +238,55 @@ fn nothing_is_committed_behind_the_opening_of_a_later_writer() {
     for round in 0..60 {
         let in_time = race(round).unwrap();
         assert!(in_time >= round % 4, "round {round}: {in_time} batches were acknowledged");
+    }
+}
+
+/// READ-1: what is not in memory any more when its commit is found is read again; so is what began
+/// before the place from which a reader goes on.
+#[test]
+fn transactions_of_any_size_are_shown_whole() {
+    let place = tempfile::tempdir().unwrap();
+    let options = WalOptions { segment_size: 1 << 20, ..WalOptions::default() };
+    let target = Wal::open(place.path(), options).unwrap();
+    let sinks = ["large", "small"].map(|name| {
+        let sink = sink(&target);
+        open(&*sink, name, 1, None).unwrap();
+        sink
+    });
+    let rows = |count: usize, length: usize| -> Vec<Vec<u8>> {
+        (0..count).map(|row| format!("{row:0length$}").into_bytes()).collect()
+    };
+    let publish = |sink: &dyn Sink, batch: u64, rows: &[Vec<u8>]| {
+        let output = Collected::<Vec<u8>> { batch_time_ns: 0, partitions: vec![rows.to_vec()] };
+        sink.publish(BatchId::new(batch), 1, &output).unwrap();
+    };
+    let (large, small) = (rows(700, 1000), rows(3, 10));
+    std::thread::scope(|scope| {
+        scope.spawn(|| (1..=4).for_each(|batch| publish(&*sinks[0], batch, &large)));
+        scope.spawn(|| (1..=40).for_each(|batch| publish(&*sinks[1], batch, &small)));
+    });
+    let mut shown: Vec<(String, u64, Lsn, Vec<Vec<u8>>)> = Vec::new();
+    let mut all = CommittedRows::of(&target, "rows").unwrap();
+    while let Some(row) = all.next() {
+        let row = row.unwrap();
+        match shown.last_mut() {
+            Some((output, batch, _, rows))
+                if *output == row.output && *batch == row.batch.get() =>
+            {
+                rows.push(row.payload);
+            }
+            _ => shown.push((row.output, row.batch.get(), row.commit, vec![row.payload])),
+        }
+    }
+    assert_eq!(shown.len(), 44);
+    for (output, _, _, rows) in &shown {
+        assert_eq!(rows, if output.contains("large") { &large } else { &small });
+    }
+    for pair in shown.windows(2) {
+        let mut behind = CommittedRows::of(&target, "rows").unwrap().behind(pair[0].2);
+        for row in &pair[1].3 {
+            assert_eq!(&behind.next().unwrap().unwrap().payload, row);
+        }
     }
 }
 

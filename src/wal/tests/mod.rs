@@ -8,6 +8,7 @@ mod faults;
 mod lookup;
 mod patience;
 mod positions;
+mod preparing;
 mod recycling;
 mod reservations;
 mod retention;

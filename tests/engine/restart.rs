@@ -1,9 +1,7 @@
 //! Jobs that are started again in the process that ran them before.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "engine_restart/lifecycle.rs"]
 mod lifecycle;
-#[path = "engine_restart/triggers.rs"]
 mod triggers;
 
 use std::path::Path;
@@ -12,8 +10,8 @@ use std::time::Duration;
 
 use sawmill::testing::{Harness, NoHooks};
 use sawmill::{
-    Bytes, Engine, EngineOptions, ErrorKind, Ingest, Job, Received, RunOptions, StateHandle,
-    TextFiles, Trigger, name,
+    Bytes, CommittedRows, Engine, EngineOptions, ErrorKind, Ingest, Job, Received, RunOptions,
+    StateHandle, TextFiles, Trigger, Wal, WalOptions, name,
 };
 
 fn open(path: &Path) -> Engine {
@@ -124,13 +122,73 @@ fn a_job_that_planned_nothing_may_be_another_one_next_time() {
     run.await_termination().unwrap();
     assert_eq!(counts.get(b"oak"), Some(1));
     // From then on the directory is that job's.
-    let refused = engine.start(job(&events, &calls).0, options.clone()).unwrap_err();
+    let another = Job::build(name!("another"), |job| {
+        job.source(name!("in"), Received::from(&events)).for_each_batch(name!("out"), |_| Ok(()));
+    });
+    let refused = engine.start(another.unwrap().0, options.clone()).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::JobMismatch);
     drop((events, engine));
     let engine = open(&place.path().join("data"));
     let events = engine.ingest(name!("events")).unwrap();
     let (third, counts) = job(&events, &calls);
-    let run = engine.start(third, RunOptions { parallelism: 3, ..options }).unwrap();
+    // Another parallelism is no other job: the state is the same.
+    events.append(b"oak").unwrap();
+    let run = engine.start(third, RunOptions { parallelism: 5, ..options }).unwrap();
     run.await_termination().unwrap();
-    assert_eq!(counts.get(b"oak"), Some(1));
+    assert_eq!(counts.get(b"oak"), Some(2));
+}
+
+/// E5: two engines, each with a job and a sink of the same names, write into one stream of one log,
+/// and are aborted and started again in turns: of each the log has every row once, in order.
+#[test]
+fn two_jobs_on_one_log_are_kept_apart() {
+    const ROWS: u64 = 3000;
+    let place = tempfile::tempdir().unwrap();
+    let options = WalOptions { segment_size: 1 << 20, ..WalOptions::default() };
+    let target = Wal::open(place.path().join("target"), options).unwrap();
+    let write = |data: &str| {
+        for appended in (0..ROWS).step_by(500) {
+            let engine = open(&place.path().join(data));
+            let events = engine.ingest(name!("events")).unwrap();
+            for row in appended..appended + 500 {
+                drop(events.submit(format!("{data} {row}").as_bytes()).unwrap());
+            }
+            engine.log().sync().unwrap();
+            let (job, ()) = Job::build(name!("copy"), |job| {
+                let rows = job.source(name!("in"), Received::from(&events));
+                rows.write_log(name!("out"), &target, "rows");
+            })
+            .unwrap();
+            let trigger = Trigger::Bytes(1000);
+            let run = engine.start(job, RunOptions { trigger, ..RunOptions::default() }).unwrap();
+            if appended + 500 == ROWS {
+                run.drain().unwrap();
+            } else {
+                while run.progress().batches < 3 {
+                    std::thread::yield_now();
+                }
+                run.abort().unwrap();
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        let write = &write;
+        for data in ["left", "right"] {
+            scope.spawn(move || write(data));
+        }
+    });
+    let (mut rows, mut outputs) = (CommittedRows::of(&target, "rows").unwrap(), Vec::new());
+    let mut next = [0, 0];
+    while let Some(row) = rows.next() {
+        let row = row.unwrap();
+        let number = outputs.iter().position(|output| *output == row.output).unwrap_or_else(|| {
+            outputs.push(row.output.clone());
+            outputs.len() - 1
+        });
+        let text = String::from_utf8(row.payload).unwrap();
+        let (data, found) = text.split_once(' ').unwrap();
+        assert_eq!(found, next[number].to_string(), "of {data}, output {number}");
+        next[number] += 1;
+    }
+    assert_eq!((next, outputs.len()), ([ROWS, ROWS], 2), "{outputs:?}");
 }

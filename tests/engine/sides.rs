@@ -3,13 +3,11 @@
 //! `engine_crash`.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking")]
 
-mod engine_common;
-
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use engine_common::{World, options};
+use super::engine_common::{World, options};
 use sawmill::testing::{Harness, Hooks, NoHooks, Step, Stepped};
 use sawmill::{
     BatchId, Engine, ErrorKind, Ingest, Job, Received, Result, RunOptions, SideInput, Value, name,

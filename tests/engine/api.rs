@@ -1,13 +1,11 @@
 //! What an engine refuses, reports and survives, on the real disk and with real threads.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking")]
 
-mod engine_common;
-
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use engine_common::{World, check, life, options};
+use super::engine_common::{World, check, life, options};
 use sawmill::checkpoint::CheckpointStore;
 use sawmill::sim::{CrashOutcome, FaultKind};
 use sawmill::storage::Storage;
@@ -126,9 +124,6 @@ fn another_job_is_refused_and_named() {
         assert_eq!(error.kind(), ErrorKind::JobMismatch, "{error}");
         assert!(error.to_string().contains(named), "{error} names {named}");
     }
-    let wider = RunOptions { parallelism: 9, ..now() };
-    let error = engine.start(received(&events).0, wider).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::JobMismatch);
     assert_eq!(engine.log().appended_lsn(), before, "nothing was written");
     let (job, counts) = received(&events);
     engine.start(job, now()).unwrap().await_termination().unwrap();

@@ -2,12 +2,10 @@
 //! as often as it takes, and nobody waits for ever.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking")]
 
-mod engine_common;
-
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use engine_common::*;
+use super::engine_common::*;
 use sawmill::sim::{CrashOutcome, FaultKind};
 use sawmill::testing::{Harness, NoHooks, Stepped};
 use sawmill::{

@@ -2,13 +2,11 @@
 //! lost tasks are done again.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking")]
 
-mod engine_common;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use engine_common::*;
+use super::engine_common::*;
 use sawmill::testing::{Harness, Hooks, Step, Stepped};
 use sawmill::{
     Accumulator, BatchId, Bytes, Job, Lost, OperatorId, Result, RunContext, TaskKind, TaskOutcome,

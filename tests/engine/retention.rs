@@ -3,11 +3,9 @@
 //! acknowledged record is counted once.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking")]
 
-mod engine_common;
-
 use std::time::Duration;
 
-use engine_common::*;
+use super::engine_common::*;
 use sawmill::sim::CrashOutcome;
 use sawmill::testing::{Harness, NoHooks};
 use sawmill::{Ingest, Job, Received, Result, name};
