@@ -168,7 +168,7 @@ pub(crate) fn half(bytes: &[u8], at: usize) -> u32 {
 /// How zeros are written to a new segment.
 #[derive(Clone, Copy)]
 pub(crate) enum Fill<'a> {
-    /// One small piece after the other: appends go on meanwhile. Behind each, this is called with
+    /// One small piece after the other: appends go on meanwhile. Between two, this is called with
     /// how many bytes are done.
     Gently(&'a dyn Fn(u64)),
     /// As fast as the device takes them: somebody waits for this segment.
@@ -372,7 +372,9 @@ fn write_zeros(
         buffer.set_len(length);
         buffer = transfer::write_all(channel, file, offset, buffer, false)?;
         offset += to_u64(length);
-        rest(offset);
+        if offset < size {
+            rest(offset);
+        }
     }
     Ok(())
 }
