@@ -29,6 +29,8 @@ pub(crate) struct Lineage {
     /// wants another base.
     takes_delta: bool,
     wants_base: bool,
+    /// Whether batches would wait for the cut, and a fold can follow.
+    is_beside: bool,
 }
 
 impl JobDriver {
@@ -73,6 +75,7 @@ impl JobDriver {
         };
         self.lineage.takes_delta = parent.is_some_and(|parent| store.takes_delta(parent));
         self.lineage.wants_base = store.wants_base();
+        self.lineage.is_beside = !waits;
         true
     }
 
@@ -249,7 +252,7 @@ impl JobDriver {
             (touched + state.touched(partition), keys + state.len(partition))
         });
         // Another base comes from the files, where encoding one would keep batches waiting.
-        let files = keys > MANY || self.folding.is_some();
+        let files = (self.lineage.is_beside && keys > MANY) || self.folding.is_some();
         let takes = self.lineage.takes_delta && (files || !self.lineage.wants_base);
         (2 * touched < keys && takes).then_some(parent)
     }

@@ -12,8 +12,15 @@ use sawmill::storage::Storage;
 use sawmill::{Error, ErrorKind, Result};
 
 const PLACE: &str = "/job/savepoints";
-/// EIO, ENOSPC, EINTR, ENOMEM.
-const ERRNOS: [i32; 4] = [5, 28, 4, 12];
+/// EIO in every manner, ENOSPC, EINTR, ENOMEM.
+const FAULTS: [(i32, FaultKind); 6] = [
+    (5, FaultKind::NotExecuted),
+    (5, FaultKind::ExecutedButReported),
+    (5, FaultKind::Short(512)),
+    (28, FaultKind::NotExecuted),
+    (4, FaultKind::NotExecuted),
+    (12, FaultKind::NotExecuted),
+];
 
 fn savepoints(disk: &SimDisk) -> Result<Savepoints> {
     Ok(Savepoints::new(disk.directory(Path::new(PLACE), true)?))
@@ -99,11 +106,10 @@ fn a_crash_anywhere_leaves_a_whole_savepoint_or_none() {
 
 #[test]
 fn a_failing_operation_leaves_no_savepoint_that_is_not_whole() {
-    let kinds = [FaultKind::NotExecuted, FaultKind::ExecutedButReported, FaultKind::Short(512)];
     let mut failed = 0;
     for (act, before, after) in ACTS {
         for op in 1..=operations((act, before, after), true) {
-            for (errno, kind) in ERRNOS.into_iter().flat_map(|e| kinds.map(|kind| (e, kind))) {
+            for (errno, kind) in FAULTS {
                 let disk = saved(true);
                 disk.fail_op(disk.ops() + op, errno, kind);
                 let outcome = act(&disk);
@@ -117,7 +123,7 @@ fn a_failing_operation_leaves_no_savepoint_that_is_not_whole() {
             }
         }
     }
-    assert!(failed > 100, "the faults struck: {failed}");
+    assert!(failed > 60, "the faults struck: {failed}");
 }
 
 #[test]
