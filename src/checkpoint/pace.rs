@@ -36,7 +36,7 @@ impl Pace {
     pub(super) fn channel(&self, channel: Box<dyn Channel>) -> Box<dyn Channel> {
         let Some(turns) = &self.0 else { return channel };
         let (turns, seen) = (Arc::clone(turns), turns.commits());
-        Box::new(Paced { channel, turns, seen, moved: 0, is_quiet: true })
+        Box::new(Paced { channel, turns, seen, moved: 0, is_quiet: false })
     }
 }
 
