@@ -86,7 +86,7 @@ fn folds_have_one_tree_whatever_is_lost_and_computed_again() {
 #[test]
 fn a_sample_of_the_wanted_buckets_is_noticed() {
     let mut test = std::process::Command::new(std::env::current_exe().unwrap());
-    test.args(["--exact", "folds_have_one_tree_whatever_is_lost_and_computed_again"]);
+    test.args(["--exact", "combining::folds_have_one_tree_whatever_is_lost_and_computed_again"]);
     let output = test.env("SAWMILL_PLANTED", "sample-of-wanted").output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(!output.status.success() && text.contains("was lost"), "{text}");

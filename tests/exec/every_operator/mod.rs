@@ -233,7 +233,7 @@ fn every_operator_equals_its_model_whatever_is_struck() {
 #[test]
 fn lost_bucket_is_empty_is_caught() {
     let output = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "every_operator_equals_its_model_whatever_is_struck"])
+        .args(["--exact", "every_operator::every_operator_equals_its_model_whatever_is_struck"])
         .env("SAWMILL_PLANTED", sawmill::planted::Bug::LostBucketIsEmpty.name())
         .output()
         .unwrap();
