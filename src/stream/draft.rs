@@ -98,7 +98,11 @@ impl JobDriver {
         let plain = self.job.sides.is_empty() && !self.job.faults.letters;
         let calm = self.planned_here && self.boundary.cautious_bytes == 0;
         if asap && plain && calm && self.writing != Writing::Inline {
-            self.draft = self.try_draft(batch).ok().flatten();
+            let read_before = self.amount_read();
+            match self.try_draft(batch) {
+                Ok(draft) => self.draft = draft,
+                Err(_) => self.forget_read(read_before), // DRAFT-3
+            }
         }
     }
 
