@@ -6,8 +6,8 @@ ci:
 
 # Format, lints, documents.
 check:
-    cargo fmt --check
-    cargo clippy --all-targets --all-features -- -Dwarnings
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets --all-features -- -Dwarnings
     RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --all-features --document-private-items
 
 # The tests, as the README says.
@@ -52,17 +52,17 @@ small-memory SIZE="4096":
 
 # The golden logs of a new version of the format, into DIR. Those that are there are never edited.
 golden DIR:
-    SAWMILL_GOLDEN={{DIR}} cargo test --all-features --test wal_golden --test checkpoint_golden -- --ignored
+    SAWMILL_GOLDEN={{DIR}} cargo test --all-features --test wal --test checkpoint -- --ignored make_the_files
 
 # Real kills of real processes, KILLS of them, as many as a release needs; a reader that stalls.
 kill-long KILLS="1000":
-    SAWMILL_KILLS={{KILLS}} cargo test --release --all-features --test wal_kill --test wal_in_flight -- --nocapture
-    SAWMILL_STALL_MS=10000 cargo test --release --all-features --test wal_processes -- --nocapture
-    cargo test --release --all-features --test crash --test inputs -- --nocapture --include-ignored
+    SAWMILL_KILLS={{KILLS}} cargo test --release --all-features --test wal -- --nocapture kill in_flight
+    SAWMILL_STALL_MS=10000 cargo test --release --all-features --test wal -- --nocapture processes
+    cargo test --release --all-features --test programs -- --nocapture --include-ignored
 
 # A job with a file, two SQLite tables and a log as outputs, killed KILLS times.
 kill-sinks KILLS="500":
-    SAWMILL_KILLS={{KILLS}} cargo test --release --all-features --test sinks_kill -- --nocapture
+    SAWMILL_KILLS={{KILLS}} cargo test --release --all-features --test sinks -- --nocapture sqlite_killed
 
 # Writers, truncation, recycling and stalled readers for SECONDS: nothing grows.
 soak SECONDS="600" WRITERS="64":
@@ -82,11 +82,11 @@ idle SECONDS="60":
 
 # The staging word under every interleaving; a build of its own.
 loom:
-    RUSTFLAGS="--cfg loom" cargo test --release --target-dir target/loom --test loom_staging
+    RUSTFLAGS="--cfg loom" cargo test --release --target-dir target/loom -p models
 
 # The log's committer under a model checker, SCHEDULES of each scenario; a build of its own.
 shuttle SCHEDULES="10000":
-    RUSTFLAGS="--cfg shuttle" SAWMILL_SHUTTLE={{SCHEDULES}} cargo test --release --target-dir target/shuttle --features planted --test shuttle_commit -- --nocapture
+    RUSTFLAGS="--cfg shuttle" SAWMILL_SHUTTLE={{SCHEDULES}} cargo test --release --target-dir target/shuttle -p models -- --nocapture
 
 # Every fuzz target for SECONDS; needs a C++ compiler, no nightly.
 fuzz SECONDS="60":

@@ -1,6 +1,6 @@
 //! The word by which threads share out one buffer without a lock: who may copy where, when nobody
 //! may any more, and when everybody has copied. The argument is in `wal/README.md`, "Reserving
-//! without the mutex"; a model checker goes through it in `tests/loom_staging.rs`.
+//! without the mutex"; a model checker goes through it in `tests/models/src/staging.rs`.
 //!
 //! WORD-1: the ranges of claims never overlap and lie below the room; their ordinals are dense in
 //! the order of the ranges. WORD-2: after `close` nobody gets a claim, and what it returns is

@@ -1,5 +1,5 @@
 //! The model checker `shuttle`: one thread runs at a time, and which one is the checker's choice at
-//! every step. `just shuttle` runs what is checked, `tests/shuttle_commit.rs`.
+//! every step. `just shuttle` runs what is checked, `tests/models/src/committer.rs`.
 
 pub(crate) use shuttle::sync::atomic;
 pub(crate) use shuttle::sync::{

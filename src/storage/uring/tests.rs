@@ -136,19 +136,39 @@ fn channel_and_file(place: &tempfile::TempDir) -> Option<(UringChannel, Arc<dyn 
     UringChannel::new(None).ok().map(|channel| (channel, file))
 }
 
-#[test]
-fn a_lone_durable_write_bypasses_a_slow_ring_and_only_that() {
-    let place = tempfile::tempdir().unwrap();
-    let Some((_, file)) = channel_and_file(&place) else { return };
+/// As if the ring had needed 4 ms three times, and the call next to nothing.
+fn pace_of_a_slow_ring() -> Arc<SharedPace> {
     let pace = Arc::new(SharedPace::new());
-    let mut channel = UringChannel::new(Some(Arc::clone(&pace))).unwrap();
-    // As if the ring had needed 4 ms three times, and the call next to nothing.
     for (way, ns) in [(Way::Ring, 4_000_000), (Way::Call, 1)] {
         for _ in 0..3 {
             assert_eq!(pace.next(), way);
             pace.done(way, Some(ns));
         }
     }
+    pace
+}
+
+#[test]
+fn after_a_quick_write_some_take_the_ring_unasked_and_then_the_pace_decides() {
+    let place = tempfile::tempdir().unwrap();
+    let Some((_, file)) = channel_and_file(&place) else { return };
+    let pace = pace_of_a_slow_ring();
+    let mut channel = UringChannel::new(Some(Arc::clone(&pace))).unwrap();
+    channel.unasked = 2;
+    let mut bypassed = Vec::new();
+    for block in 0..3 {
+        assert_eq!(channel.run(write(&file, block)).result.unwrap(), BLOCK);
+        bypassed.push(pace.bypassed() - 3);
+    }
+    assert_eq!(bypassed, [0, 0, 1]);
+}
+
+#[test]
+fn a_lone_durable_write_bypasses_a_slow_ring_and_only_that() {
+    let place = tempfile::tempdir().unwrap();
+    let Some((_, file)) = channel_and_file(&place) else { return };
+    let pace = pace_of_a_slow_ring();
+    let mut channel = UringChannel::new(Some(Arc::clone(&pace))).unwrap();
     let count = || pace.bypassed() - 3;
     for block in 0..10 {
         assert_eq!(channel.run(write(&file, block)).result.unwrap(), BLOCK);

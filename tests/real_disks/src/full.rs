@@ -144,8 +144,8 @@ impl Disk {
         }
     }
 
-    /// A log is made in what is free, filled, closed, opened on a disk without a free byte, and
-    /// truncated there.
+    /// A log is made in what is free and fills it, which takes as many segments as there is room for;
+    /// it is closed, opened on a disk without a free byte, and truncated there.
     fn closed(&self, free: u64, met: &mut Met) -> Outcome {
         met.runs += 1;
         self.clear()?;
@@ -159,10 +159,11 @@ impl Disk {
                 met.new_refused += 1;
                 self.free_all()?;
                 // What was begun is no obstacle.
-                Wal::open(self.log(), options())?
+                let wal = Wal::open(self.log(), options())?;
+                self.leave(0)?;
+                wal
             }
         };
-        self.leave(0)?;
         let first = writer.fill(&wal, &mut oracle)?;
         is_full(&first, &self.on)?;
         let rolled = writer.number > 16;
