@@ -9,10 +9,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use rustix::fs::{Advice, AtFlags, CWD, Dir, FileType, Mode, OFlags};
+use rustix::fs::{Advice, AtFlags, CWD, FileType, Mode, OFlags, RawDir};
 use rustix::io::Errno;
 
-use super::failure::retry_on_intr;
+use super::failure::{INTERRUPTIONS, retry_on_intr};
 use super::lock::DirectoryLock;
 use super::pace::SharedPace;
 use super::page::{PageView, SharedPage};
@@ -21,6 +21,9 @@ use super::probe::{self, Wish};
 use super::{
     Backend, BackendChoice, BackendKind, Channel, Directory, File, IoFailure, Lock, OpenMode,
 };
+
+/// Bytes of entries that the kernel is asked for at a time.
+const LISTED: usize = 32 << 10;
 
 /// An open directory. It stays the same one if it is renamed.
 #[derive(Debug)]
@@ -178,9 +181,22 @@ impl Directory for SystemDirectory {
 
     fn list(&self) -> Result<Vec<String>, IoFailure> {
         let failed = failed("list", &self.path);
-        let mut names = Vec::new();
-        for entry in Dir::read_from(&self.descriptor).map_err(&failed)? {
-            let entry = entry.map_err(&failed)?;
+        // An open file of its own: where a listing is belongs to that.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let open = || rustix::fs::openat(&self.descriptor, c".", flags, Mode::empty());
+        let own = retry_on_intr(open).map_err(&failed)?;
+        let mut buffer = Vec::with_capacity(LISTED);
+        let mut entries = RawDir::new(own, buffer.spare_capacity_mut());
+        let (mut names, mut interruptions) = (Vec::new(), 0);
+        while let Some(entry) = entries.next() {
+            let entry = match entry {
+                // As `retry_on_intr`, which cannot lend what it returns.
+                Err(Errno::INTR) if interruptions < INTERRUPTIONS => {
+                    interruptions += 1;
+                    continue;
+                }
+                entry => entry.map_err(&failed)?,
+            };
             let mut file_type = entry.file_type();
             if file_type == FileType::Unknown {
                 let flags = AtFlags::SYMLINK_NOFOLLOW;
