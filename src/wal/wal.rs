@@ -186,6 +186,11 @@ impl Wal {
         Ok(Pending::new(self.share(), lsns.first()))
     }
 
+    /// As [`submit_to`](Wal::submit_to), several records as one.
+    pub(crate) fn submit_all_to(&self, stream: StreamId, payloads: &[&[u8]]) -> Result<LsnRange> {
+        self.core().append(Want::user(stream, Mark::Appended), payloads)
+    }
+
     /// As [`submit`](Wal::submit), in a frame of its own that is written durable: so that one
     /// thread can have several of them in flight.
     ///

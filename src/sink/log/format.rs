@@ -57,18 +57,15 @@ pub(super) enum Found<'a> {
     Note(Note),
 }
 
-pub(super) fn row(transaction: TransactionId, row: &[u8]) -> Vec<u8> {
-    let mut record = Vec::with_capacity(ROW_HEADER + row.len());
-    record.push(ROW);
-    record.extend_from_slice(&transaction.0.to_le_bytes());
-    record.extend_from_slice(row);
-    record
+pub(super) fn put_row(out: &mut Vec<u8>, transaction: TransactionId, row: &[u8]) {
+    out.push(ROW);
+    out.extend_from_slice(&transaction.0.to_le_bytes());
+    out.extend_from_slice(row);
 }
 
-pub(super) fn note(note: &Note) -> Vec<u8> {
-    let mut record = vec![NOTE];
-    record.extend(versioned::encode(VERSION, note));
-    record
+pub(super) fn put_note(out: &mut Vec<u8>, note: &Note) {
+    out.push(NOTE);
+    out.extend(versioned::encode(VERSION, note));
 }
 
 /// # Errors

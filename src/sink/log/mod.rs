@@ -10,6 +10,7 @@
 mod follow;
 mod format;
 mod read;
+mod rows;
 mod sink;
 #[cfg(test)]
 mod tests;

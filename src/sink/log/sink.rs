@@ -6,15 +6,14 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::format::{
-    Commit, Found, Note, ROW_HEADER, RowDigest, TransactionId, decode, name_of, note, row,
+    Commit, Found, Note, ROW_HEADER, TransactionId, decode, name_of, put_note, put_row,
 };
+use super::rows::{BatchRows, Packed};
 use crate::checksum::xxh3;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{Dataset, Executor, Name, RunContext};
 use crate::ids::{BatchId, Epoch, LogId, Lsn, ProducerId, StreamId};
 use crate::planted::{Bug, planted};
-use crate::sink::custom::Head;
-use crate::sink::for_each::Collected;
 use crate::sink::{Output, Promise, Sink, SinkContext, SinkIdentity};
 use crate::sync::{Arc, Mutex, lock};
 use crate::versioned;
@@ -23,6 +22,9 @@ use crate::wal::{Entry, ProducerStamp, Wal};
 const VERSION: u8 = 1;
 /// A batch of more bytes than this is not tried as one atomic append.
 const ATOMIC_BYTES: usize = 256 << 10;
+/// Rows of a larger one go into the log together up to so many bytes: the smallest segment holds
+/// them.
+const GROUP_BYTES: usize = 16 << 10;
 
 /// The sink of these rows.
 pub(crate) fn log_sink(
@@ -31,13 +33,13 @@ pub(crate) fn log_sink(
     target: &Wal,
     stream: &str,
 ) -> Arc<dyn Sink> {
-    let head = Head { name, rows, last: Mutex::default() };
     let (target, stream) = (target.clone(), stream.to_owned());
-    Arc::new(LogSink { head, target, stream, writer: Mutex::default() })
+    Arc::new(LogSink { name, rows, target, stream, writer: Mutex::default() })
 }
 
 struct LogSink {
-    head: Head<Vec<u8>>,
+    name: Name,
+    rows: Dataset<Vec<u8>>,
     target: Wal,
     stream: String,
     writer: Mutex<Option<Writer>>,
@@ -66,7 +68,7 @@ struct Writer {
 
 impl fmt::Debug for LogSink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "LogSink({:?}, stream `{}` of {})", self.head, self.stream, self.target_path())
+        write!(f, "LogSink({}, stream `{}` of {})", self.name, self.stream, self.target_path())
     }
 }
 
@@ -100,14 +102,15 @@ impl LogSink {
 
     /// Appends records as one, unless a later writer has begun: the log decides that and appends in
     /// one step (LOGOUT-4).
-    fn append(&self, writer: &Writer, records: &[Vec<u8>]) -> Result<Lsn> {
+    fn append(&self, writer: &Writer, records: &Packed) -> Result<Lsn> {
         if planted(Bug::LowerEpochWrites) {
-            return Ok(self.target.append_batch_to(writer.stream, records)?.last());
+            let records: Vec<&[u8]> = records.iter().collect();
+            return Ok(self.target.append_batch_to(writer.stream, &records)?.last());
         }
         let (id, epoch) = (writer.producer, producer_epoch(writer.epoch)?);
         let next = self.target.producer(id).map_or(0, |known| known.next_sequence);
         let entries: Vec<Entry<'_>> = (next..)
-            .zip(records)
+            .zip(records.iter())
             .map(|(sequence, record)| {
                 let entry = Entry::new(record).stream(writer.stream);
                 entry.producer(ProducerStamp { id, epoch, sequence })
@@ -116,40 +119,60 @@ impl LogSink {
         Ok(self.target.append_records(&entries)?.last())
     }
 
-    /// Writes the batch in one atomic append, if it fits; returns the commit's LSN.
-    fn write_at_once(&self, writer: &Writer, commit: &Commit, rows: &[&[u8]]) -> Result<Lsn> {
-        let records = rows.iter().map(|payload| row(commit.transaction, payload));
-        let commit = note(&Note::Committed(commit.clone()));
-        let records: Vec<Vec<u8>> = records.chain([commit]).collect();
+    fn append_note(&self, writer: &Writer, note: &Note) -> Result<Lsn> {
+        let mut records = Packed::default();
+        records.push(|out| put_note(out, note));
         self.append(writer, &records)
     }
 
-    /// Writes the rows as they come, then the commit, which is durable with all before it.
-    fn write_in_parts(&self, writer: &Writer, commit: Commit, rows: &[&[u8]]) -> Result<Lsn> {
-        let mut first = None;
-        for payload in rows {
-            let record = row(commit.transaction, payload);
-            let pending = self.target.submit_to(writer.stream, &record)?;
-            first = first.or(Some(pending.lsn()));
+    /// Writes the batch in one atomic append, if it fits; returns the commit's LSN.
+    fn write_at_once(&self, writer: &Writer, commit: &Commit, rows: &BatchRows) -> Result<Lsn> {
+        let mut records = Packed::default();
+        for row in rows.iter() {
+            records.push(|out| put_row(out, commit.transaction, row));
         }
-        let commit = note(&Note::Committed(Commit { first, ..commit }));
-        self.append(writer, &[commit])
+        records.push(|out| put_note(out, &Note::Committed(commit.clone())));
+        self.append(writer, &records)
     }
 
-    fn write(&self, writer: &Writer, batch: BatchId, attempt: u32, rows: &[&[u8]]) -> Result<Lsn> {
-        let mut digest = RowDigest::default();
-        rows.iter().for_each(|row| digest.add(row));
+    /// Writes the rows in groups, then the commit, which is durable with all before it.
+    fn write_in_parts(&self, writer: &Writer, commit: Commit, rows: &BatchRows) -> Result<Lsn> {
+        let (mut first, mut group) = (None, Packed::default());
+        let mut submit = |group: &mut Packed| {
+            let records: Vec<&[u8]> = group.iter().collect();
+            let lsns = self.target.submit_all_to(writer.stream, &records)?;
+            group.clear();
+            first = first.or(Some(lsns.first()));
+            Ok::<_, Error>(())
+        };
+        for row in rows.iter() {
+            if !group.is_empty() && group.bytes() + ROW_HEADER + row.len() > GROUP_BYTES {
+                submit(&mut group)?;
+            }
+            group.push(|out| put_row(out, commit.transaction, row));
+        }
+        if !group.is_empty() {
+            submit(&mut group)?;
+        }
+        self.append_note(writer, &Note::Committed(Commit { first, ..commit }))
+    }
+
+    fn write(
+        &self,
+        writer: &Writer,
+        (batch, attempt): (BatchId, u32),
+        rows: &BatchRows,
+    ) -> Result<Lsn> {
         let commit = Commit {
             output: writer.output.clone(),
             epoch: writer.epoch,
             batch,
             transaction: TransactionId::new(&writer.output, writer.epoch, batch, attempt),
             first: None,
-            rows: crate::ids::to_u64(rows.len()),
-            digest: digest.get(),
+            rows: crate::ids::to_u64(rows.count()),
+            digest: rows.digest,
         };
-        let bytes: usize = rows.iter().map(|row| row.len() + ROW_HEADER).sum();
-        if bytes <= ATOMIC_BYTES {
+        if rows.bytes() + rows.count() * ROW_HEADER <= ATOMIC_BYTES {
             match self.write_at_once(writer, &commit, rows) {
                 Err(error) if error.kind() == ErrorKind::TooLarge => {}
                 written => return written,
@@ -169,7 +192,7 @@ fn producer_epoch(epoch: Epoch) -> Result<u32> {
 
 impl Sink for LogSink {
     fn name(&self) -> &str {
-        self.head.name.get()
+        self.name.get()
     }
 
     fn open(
@@ -192,7 +215,7 @@ impl Sink for LogSink {
             let text = format!(
                 "batch {} of the sink `{}` was committed, and this log does not have it: it is \
                  another one, or an older copy",
-                progress.batch, self.head.name
+                progress.batch, self.name
             );
             return Err(self.error(ErrorKind::JobMismatch, text));
         }
@@ -206,20 +229,22 @@ impl Sink for LogSink {
         }
         self.look(&mut writer)?;
         let (output, epoch) = (writer.output.clone(), cx.epoch);
-        writer.seen = self.append(&writer, &[note(&Note::Opened { output, epoch })])?;
+        writer.seen = self.append_note(&writer, &Note::Opened { output, epoch })?;
         *opened = Some(writer);
         Ok(())
     }
 
     fn compute(&self, executor: &Executor, run: &RunContext) -> Result<Output> {
-        self.head.compute(executor, run)
+        let partitions = executor.for_each_partition(run, &self.rows, |rows| {
+            let mut part = Packed::default();
+            rows.for_each(|row| part.push(|out| out.extend_from_slice(&row)))?;
+            Ok(part)
+        })?;
+        Ok(Box::new(BatchRows::new(partitions)))
     }
 
     fn digest(&self, output: &(dyn Any + Send + Sync)) -> Option<u64> {
-        let mut digest = RowDigest::default();
-        let rows = Collected::<Vec<u8>>::of(output).partitions.iter().flatten();
-        rows.for_each(|row| digest.add(row));
-        Some(digest.get())
+        Some(BatchRows::of(output).digest)
     }
 
     /// Opening has looked for its commit.
@@ -242,7 +267,7 @@ impl Sink for LogSink {
     ) -> Result<Vec<u8>> {
         let mut writer = lock(&self.writer);
         let Some(writer) = writer.as_mut() else {
-            let text = format!("the sink `{}` is not open", self.head.name);
+            let text = format!("the sink `{}` is not open", self.name);
             return Err(self.error(ErrorKind::SinkFailed, text));
         };
         // Somebody has written: the attempt before, which failed behind its commit, or anybody
@@ -251,9 +276,7 @@ impl Sink for LogSink {
             self.look(writer)?;
         }
         if batch > writer.progress.batch {
-            let rows = Collected::<Vec<u8>>::of(output).partitions.iter().flatten();
-            let rows: Vec<&[u8]> = rows.map(Vec::as_slice).collect();
-            let commit = self.write(writer, batch, attempt, &rows)?;
+            let commit = self.write(writer, (batch, attempt), BatchRows::of(output))?;
             writer.progress = Progress { batch, commit, ..writer.progress };
             writer.seen = commit;
         }

@@ -4,13 +4,13 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::format::{Found, Note, decode};
+use super::rows::{BatchRows, Packed};
 use super::{CommittedRows, log_sink};
 use crate::clock::ManualClock;
 use crate::error::{ErrorKind, Result};
 use crate::exec::{Dataset, Name};
 use crate::ids::{BatchId, Epoch, LogId, Lsn};
 use crate::sim::{CrashManner, CrashOutcome, SimDisk};
-use crate::sink::for_each::Collected;
 use crate::sink::{Sink, SinkContext, SinkIdentity};
 use crate::storage::Storage;
 use crate::sync::Arc;
@@ -53,11 +53,20 @@ fn open(sink: &dyn Sink, name: &str, epoch: u64, progress: Option<&Vec<u8>>) -> 
     sink.open(cx, &identity(name), progress.map(Vec::as_slice))
 }
 
+/// What the sink computes for these partitions.
+fn output(partitions: &[&[Vec<u8>]]) -> BatchRows {
+    let pack = |rows: &&[Vec<u8>]| {
+        let mut packed = Packed::default();
+        rows.iter().for_each(|row| packed.push(|out| out.extend_from_slice(row)));
+        packed
+    };
+    BatchRows::new(partitions.iter().map(pack).collect())
+}
+
 fn publish(sink: &dyn Sink, batch: u64, attempt: u32) -> Result<Vec<u8>> {
     let rows = rows(batch);
     let (first, second) = rows.split_at(rows.len() / 2);
-    let partitions = vec![first.to_vec(), second.to_vec()];
-    let output = Collected::<Vec<u8>> { batch_time_ns: 0, partitions };
+    let output = output(&[first, second]);
     sink.publish(BatchId::new(batch), attempt, &output)
 }
 
@@ -200,8 +209,7 @@ fn race(round: u64) -> Result<u64, String> {
     let last = std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
             let publish = |batch: u64| {
-                let partitions = vec![vec![batch.to_le_bytes().to_vec()]];
-                let output = Collected::<Vec<u8>> { batch_time_ns: 0, partitions };
+                let output = output(&[&[batch.to_le_bytes().to_vec()]]);
                 let published = old.publish(BatchId::new(batch), 1, &output).is_ok();
                 done.store(batch, Ordering::Release);
                 published
@@ -257,7 +265,7 @@ fn transactions_of_any_size_are_shown_whole() {
         (0..count).map(|row| format!("{row:0length$}").into_bytes()).collect()
     };
     let publish = |sink: &dyn Sink, batch: u64, rows: &[Vec<u8>]| {
-        let output = Collected::<Vec<u8>> { batch_time_ns: 0, partitions: vec![rows.to_vec()] };
+        let output = output(&[rows]);
         sink.publish(BatchId::new(batch), 1, &output).unwrap();
     };
     let (large, small) = (rows(700, 1000), rows(3, 10));
