@@ -17,6 +17,7 @@ use super::probe::Probe;
 use super::row::{Kv, Row};
 use super::run::RunContext;
 use super::sample::{SAMPLED, Sample};
+use super::spare::{Lent, Reuse, Spares};
 use super::table::{ByteTable, Take};
 use super::tabled::{Tabled, Tabulate};
 use super::task::Task;
@@ -82,7 +83,7 @@ impl<'p> User<'p> {
 
 impl<A: Value> Place<'_, A> {
     /// Gives a new key this value, or folds it into the value the key has.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn upsert(self, value: A, fold: impl FnOnce(A, A) -> A) {
         let user = self.user;
         self.table.upsert(&self.probe, value, |a, b| user.call(|| fold(a, b)));
@@ -110,6 +111,7 @@ pub(crate) fn combine_by_key<K: Key, V: Row, C: Combine<V>>(
         combine,
         before: TableHint::default(),
         rest_before: RoomHint::default(),
+        spares: Spares::default(),
     });
     let reduce_side = ReduceSide { map_side, before: TableHint::default(), key: PhantomData };
     Dataset::from_node(Tabled::new(name, reduce_side))
@@ -122,10 +124,18 @@ struct Bucket<A> {
     single: KeyedRows<A>,
 }
 
-impl<A: Value> Bucket<A> {
-    fn held(self) -> Held {
-        let bytes = self.folded.memory() + self.single.memory();
-        Held::new(self, bytes)
+impl<A: Value> Reuse for Bucket<A> {
+    fn clear(&mut self) {
+        Reuse::clear(&mut self.folded);
+        self.single.clear();
+    }
+
+    fn memory(&self) -> usize {
+        self.folded.memory() + self.single.memory()
+    }
+
+    fn filled(&self) -> usize {
+        self.folded.filled() + self.single.filled()
     }
 }
 
@@ -217,16 +227,17 @@ impl<A: Value, C> Filling<'_, A, C> {
 }
 
 /// Folds each source partition into one table for each reduce partition.
-struct MapSide<K: Row, V: Row, C> {
+struct MapSide<K: Row, V: Row, C: Combine<V>> {
     meta: Meta,
     parent: Parent<Kv<K, V>>,
     combine: C,
     before: TableHint,
     rest_before: RoomHint,
+    spares: Spares<Bucket<C::Folded>>,
 }
 
 /// Merges the tables of all source partitions, in their order.
-struct ReduceSide<K: Row, V: Row, C> {
+struct ReduceSide<K: Row, V: Row, C: Combine<V>> {
     map_side: Arc<MapSide<K, V, C>>,
     before: TableHint,
     key: PhantomData<fn() -> K>,
@@ -240,8 +251,9 @@ struct TableHint {
 }
 
 impl TableHint {
-    fn table<A>(&self, at_least: usize) -> ByteTable<A> {
-        ByteTable::with_capacity(self.keys.room().max(at_least)).with_arena(self.arena.room())
+    /// Makes so much room in an empty table, and at least for so many keys.
+    fn make_room<A>(&self, empty: ByteTable<A>, at_least: usize) -> ByteTable<A> {
+        empty.with_room(self.keys.room().max(at_least), self.arena.room())
     }
 
     fn learn<'t, A: 't>(&self, tables: impl ExactSizeIterator<Item = &'t ByteTable<A>> + Clone) {
@@ -256,8 +268,9 @@ describe: |node, run, partition| node.how(run, partition));
 impl<K: Key, V: Row, C: Combine<V>> MapSide<K, V, C> {
     /// What was decided about a partition of which something is held; nothing, if all was folded.
     fn how(&self, run: &RunContext, partition: u32) -> Option<String> {
-        let mut held = (0..run.parallelism())
-            .filter_map(|reduce| run.bucket::<Bucket<C::Folded>>(self.meta.id, partition, reduce));
+        let mut held = (0..run.parallelism()).filter_map(|reduce| {
+            run.bucket::<Lent<Bucket<C::Folded>>>(self.meta.id, partition, reduce)
+        });
         let single = held.any(|bucket| bucket.single.len() > 0);
         single.then(|| format!("rows behind the first {SAMPLED} not folded: too many keys"))
     }
@@ -266,8 +279,14 @@ impl<K: Key, V: Row, C: Combine<V>> MapSide<K, V, C> {
 impl<K: Key, V: Row, C: Combine<V>> Shuffle for MapSide<K, V, C> {
     fn buckets(&self, task: &Task<'_>, wanted: &[u32]) -> Result<Vec<Held>> {
         let rest = self.rest_before.room();
-        let empty =
-            |_| Bucket { folded: self.before.table(0), single: KeyedRows::with_capacity(rest) };
+        let empty = |_| {
+            let (folded, single) = match self.spares.take() {
+                Some(Bucket { folded, single }) => (folded, Some(single)),
+                None => (ByteTable::default(), None),
+            };
+            let folded = self.before.make_room(folded, 0);
+            Bucket { folded, single: KeyedRows::with_room(rest, single) }
+        };
         let mut filling = Filling {
             combine: &self.combine,
             user: User { task, meta: &self.meta },
@@ -293,7 +312,11 @@ impl<K: Key, V: Row, C: Combine<V>> Shuffle for MapSide<K, V, C> {
         let buckets = filling.end::<V>()?;
         self.before.learn(buckets.iter().map(|bucket| &bucket.folded));
         self.rest_before.learn(buckets.iter().map(|bucket| bucket.single.len()));
-        Ok(buckets.into_iter().map(Bucket::held).collect())
+        let held = |bucket: Bucket<C::Folded>| {
+            let bytes = bucket.memory();
+            Held::new(self.spares.lend(bucket, task.run()), bytes)
+        };
+        Ok(buckets.into_iter().map(held).collect())
     }
 }
 
@@ -326,14 +349,20 @@ impl<K: Key, V: Row, C: Combine<V>> Tabulate for ReduceSide<K, V, C> {
         vec![Dependency::Wide(map_side)]
     }
 
-    fn table(&self, task: &Task<'_>, meta: &Meta) -> Result<ByteTable<C::Folded>> {
+    fn table(
+        &self,
+        task: &Task<'_>,
+        meta: &Meta,
+        empty: ByteTable<C::Folded>,
+    ) -> Result<ByteTable<C::Folded>> {
         let id = self.map_side.meta.id;
         let buckets = (0..task.partitions_of(id))
-            .map(|map| task.bucket::<Bucket<C::Folded>>(id, map, task.partition()))
+            .map(|map| task.bucket::<Lent<Bucket<C::Folded>>>(id, map, task.partition()))
             .collect::<Result<Vec<_>>>()?;
         let fullest = buckets.iter().map(|bucket| bucket.folded.len()).max().unwrap_or(0);
         let (combine, user) = (&self.map_side.combine, User { task, meta });
-        let mut merging = Merging { combine, user, table: self.before.table(fullest) };
+        let table = self.before.make_room(empty, fullest);
+        let mut merging = Merging { combine, user, table };
         for bucket in buckets {
             bucket.folded.pass_to(&mut merging)?;
             bucket.single.pass_to(&mut merging)?;

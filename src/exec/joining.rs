@@ -9,6 +9,7 @@ use super::node::{Compute, Dependency, Meta, Node, Partitioning};
 use super::probe::Probe;
 use super::row::{Data, Kv, Row};
 use super::run::RunContext;
+use super::spare::{Reuse, Spares};
 use super::table::{ByteTable, Take};
 use super::task::Task;
 use super::wire::Value;
@@ -42,7 +43,8 @@ pub(crate) fn join_by_key<K: Key, V: Value, W: Value, S: Shape<V, W>>(
     let (left, right) = (probe.fused(), table.fused());
     let meta = Meta::fused(name, (left.0.max(right.0), left.1.max(right.1)));
     let keys_before = RoomHint::default();
-    Dataset::from_node(Join { meta, probe, table, keys_before, shape: PhantomData::<fn() -> S> })
+    let (spares, shape) = (Spares::default(), PhantomData::<fn() -> S>);
+    Dataset::from_node(Join { meta, probe, table, keys_before, spares, shape })
 }
 
 /// Computed anew for each consumer: what it joins is held by the shuffles (or by whoever holds the
@@ -53,6 +55,7 @@ struct Join<K: Key, V: Value, W: Value, S> {
     table: KeyedInput<K, W>,
     /// How many keys the last table had.
     keys_before: RoomHint,
+    spares: Spares<Groups<W>>,
     shape: PhantomData<fn() -> S>,
 }
 
@@ -80,13 +83,13 @@ impl<K: Key, V: Value, W: Value, S: Shape<V, W>> Compute<Kv<K, S::Out>> for Join
         task: &Task<'_>,
         out: &mut dyn FnMut((<K as Row>::View<'_>, S::Out)),
     ) -> Result<()> {
-        let mut groups = Groups::with_capacity(self.keys_before.room());
+        let mut groups = self.spares.take().unwrap_or_default();
+        groups.keys = groups.keys.with_room(self.keys_before.room(), 0);
         self.table.pass_to(task, &mut groups)?;
         self.keys_before.learn(std::iter::once(groups.keys.len()));
-        if S::KEEPS_UNASKED {
-            groups.asked.resize(groups.keys.len(), false);
-        }
-        let mut asking = Asking::<K, V, W, S> { groups, out, types: PhantomData };
+        let groups = self.spares.lend(groups, task.run());
+        let asked = vec![false; if S::KEEPS_UNASKED { groups.keys.len() } else { 0 }];
+        let mut asking = Asking::<K, V, W, S> { groups: &groups, asked, out, types: PhantomData };
         self.probe.pass_to(task, &mut asking)?;
         asking.end()
     }
@@ -97,7 +100,9 @@ type Joined<'o, K, R> = dyn for<'v> FnMut((<K as Row>::View<'v>, R)) + 'o;
 
 /// The probing side: asks for the group of each of its rows.
 struct Asking<'o, K: Key, V, W, S: Shape<V, W>> {
-    groups: Groups<W>,
+    groups: &'o Groups<W>,
+    /// By the number of the key: whether the probing side has it. Empty if nobody wants to know.
+    asked: Vec<bool>,
     out: &'o mut Joined<'o, K, S::Out>,
     types: PhantomData<fn() -> V>,
 }
@@ -105,10 +110,12 @@ struct Asking<'o, K: Key, V, W, S: Shape<V, W>> {
 impl<K: Key, V: Value, W: Value, S: Shape<V, W>> Asking<'_, K, V, W, S> {
     /// The rows of the table that nobody asked for, if the shape keeps them.
     fn end(self) -> Result<()> {
-        let Asking { groups, out, .. } = self;
-        let unasked = groups.keys.iter().zip(&groups.asked).filter(|(_, asked)| !**asked);
-        for ((_, key, group), _) in unasked {
-            for row in groups.of(group).filter_map(|found| S::unasked(found.clone())) {
+        let Asking { groups, asked, out, .. } = self;
+        let keys = groups.keys.iter().zip(asked).enumerate();
+        let unasked = keys.filter(|(_, (_, asked))| !asked);
+        for (number, ((_, key, first), _)) in unasked {
+            let found = std::iter::once(first).chain(groups.others(number));
+            for row in found.filter_map(|found| S::unasked(found.clone())) {
                 emit::<K, _>(out, key, row)?;
             }
         }
@@ -123,16 +130,16 @@ impl<K: Key, V: Value, W: Value, S: Shape<V, W>> Take<V> for Asking<'_, K, V, W,
 
     #[inline]
     fn take(&mut self, probe: Probe<'_>, value: V) -> Result<()> {
-        let Asking { groups, out, .. } = self;
-        let Some((row, group)) = groups.keys.look_up(&probe) else {
+        let Asking { groups, asked, out, .. } = self;
+        let Some((number, first)) = groups.keys.look_up(&probe) else {
             let Some(row) = S::alone(value) else { return Ok(()) };
             return probe.with_key(|key| emit::<K, _>(out, key, row));
         };
         if S::KEEPS_UNASKED {
-            groups.asked[row] = true;
+            asked[number] = true;
         }
         probe.with_key(|key| {
-            let (mut found, mut next) = (&group.first, group.next);
+            let (mut found, mut next) = (first, groups.second(number));
             while let Some((value_after, next_after)) = groups.rows.get(next as usize) {
                 emit::<K, _>(out, key, S::matched(value.clone(), found.clone()))?;
                 (found, next) = (value_after, *next_after);
@@ -152,55 +159,83 @@ fn emit<K: Key, R>(out: &mut Joined<'_, K, R>, key: &[u8], row: R) -> Result<()>
 const NONE: u32 = u32::MAX;
 
 /// The rows of each key. The first one lies with the key, which saves unique keys a cache miss;
-/// the others are linked, so that nothing is allocated for a key.
+/// the others are linked, so that nothing is allocated for a key. The links are apart: keys and
+/// first values alone fit the cache where all together would not.
 struct Groups<W> {
-    keys: ByteTable<Group<W>>,
+    keys: ByteTable<W>,
+    /// By the number of the key. Empty as long as no key has a second row.
+    links: Vec<Links>,
     /// Value, and the next row of the same key.
     rows: Vec<(W, u32)>,
-    /// By the number of the key: whether the probing side has it. Empty if nobody wants to know.
-    asked: Vec<bool>,
 }
 
-struct Group<W> {
-    first: W,
-    /// The second row, and the last one.
+/// The second row of a key, and its last one.
+#[derive(Clone, Copy)]
+struct Links {
     next: u32,
     last: u32,
 }
 
-impl<W> Groups<W> {
-    fn with_capacity(keys: usize) -> Groups<W> {
-        let keys = ByteTable::with_capacity(keys);
-        Groups { keys, rows: Vec::new(), asked: Vec::new() }
-    }
+impl Links {
+    const NONE: Links = Links { next: NONE, last: NONE };
+}
 
+impl<W> Default for Groups<W> {
+    fn default() -> Groups<W> {
+        Groups { keys: ByteTable::default(), links: vec![], rows: vec![] }
+    }
+}
+
+impl<W> Groups<W> {
     fn push(&mut self, probe: &Probe<'_>, value: W) {
         let mut new = Some(value);
-        let group = self.keys.value(probe, || {
-            let first = new.take().expect("asked for once");
-            Group { first, next: NONE, last: NONE }
-        });
+        let key = self.keys.number(probe, || new.take().expect("asked for once"));
         let Some(value) = new else { return };
         let row = u32::try_from(self.rows.len()).ok().filter(|row| *row != NONE);
         let row = row.expect("a join's partition has fewer than 2^32 rows on its table's side");
         self.rows.push((value, NONE));
-        if group.next == NONE {
-            group.next = row;
-        } else {
-            self.rows[group.last as usize].1 = row;
+        if self.links.len() <= key {
+            self.links.resize(self.keys.len(), Links::NONE);
         }
-        group.last = row;
+        let links = &mut self.links[key];
+        if links.next == NONE {
+            links.next = row;
+        } else {
+            self.rows[links.last as usize].1 = row;
+        }
+        links.last = row;
     }
 
-    /// The values of a key, in order.
-    fn of<'g>(&'g self, group: &'g Group<W>) -> impl Iterator<Item = &'g W> {
-        let mut next = group.next;
-        let others = std::iter::from_fn(move || {
+    /// The row behind the first one of a key.
+    #[inline]
+    fn second(&self, key: usize) -> u32 {
+        self.links.get(key).map_or(NONE, |links| links.next)
+    }
+
+    /// The values of a key behind the first one, in order.
+    fn others(&self, key: usize) -> impl Iterator<Item = &W> {
+        let mut next = self.second(key);
+        std::iter::from_fn(move || {
             let (value, after) = self.rows.get(next as usize)?;
             next = *after;
             Some(value)
-        });
-        std::iter::once(&group.first).chain(others)
+        })
+    }
+}
+
+impl<W: Send + Sync + 'static> Reuse for Groups<W> {
+    fn clear(&mut self) {
+        Reuse::clear(&mut self.keys);
+        self.links.clear();
+        self.rows.clear();
+    }
+
+    fn memory(&self) -> usize {
+        self.keys.memory() + Reuse::memory(&self.rows)
+    }
+
+    fn filled(&self) -> usize {
+        self.keys.filled() + Reuse::filled(&self.rows)
     }
 }
 

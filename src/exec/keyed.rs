@@ -6,7 +6,8 @@ use super::key::{Key, hash, partition_of};
 use super::node::{Compute, Dependency, Held, Meta, Parent, Partitioning, Shuffle, shuffle_node};
 use super::probe::Probe;
 use super::row::Kv;
-use super::table::{ByteTable, Take, WARM};
+use super::spare::{Lent, Reuse, Spares};
+use super::table::{HeldTable, Take, WARM};
 use super::task::Task;
 use super::wire::Value;
 use crate::error::{Error, ErrorKind, Result};
@@ -37,6 +38,7 @@ impl<K: Key, V: Value> KeyedInput<K, V> {
                 meta: Meta::after("key_shuffle", parent.meta()),
                 parent,
                 rows_before: RoomHint::default(),
+                spares: Spares::default(),
             })),
         })
     }
@@ -67,10 +69,10 @@ impl<K: Key, V: Value> KeyedInput<K, V> {
     }
 
     /// The partition as the parent holds it, one row for each key, if it is read in place.
-    pub(crate) fn held_table(&self, task: &Task<'_>) -> Result<Option<Arc<ByteTable<V>>>> {
+    pub(crate) fn held_table(&self, task: &Task<'_>) -> Result<Option<Arc<HeldTable<V>>>> {
         match &self.0 {
             Route::Narrow(parent) if parent.holds_table() => {
-                task.held::<ByteTable<V>>(parent.meta().id, task.partition()).map(Some)
+                task.held::<HeldTable<V>>(parent.meta().id, task.partition()).map(Some)
             }
             Route::Narrow(_) | Route::Wide(_) => Ok(None),
         }
@@ -80,7 +82,7 @@ impl<K: Key, V: Value> KeyedInput<K, V> {
     pub(crate) fn pass_to(&self, task: &Task<'_>, to: &mut impl Take<V>) -> Result<()> {
         match &self.0 {
             Route::Narrow(parent) if parent.holds_table() => {
-                let table = task.held::<ByteTable<V>>(parent.meta().id, task.partition())?;
+                let table = task.held::<HeldTable<V>>(parent.meta().id, task.partition())?;
                 table.pass_to(to)
             }
             Route::Narrow(_) => {
@@ -95,7 +97,7 @@ impl<K: Key, V: Value> KeyedInput<K, V> {
             Route::Wide(shuffle) => {
                 let id = shuffle.meta.id;
                 for map in 0..task.partitions_of(id) {
-                    let rows = task.bucket::<KeyedRows<V>>(id, map, task.partition())?;
+                    let rows = task.bucket::<Lent<KeyedRows<V>>>(id, map, task.partition())?;
                     rows.pass_to(to)?;
                 }
                 Ok(())
@@ -111,7 +113,7 @@ impl<K: Key, V: Value> KeyedInput<K, V> {
     ) -> Result<()> {
         match &self.0 {
             Route::Narrow(parent) if parent.holds_table() => {
-                let table = task.held::<ByteTable<V>>(parent.meta().id, task.partition())?;
+                let table = task.held::<HeldTable<V>>(parent.meta().id, task.partition())?;
                 table.iter().for_each(|(hash, key, value)| each(hash, key, value.clone()));
                 Ok(())
             }
@@ -125,7 +127,7 @@ impl<K: Key, V: Value> KeyedInput<K, V> {
             Route::Wide(shuffle) => {
                 let id = shuffle.meta.id;
                 for map in 0..task.partitions_of(id) {
-                    let rows = task.bucket::<KeyedRows<V>>(id, map, task.partition())?;
+                    let rows = task.bucket::<Lent<KeyedRows<V>>>(id, map, task.partition())?;
                     rows.for_each(|hash, key, value| each(hash, key, value.clone()));
                 }
                 Ok(())
@@ -166,9 +168,16 @@ enum Keys {
     Packed(Vec<u8>),
 }
 
+/// Of no row yet.
+const NO_KEYS: Keys = Keys::Inline(usize::MAX);
+
 impl<V> KeyedRows<V> {
-    pub(crate) fn with_capacity(rows: usize) -> KeyedRows<V> {
-        KeyedRows { rows: Vec::with_capacity(rows), keys: Keys::Inline(usize::MAX) }
+    /// Of which so many have room; in the room of a buffer that is empty, if there is one.
+    pub(crate) fn with_room(rows: usize, spare: Option<KeyedRows<V>>) -> KeyedRows<V> {
+        let mut buffer = spare.unwrap_or_else(|| KeyedRows { rows: vec![], keys: NO_KEYS });
+        assert_eq!(buffer.len(), 0, "SPARE-1: a buffer is empty when it is taken");
+        buffer.rows.reserve_exact(rows);
+        buffer
     }
 
     /// Number of rows.
@@ -263,12 +272,28 @@ impl<V> KeyedRows<V> {
     }
 }
 
+impl<V: Send + Sync + 'static> Reuse for KeyedRows<V> {
+    fn clear(&mut self) {
+        self.rows.clear();
+        self.keys = NO_KEYS;
+    }
+
+    fn memory(&self) -> usize {
+        self.memory()
+    }
+
+    fn filled(&self) -> usize {
+        self.rows.len() * size_of::<KeyedRow<V>>()
+    }
+}
+
 /// The map side: cuts each partition of the parent into buckets of rows.
 struct KeyedShuffle<K: Key, V: Value> {
     meta: Meta,
     parent: Parent<Kv<K, V>>,
     /// How many rows the buckets had last time.
     rows_before: RoomHint,
+    spares: Spares<KeyedRows<V>>,
 }
 
 shuffle_node!([K: Key, V: Value] KeyedShuffle<K, V>);
@@ -276,7 +301,8 @@ shuffle_node!([K: Key, V: Value] KeyedShuffle<K, V>);
 impl<K: Key, V: Value> Shuffle for KeyedShuffle<K, V> {
     fn buckets(&self, task: &Task<'_>, wanted: &[u32]) -> Result<Vec<Held>> {
         let room = self.rows_before.room();
-        let mut buckets: Vec<_> = wanted.iter().map(|_| KeyedRows::with_capacity(room)).collect();
+        let empty = |_| KeyedRows::with_room(room, self.spares.take());
+        let mut buckets: Vec<_> = wanted.iter().map(empty).collect();
         let targets = Targets::new(task.run().parallelism(), wanted);
         let mut scratch = Vec::new();
         self.parent.run(task, &mut |(key, value)| {
@@ -289,7 +315,7 @@ impl<K: Key, V: Value> Shuffle for KeyedShuffle<K, V> {
         self.rows_before.learn(buckets.iter().map(|bucket| bucket.rows.len()));
         let held = |rows: KeyedRows<V>| {
             let bytes = rows.memory();
-            Held::new(rows, bytes)
+            Held::new(self.spares.lend(rows, task.run()), bytes)
         };
         Ok(buckets.into_iter().map(held).collect())
     }
@@ -426,7 +452,7 @@ mod tests {
         ) {
             let keys = even.iter().map(|key| key.to_le_bytes().to_vec()).chain(uneven);
             let rows: Vec<_> = keys.map(|key| (hash(&key), key)).zip(0u64..).collect();
-            let mut bucket = KeyedRows::with_capacity(room);
+            let mut bucket = KeyedRows::with_room(room, None);
             for ((hash, key), value) in &rows {
                 bucket.push(&super::Probe::new(*hash, key), *value);
             }

@@ -23,6 +23,7 @@ mod row;
 mod run;
 mod sample;
 mod source;
+mod spare;
 mod store;
 mod suspect;
 mod table;

@@ -9,6 +9,7 @@
 //! more often.
 
 use super::probe::{Probe, Word};
+use super::spare::{Lent, Reuse};
 use crate::error::Result;
 
 /// Look-ups whose cache misses are made to overlap.
@@ -26,8 +27,8 @@ pub(crate) trait Take<V> {
     fn take(&mut self, probe: Probe<'_>, value: V) -> Result<()>;
 }
 
+/// What a look-up touches. Hashes, which it does not, are apart: so more rows fit the cache.
 struct Entry<A> {
-    hash: u64,
     word: Word,
     value: A,
 }
@@ -38,6 +39,8 @@ pub(crate) struct ByteTable<A> {
     /// of the row bits is its logarithm: by TABLE-2 they suffice.
     slots: Vec<u32>,
     entries: Vec<Entry<A>>,
+    /// Of each row the hash of its key.
+    hashes: Vec<u64>,
     arena: Vec<u8>,
 }
 
@@ -49,7 +52,7 @@ impl<A> std::fmt::Debug for ByteTable<A> {
 
 impl<A> Default for ByteTable<A> {
     fn default() -> Self {
-        ByteTable { slots: Vec::new(), entries: Vec::new(), arena: Vec::new() }
+        ByteTable { slots: vec![], entries: vec![], hashes: vec![], arena: vec![] }
     }
 }
 
@@ -69,19 +72,22 @@ fn row_mask(slots: usize) -> u32 {
 }
 
 impl<A> ByteTable<A> {
-    /// A table that takes `keys` keys before it grows.
-    pub(crate) fn with_capacity(keys: usize) -> ByteTable<A> {
-        let mut table = ByteTable::default();
+    /// A table that takes `keys` keys before it grows, with room for so many bytes of long ones; in
+    /// the room of one that is empty.
+    pub(crate) fn with_room(mut self, keys: usize, arena: usize) -> ByteTable<A> {
+        assert!(self.is_empty(), "SPARE-1: a buffer is empty when it is taken");
+        self.slots.clear();
         if keys > 0 {
-            table.slots = vec![0; slots_for(keys)];
-            table.entries.reserve_exact(keys);
+            // No copies of what was there.
+            if self.slots.capacity() < slots_for(keys) {
+                self.slots = vec![0; slots_for(keys)];
+            } else {
+                self.slots.resize(slots_for(keys), 0);
+            }
+            self.entries.reserve_exact(keys);
+            self.hashes.reserve_exact(keys);
         }
-        table
-    }
-
-    /// Makes room for so many bytes of long keys.
-    pub(crate) fn with_arena(mut self, bytes: usize) -> ByteTable<A> {
-        self.arena.reserve_exact(bytes);
+        self.arena.reserve_exact(arena);
         self
     }
 
@@ -91,6 +97,7 @@ impl<A> ByteTable<A> {
     }
 
     /// Number of keys.
+    #[inline]
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
@@ -109,6 +116,7 @@ impl<A> ByteTable<A> {
     pub(crate) fn memory(&self) -> usize {
         self.slots.capacity() * size_of::<u32>()
             + self.entries.capacity() * size_of::<Entry<A>>()
+            + self.hashes.capacity() * size_of::<u64>()
             + self.arena.capacity()
     }
 
@@ -157,16 +165,22 @@ impl<A> ByteTable<A> {
     /// As [`ByteTable::get_or_insert_with`].
     #[inline]
     pub(crate) fn value(&mut self, probe: &Probe<'_>, make: impl FnOnce() -> A) -> &mut A {
-        self.make_room();
-        let row = match self.find(probe) {
-            Ok(row) => row,
-            Err(slot) => self.insert(slot, probe, make()),
-        };
+        let row = self.number(probe, make);
         &mut self.entries[row].value
     }
 
-    /// Gives a new key this value, or folds it into the value the key has.
+    /// The number of a key, in first-seen order; a new key gets the value that `make` returns.
     #[inline]
+    pub(crate) fn number(&mut self, probe: &Probe<'_>, make: impl FnOnce() -> A) -> usize {
+        self.make_room();
+        match self.find(probe) {
+            Ok(row) => row,
+            Err(slot) => self.insert(slot, probe, make()),
+        }
+    }
+
+    /// Gives a new key this value, or folds it into the value the key has.
+    #[inline(always)]
     pub(crate) fn upsert(&mut self, probe: &Probe<'_>, value: A, fold: impl FnOnce(A, A) -> A)
     where
         A: Clone,
@@ -188,8 +202,8 @@ impl<A> ByteTable<A> {
         A: Clone,
     {
         if std::mem::needs_drop::<A>() {
-            let Entry { hash, word, value: old } = self.entries.swap_remove(row);
-            self.entries.push(Entry { hash, word, value: fold(old, value) });
+            let Entry { word, value: old } = self.entries.swap_remove(row);
+            self.entries.push(Entry { word, value: fold(old, value) });
             let last = self.entries.len() - 1;
             self.entries.swap(row, last);
         } else {
@@ -211,19 +225,20 @@ impl<A> ByteTable<A> {
         let mask = slots - 1;
         self.slots.clear();
         self.slots.resize(slots, 0);
-        for (row, entry) in (1u32..).zip(&self.entries) {
-            let mut at = crate::ids::to_usize(entry.hash) & mask;
+        for (row, &hash) in (1u32..).zip(&self.hashes) {
+            let mut at = crate::ids::to_usize(hash) & mask;
             while self.slots[at] != 0 {
                 at = (at + 1) & mask;
             }
-            self.slots[at] = tag(entry.hash, slots) | row;
+            self.slots[at] = tag(hash, slots) | row;
         }
     }
 
     fn insert(&mut self, slot: usize, probe: &Probe<'_>, value: A) -> usize {
         let row = self.entries.len();
         let word = probe.enter(&mut self.arena);
-        self.entries.push(Entry { hash: probe.hash, word, value });
+        self.entries.push(Entry { word, value });
+        self.hashes.push(probe.hash);
         let number = u32::try_from(row + 1).expect("TABLE-2: `grow` bounds the rows");
         self.slots[slot] = tag(probe.hash, self.slots.len()) | number;
         row
@@ -250,7 +265,7 @@ impl<A> ByteTable<A> {
     #[inline]
     pub(super) fn touch(&self, slot: u32) -> u64 {
         let row = (slot & row_mask(self.slots.len().max(1))).saturating_sub(1);
-        self.entries.get(row as usize).map_or(0, |entry| entry.hash)
+        self.entries.get(row as usize).map_or(0, |entry| entry.word.low())
     }
 
     /// Hands over every row, in first-seen order.
@@ -258,10 +273,10 @@ impl<A> ByteTable<A> {
     where
         A: Clone,
     {
-        for entries in self.entries.chunks(WARM) {
-            to.warm(entries.iter().map(|entry| entry.hash));
-            for Entry { hash, word, value } in entries {
-                to.take(Probe::of_row(*hash, word, &self.arena), value.clone())?;
+        for piece in self.pieces() {
+            to.warm(piece.hashes());
+            for (probe, value) in piece.probes() {
+                to.take(probe, value.clone())?;
             }
         }
         Ok(())
@@ -270,32 +285,61 @@ impl<A> ByteTable<A> {
     /// All rows, in first-seen order, in pieces small enough to [`warm`](ByteTable::warm) another
     /// table for each.
     pub(crate) fn pieces(&self) -> impl Iterator<Item = Piece<'_, A>> {
-        self.entries.chunks(WARM).map(|rows| Piece { rows, arena: &self.arena })
+        let rows = self.entries.chunks(WARM).zip(self.hashes.chunks(WARM));
+        rows.map(|(rows, hashes)| Piece { rows, hashes, arena: &self.arena })
     }
 
     /// Hash, key and value of each row, in first-seen order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, &[u8], &A)> {
-        self.entries.iter().map(|entry| (entry.hash, entry.word.key(&self.arena), &entry.value))
+        let rows = self.entries.iter().zip(&self.hashes);
+        rows.map(|(Entry { word, value }, hash)| (*hash, word.key(&self.arena), value))
     }
 }
+
+impl<A: Send + Sync + 'static> Reuse for ByteTable<A> {
+    fn clear(&mut self) {
+        self.slots.clear();
+        self.entries.clear();
+        self.hashes.clear();
+        self.arena.clear();
+    }
+
+    fn memory(&self) -> usize {
+        self.memory()
+    }
+
+    fn filled(&self) -> usize {
+        self.spread() + self.arena.len()
+    }
+}
+
+/// A partition that is held as a table.
+pub(crate) type HeldTable<A> = Lent<ByteTable<A>>;
 
 /// A few rows of a table, one after the other.
 pub(crate) struct Piece<'t, A> {
     rows: &'t [Entry<A>],
+    hashes: &'t [u64],
     arena: &'t [u8],
 }
 
 impl<'t, A> Piece<'t, A> {
     pub(crate) fn hashes(&self) -> impl Iterator<Item = u64> + use<'t, A> {
-        self.rows.iter().map(|row| row.hash)
+        self.hashes.iter().copied()
     }
 
-    /// Key, as it is looked up and as it is seen, and value of each row.
+    /// Key, as it is looked up, and value of each row.
+    #[inline]
+    pub(crate) fn probes(&self) -> impl Iterator<Item = (Probe<'t>, &'t A)> + use<'t, A> {
+        let (rows, arena) = (self.rows.iter().zip(self.hashes), self.arena);
+        rows.map(move |(Entry { word, value }, hash)| (Probe::of_row(*hash, word, arena), value))
+    }
+
+    /// The same, and the key as it is seen.
     pub(crate) fn rows(&self) -> impl Iterator<Item = (Probe<'t>, &'t [u8], &'t A)> + use<'t, A> {
-        let arena = self.arena;
-        self.rows.iter().map(move |Entry { hash, word, value }| {
-            (Probe::of_row(*hash, word, arena), word.key(arena), value)
-        })
+        let (keys, arena) = (self.rows.iter(), self.arena);
+        let keys = keys.map(move |row| row.word.key(arena));
+        self.probes().zip(keys).map(|((probe, value), key)| (probe, key, value))
     }
 }
 
@@ -323,7 +367,7 @@ mod tests {
         ) {
             // `weak`: every key collides, in the slot and in the tag.
             let hash = |key: &[u8]| if weak { 7 } else { hash(key) };
-            let mut table = ByteTable::with_capacity(capacity);
+            let mut table = ByteTable::default().with_room(capacity, 0);
             let mut model: BTreeMap<Vec<u8>, String> = BTreeMap::new();
             let mut order = Vec::new();
             for (at, key) in keys.iter().enumerate() {

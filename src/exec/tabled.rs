@@ -5,7 +5,8 @@ use super::keyed::view_of;
 use super::node::{Compute, Dependency, Held, Hold, Meta, Node, Partitioning, Role};
 use super::row::Kv;
 use super::run::RunContext;
-use super::table::ByteTable;
+use super::spare::Spares;
+use super::table::{ByteTable, HeldTable};
 use super::task::Task;
 use super::wire::Value;
 use crate::error::Result;
@@ -17,21 +18,27 @@ pub(crate) trait Tabulate: Send + Sync + 'static {
 
     fn dependencies(&self) -> Vec<Dependency>;
 
-    /// The table of partition `task.partition()`: the keys that the run's parallelism places there.
-    /// `meta` is that of the node, to call user code with.
-    fn table(&self, task: &Task<'_>, meta: &Meta) -> Result<ByteTable<Self::Value>>;
+    /// The table of partition `task.partition()`: the keys that the run's parallelism places there,
+    /// in the room of `empty`. `meta` is that of the node, to call user code with.
+    fn table(
+        &self,
+        task: &Task<'_>,
+        meta: &Meta,
+        empty: ByteTable<Self::Value>,
+    ) -> Result<ByteTable<Self::Value>>;
 }
 
 /// Holds one table for each partition and emits its rows: by partition, there in the order in
 /// which the keys were first seen.
-pub(crate) struct Tabled<T> {
+pub(crate) struct Tabled<T: Tabulate> {
     meta: Meta,
     made: T,
+    spares: Spares<ByteTable<T::Value>>,
 }
 
 impl<T: Tabulate> Tabled<T> {
     pub(crate) fn new(name: &str, made: T) -> Tabled<T> {
-        Tabled { meta: Meta::first(name), made }
+        Tabled { meta: Meta::first(name), made, spares: Spares::default() }
     }
 }
 
@@ -63,9 +70,10 @@ impl<T: Tabulate> Node for Tabled<T> {
 
 impl<T: Tabulate> Hold for Tabled<T> {
     fn hold(&self, task: &Task<'_>) -> Result<Held> {
-        let table = self.made.table(task, &self.meta)?;
+        let empty = self.spares.take().unwrap_or_default();
+        let table = self.made.table(task, &self.meta, empty)?;
         let bytes = table.memory();
-        Ok(Held::new(table, bytes))
+        Ok(Held::new(self.spares.lend(table, task.run()), bytes))
     }
 }
 
@@ -75,7 +83,7 @@ impl<T: Tabulate> Compute<Kv<T::Key, T::Value>> for Tabled<T> {
         task: &Task<'_>,
         out: &mut dyn FnMut((<T::Key as super::row::Row>::View<'_>, T::Value)),
     ) -> Result<()> {
-        let table = task.held::<ByteTable<T::Value>>(self.meta.id, task.partition())?;
+        let table = task.held::<HeldTable<T::Value>>(self.meta.id, task.partition())?;
         for (_, key, value) in table.iter() {
             out((view_of::<T::Key>(key)?, value.clone()));
         }

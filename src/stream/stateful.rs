@@ -236,7 +236,7 @@ where
     /// The partition's rows by key, in first-seen order. The first value of a key needs no
     /// allocation.
     fn group(&self, task: &Task<'_>) -> Result<ByteTable<(V, Vec<V>)>> {
-        let mut groups = ByteTable::with_capacity(0);
+        let mut groups = ByteTable::default();
         self.input.for_each(task, |hash, key, value| {
             let fold = |mut group: (V, Vec<V>), (value, _): (V, Vec<V>)| {
                 group.1.push(value);

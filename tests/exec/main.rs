@@ -12,4 +12,5 @@ mod exec_operators;
 mod lineage;
 mod one_digest;
 mod persist;
+mod reuse;
 mod state_model;

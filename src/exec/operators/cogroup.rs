@@ -48,8 +48,12 @@ impl<K: Key, V: Value, W: Value> Tabulate for Cogroup<K, V, W> {
         vec![self.left.dependency(), self.right.dependency()]
     }
 
-    fn table(&self, task: &Task<'_>, _: &Meta) -> Result<ByteTable<Self::Value>> {
-        let mut table = ByteTable::<Self::Value>::default();
+    fn table(
+        &self,
+        task: &Task<'_>,
+        _: &Meta,
+        mut table: ByteTable<Self::Value>,
+    ) -> Result<ByteTable<Self::Value>> {
         self.left.for_each(task, |hash, key, value| {
             table.get_or_insert_with(hash, key, Default::default).0.push(value);
         })?;

@@ -43,8 +43,12 @@ impl<K: Key, V: Value> Tabulate for Group<K, V> {
         vec![self.0.dependency()]
     }
 
-    fn table(&self, task: &Task<'_>, _: &Meta) -> Result<ByteTable<Vec<V>>> {
-        let mut table = ByteTable::default();
+    fn table(
+        &self,
+        task: &Task<'_>,
+        _: &Meta,
+        mut table: ByteTable<Vec<V>>,
+    ) -> Result<ByteTable<Vec<V>>> {
         self.0.for_each(task, |hash, key, value| {
             table.get_or_insert_with(hash, key, Vec::new).push(value);
         })?;

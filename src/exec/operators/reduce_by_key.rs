@@ -74,13 +74,13 @@ impl<V: Value, F: Fn(V, V) -> V + Send + Sync + 'static> Combine<V> for Reduce<F
         Ok(value)
     }
 
-    #[inline]
+    #[inline(always)]
     fn fold(&self, place: Place<'_, V>, value: V) -> Result<()> {
         place.upsert(value, &self.0);
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     fn merge(&self, place: Place<'_, V>, folded: V) -> Result<()> {
         self.fold(place, folded)
     }
