@@ -1,17 +1,22 @@
 //! What do checkpoints cost, and what do they give back?
 //!
 //! - `write`: a base of 1 GiB through the store, which reads it back, beside a bare loop that
-//!   writes the same bytes past the page cache and flushes once; and a bare loop that also reads
-//!   them back, and one that writes over blocks that were written before.
+//!   writes the same bytes past the page cache and flushes once; bare loops that also read them
+//!   back, afterwards and at the same time; and one that writes over blocks that were written
+//!   before.
 //! - `beside`: a job with 10 M keys of about 100 bytes (`SAWMILL_BENCH_KEYS`); a record each
 //!   millisecond changes 0.1 % of a hundredth of them. Latency of the durable appends without
-//!   checkpoints, while deltas are written all the time, and while a whole base (a savepoint) is;
-//!   for how long cuts keep batches waiting; bytes of the deltas. Then a restart: the time to load
-//!   it, beside a bare loop that reads the same files, and beside what was predicted.
+//!   checkpoints, while deltas are written all the time, while a base is folded from files (a
+//!   savepoint), and while one is made of the state; for how long step 7 keeps batches waiting;
+//!   bytes of the deltas. Then a restart: the time to load it, beside a bare loop that reads the
+//!   same files, and beside what was predicted.
 //! - `cost`: a running word count through the log, with a checkpoint each second and without one,
 //!   in turns.
 //! - `restart`: a child that counts words is killed in the middle; from its restart to the first
-//!   batch that is published.
+//!   batch that is published. The counts are compared with what the log held.
+//! - `log`, only when it is named: a log of 10 GiB (`SAWMILL_BENCH_GIB`) with a checkpoint at 90 %
+//!   of it, whose process is killed: how long recovery takes, and how many words a second it
+//!   counts again, beside how many were counted the first time.
 //!
 //! `cargo bench --bench checkpoint [-- WORK..]`.
 
@@ -26,8 +31,9 @@
 )]
 
 mod common;
+#[path = "checkpoint/words.rs"]
+mod words;
 
-use std::io::Write as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -36,8 +42,8 @@ use std::time::{Duration, Instant};
 use sawmill::checkpoint::{CheckpointMeta, CheckpointStore, Extent};
 use sawmill::storage::{AlignedBuf, BackendChoice, Op, OpenMode, Storage as _, SystemStorage};
 use sawmill::{
-    BatchId, Bytes, Engine, EngineOptions, Event, EventListener, Generation, Job, LogId, Lsn,
-    Received, RunOptions, State, StateHandle, Trigger, name,
+    BatchId, Engine, EngineOptions, Event, EventListener, Generation, Job, LogId, Lsn, Received,
+    RunOptions, State, StateHandle, Trigger, name,
 };
 
 const MIB: usize = 1 << 20;
@@ -46,7 +52,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 fn main() {
     let asked: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     if asked.first().is_some_and(|arg| arg == "child") {
-        return child(Path::new(&asked[1]));
+        return words::child(&asked[1..]);
     }
     // `cargo test --benches` says no `--bench`: hardly anything then.
     let bench = std::env::args().any(|arg| arg == "--bench");
@@ -60,13 +66,16 @@ fn main() {
     }
     if wanted("beside") {
         let keys = std::env::var("SAWMILL_BENCH_KEYS").ok().and_then(|keys| keys.parse().ok());
-        beside(keys.unwrap_or(10_000_000), Duration::from_secs(10));
+        beside(keys.unwrap_or(10_000_000), Duration::from_secs(6));
     }
     if wanted("cost") {
-        cost(3);
+        words::cost(3);
     }
     if wanted("restart") {
-        restart();
+        words::restart();
+    }
+    if bench && asked.iter().any(|one| one == "log") {
+        words::long_log();
     }
 }
 
@@ -93,28 +102,36 @@ fn storage() -> SystemStorage {
 }
 
 /// Writes so many bytes of a buffer past the page cache, four pieces in flight, and flushes once:
-/// into a new file, or over the one that is there.
-fn bare_write(place: &Path, bytes: usize, mode: OpenMode) -> Duration {
+/// into a new file, or over the one that is there. With `back` each piece is read back when it was
+/// written, while others are.
+fn bare_write(place: &Path, bytes: usize, mode: OpenMode, back: bool) -> Duration {
     let directory = storage().directory(place, true).unwrap();
     let file = directory.open("bare", mode).unwrap();
     let mut channel = directory.channel().unwrap();
-    let mut buffers = AlignedBuf::several(MIB, 4);
+    let mut buffers = AlignedBuf::several(MIB, if back { 8 } else { 4 });
     buffers.iter_mut().for_each(|buffer| buffer.fill(7));
     let begun = Instant::now();
-    let mut in_flight = 0;
-    for offset in (0..bytes as u64).step_by(MIB) {
-        if buffers.is_empty() {
-            let completion = channel.complete().unwrap();
-            assert_eq!(completion.result.unwrap(), MIB);
-            buffers.extend(completion.buffer);
-            in_flight -= 1;
+    let (mut written, mut in_flight, mut writes) = (0, 0, std::collections::BTreeMap::new());
+    while written < bytes as u64 || in_flight > 0 {
+        if written < bytes as u64 && writes.len() < 4 && !buffers.is_empty() {
+            let (file, buffer) = (Arc::clone(&file), buffers.pop().unwrap());
+            let write = Op::Write { file, offset: written, buffer, durable: false };
+            writes.insert(channel.submit(write), written);
+            (written, in_flight) = (written + MIB as u64, in_flight + 1);
+            continue;
         }
-        let (file, buffer) = (Arc::clone(&file), buffers.pop().unwrap());
-        channel.submit(Op::Write { file, offset, buffer, durable: false });
-        in_flight += 1;
-    }
-    for _ in 0..in_flight {
-        assert_eq!(channel.complete().unwrap().result.unwrap(), MIB);
+        let completion = channel.complete().unwrap();
+        assert_eq!(completion.result.unwrap(), MIB);
+        match writes.remove(&completion.token) {
+            Some(offset) if back => {
+                let (file, buffer) = (Arc::clone(&file), completion.buffer.unwrap());
+                channel.submit(Op::Read { file, offset, buffer });
+            }
+            _ => {
+                buffers.extend(completion.buffer);
+                in_flight -= 1;
+            }
+        }
     }
     channel.run(Op::Sync { file: Arc::clone(&file) }).result.unwrap();
     begun.elapsed()
@@ -152,11 +169,12 @@ fn write(bytes: usize, rounds: usize) {
             Extent { operator, schema: 1, partition, bytes: words.collect() }
         })
         .collect();
-    let (mut ours, mut bare, mut checked, mut again) = (vec![], vec![], vec![], vec![]);
+    let [mut ours, mut bare, mut checked, mut both, mut again] = [const { Vec::new() }; 5];
     for _ in 0..rounds {
         let place = place();
-        let raw = bare_write(place.path(), bytes, OpenMode::CreateDirect);
-        let over = bare_write(place.path(), bytes, OpenMode::WriteDirect);
+        let at_once = bare_write(&place.path().join("both"), bytes, OpenMode::CreateDirect, true);
+        let raw = bare_write(place.path(), bytes, OpenMode::CreateDirect, false);
+        let over = bare_write(place.path(), bytes, OpenMode::WriteDirect, false);
         let (_, read) = bare_read(place.path(), "bare");
         let directory = storage().directory(&place.path().join("ckpt"), true).unwrap();
         let mut store = CheckpointStore::open(directory, 2).unwrap();
@@ -176,18 +194,22 @@ fn write(bytes: usize, rounds: usize) {
         ours.push(rate(bytes, took));
         bare.push(rate(bytes, raw));
         checked.push(rate(bytes, raw + read));
+        both.push(rate(bytes, at_once));
         again.push(rate(bytes, over));
     }
     let of = |other: &[f64]| median(ours.iter().zip(other).map(|(a, b)| a / b).collect());
     println!(
-        "write: {} MiB: {:.0} MiB/s; bare loop {:.0}, that also reads back {:.0}; {:.2} of the \
-         first, {:.2} of the second; the bare loop over written blocks {:.0}",
+        "write: {} MiB: {:.0} MiB/s; bare loop {:.0}, that reads back afterwards {:.0}, at once \
+         {:.0}; {:.2} of the first, {:.2} and {:.2} of these; the bare loop over written blocks \
+         {:.0}",
         bytes / MIB,
         median(ours.clone()),
         median(bare.clone()),
         median(checked.clone()),
+        median(both.clone()),
         of(&bare),
         of(&checked),
+        of(&both),
         median(again.clone())
     );
 }
@@ -235,28 +257,51 @@ fn percentile(sorted: &[u64], percent: f64) -> f64 {
     sorted[at] as f64 / 1e6
 }
 
-/// Starts the job again with this interval between checkpoints, and appends a record each
-/// millisecond for so long. Prints the appends' latencies and the longest wait for a cut.
-fn phase(engine: &Engine, keys: u64, (what, interval): (&str, Duration), time: Duration) {
-    let waits = Arc::new(Mutex::new(Vec::new()));
-    let kept = Arc::clone(&waits);
+/// What is done beside the appends of a phase.
+#[derive(Clone, Copy, PartialEq)]
+enum Beside {
+    Nothing,
+    /// A checkpoint behind each batch, or as soon as the last one stands.
+    Deltas,
+    /// Savepoints, one after the other: bases that are made from files.
+    Fold,
+    /// A checkpoint after all keys have changed: a base that is made from the state.
+    Base,
+}
+
+/// Starts the job again, and appends a record each millisecond for so long. Prints the appends'
+/// latencies and the longest wait for step 7.
+fn phase(engine: &Engine, keys: u64, (what, beside): (&str, Beside), time: Duration) {
+    let times = Arc::new(Mutex::new((Vec::new(), Vec::new())));
+    let kept = Arc::clone(&times);
     let listener: EventListener = Arc::new(move |event| {
         if let Event::BatchCompleted(report) = event {
-            kept.lock().unwrap().push(report.checkpointing.as_nanos() as u64);
+            let mut times = kept.lock().unwrap();
+            times.0.push(report.checkpointing.as_nanos() as u64);
+            times.1.push(report.processing_time.as_nanos() as u64);
         }
     });
     let options = RunOptions {
-        checkpoint_interval: interval,
+        checkpoint_interval: if beside == Beside::Deltas { Duration::ZERO } else { DAY },
         recovery_budget: DAY,
         on_event: Some(listener),
         ..RunOptions::default()
     };
+    let begun = Instant::now();
     let run = engine.start(wide_job(engine).0, options).unwrap();
+    let started = begun.elapsed();
     let events = engine.ingest(name!("ranges")).unwrap();
+    if beside == Beside::Base {
+        let before = run.progress().input_bytes;
+        touch_all(engine, keys);
+        while run.progress().input_bytes < before + touching(keys) * 24 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+    *times.lock().unwrap() = (Vec::new(), Vec::new());
     let (ending, saved) = (AtomicBool::new(false), AtomicU64::new(0));
-    let before = run.progress().checkpoint;
     let mut nanos: Vec<u64> = std::thread::scope(|scope| {
-        if what == "base" {
+        if matches!(beside, Beside::Fold | Beside::Base) {
             scope.spawn(|| {
                 while !ending.load(Ordering::Relaxed) {
                     run.savepoint("bench").unwrap();
@@ -280,15 +325,16 @@ fn phase(engine: &Engine, keys: u64, (what, interval): (&str, Duration), time: D
         ending.store(true, Ordering::Relaxed);
         nanos
     });
-    let progress = run.progress();
-    drop(run);
+    let (mut waits, mut took) = times.lock().unwrap().clone();
+    let alarm = run.progress().checkpoint_alarm;
+    run.stop().unwrap();
     nanos.sort_unstable();
-    let mut waits = waits.lock().unwrap().clone();
     waits.sort_unstable();
+    took.sort_unstable();
     println!(
-        "beside {what:<8} {:>6} appends: median {:.3} ms, p99 {:.3}, max {:.3}; batches {}, waited \
-         for step 7 p99 {:.3} ms, at most {:.3}; last checkpoint of batch {} (before {before}), \
-         {} bases",
+        "beside {what:<8} {:>5} appends: median {:.3} ms, p99 {:.3}, max {:.3}; {} batches waited \
+         for step 7 p99 {:.3} ms, at most {:.3}, and took p99 {:.3}, at most {:.3}; {} savepoints; \
+         started in {started:?}; {alarm:?}",
         nanos.len(),
         percentile(&nanos, 50.0),
         percentile(&nanos, 99.0),
@@ -296,7 +342,8 @@ fn phase(engine: &Engine, keys: u64, (what, interval): (&str, Duration), time: D
         waits.len(),
         percentile(&waits, 99.0),
         percentile(&waits, 100.0),
-        progress.checkpoint,
+        percentile(&took, 99.0),
+        percentile(&took, 100.0),
         saved.load(Ordering::Relaxed)
     );
 }
@@ -305,10 +352,14 @@ fn beside(keys: u64, time: Duration) {
     let place = place();
     let engine = Engine::open(place.path(), EngineOptions::default()).unwrap();
     fill(&engine, keys);
-    phase(&engine, keys, ("nothing", DAY), time);
-    phase(&engine, keys, ("delta", Duration::ZERO), time);
-    phase(&engine, keys, ("base", DAY), time);
-    phase(&engine, keys, ("nothing", DAY), time);
+    // What filling has left to the device is done in the first one.
+    phase(&engine, keys, ("warm", Beside::Nothing), time / 2);
+    phase(&engine, keys, ("nothing", Beside::Nothing), time);
+    phase(&engine, keys, ("deltas", Beside::Deltas), time);
+    phase(&engine, keys, ("nothing", Beside::Nothing), time);
+    phase(&engine, keys, ("fold", Beside::Fold), time);
+    phase(&engine, keys, ("nothing", Beside::Nothing), time);
+    phase(&engine, keys, ("base", Beside::Base), time);
     deltas(&engine);
     let run = engine.start(wide_job(&engine).0, RunOptions::default()).unwrap();
     let predicted = run.progress().predicted_recovery;
@@ -317,11 +368,21 @@ fn beside(keys: u64, time: Duration) {
     reload(place.path(), predicted);
 }
 
-fn fill(engine: &Engine, keys: u64) {
+/// How many records touch every key.
+fn touching(keys: u64) -> u64 {
+    keys / 10_000.min(keys)
+}
+
+/// Appends these records.
+fn touch_all(engine: &Engine, keys: u64) {
     let events = engine.ingest(name!("ranges")).unwrap();
-    let step = 10_000.min(keys);
-    (0..keys / step).for_each(|n| drop(events.submit(&range(n * step, step, 1)).unwrap()));
+    let step = keys / touching(keys);
+    (0..touching(keys)).for_each(|n| drop(events.submit(&range(n * step, step, 1)).unwrap()));
     engine.log().sync().unwrap();
+}
+
+fn fill(engine: &Engine, keys: u64) {
+    touch_all(engine, keys);
     let trigger = Trigger::Records(50);
     let options = RunOptions { trigger, recovery_budget: DAY, ..RunOptions::default() };
     let begun = Instant::now();
@@ -376,139 +437,6 @@ fn reload(path: &Path, predicted: Duration) {
         rate(bytes, raw),
         raw.as_secs_f64() / took.as_secs_f64()
     );
-}
-
-fn word_job(engine: &Engine, told: Option<Arc<AtomicU64>>) -> (Job, StateHandle<Bytes, u64>) {
-    let events = engine.ingest(name!("words")).unwrap();
-    Job::build(name!("count"), |job| {
-        let lines = job.source(name!("in"), Received::from(&events));
-        let words = lines.flat_map_rows::<Bytes>(|line, out| {
-            let words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
-            words.for_each(|word| out.push(word));
-        });
-        let counted = words.pair_with(|_| 1u64).reduce_by_key(|a, b| a + b);
-        let counts = counted.map_with_state::<u64, ()>(name!("counts"), |_, new, count| {
-            *count = Some(count.unwrap_or(0) + new.sum::<u64>());
-            None
-        });
-        if let Some(told) = told {
-            counts.out.for_each_batch(name!("told"), move |_| {
-                told.fetch_add(1, Ordering::Release);
-                Ok(())
-            });
-        }
-        counts.state
-    })
-    .unwrap()
-}
-
-/// Appends a text in blocks of lines; in all of it, about 50 M words with 1 M different ones.
-fn send(engine: &Engine, text: &[u8]) {
-    let events = engine.ingest(name!("words")).unwrap();
-    let pieces = common::cut_at_lines(text, text.len().div_ceil(4 * MIB));
-    for piece in pieces {
-        let lines = &text[piece];
-        let mut last = None;
-        for block in common::cut_at_lines(lines, lines.len().div_ceil(16 << 10)) {
-            last = Some(events.submit(&lines[block]).unwrap());
-        }
-        last.map(|last| last.wait()).transpose().unwrap();
-    }
-}
-
-/// Seconds to count a text that is appended meanwhile.
-fn count(text: &[u8], interval: Duration) -> (f64, u64) {
-    let place = place();
-    let engine = Engine::open(place.path(), EngineOptions::default()).unwrap();
-    let (job, _) = word_job(&engine, None);
-    let options =
-        RunOptions { checkpoint_interval: interval, recovery_budget: DAY, ..RunOptions::default() };
-    let run = engine.start(job, options).unwrap();
-    let begun = Instant::now();
-    send(&engine, text);
-    while run.progress().input_bytes < text.len() as u64 {
-        std::thread::sleep(Duration::from_micros(200));
-    }
-    let (took, progress) = (begun.elapsed().as_secs_f64(), run.progress());
-    drop(run);
-    (took, progress.checkpoint.get())
-}
-
-fn cost(rounds: usize) {
-    let text = common::zipf_text(1, 420 * MIB, 1_000_000);
-    let (mut ratios, mut taken) = (vec![], 0);
-    for _ in 0..rounds {
-        let (without, _) = count(&text, DAY);
-        let (with, last) = count(&text, Duration::from_secs(1));
-        taken = last;
-        ratios.push(without / with);
-        println!("cost: {} MiB in {without:.2} s without, {with:.2} s with", text.len() / MIB);
-    }
-    println!(
-        "cost: {:.3} of the throughput without checkpoints (last one of batch {taken})",
-        median(ratios)
-    );
-}
-
-/// Counts what comes until it is killed. Says how far it is.
-fn child(path: &Path) {
-    let text = common::zipf_text(1, 200 * MIB, 1_000_000);
-    let engine = Engine::open(path, EngineOptions::default()).unwrap();
-    let (job, _) = word_job(&engine, None);
-    let interval = Duration::from_secs(1);
-    let options = RunOptions { checkpoint_interval: interval, ..RunOptions::default() };
-    let run = engine.start(job, options).unwrap();
-    println!("begun");
-    std::io::stdout().flush().unwrap();
-    for _ in 0..100 {
-        send(&engine, &text);
-    }
-    run.stop().unwrap();
-}
-
-fn restart() {
-    for kill_after in [1500, 2200, 2900] {
-        let place = place();
-        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
-            .arg("child")
-            .arg(place.path())
-            .stdout(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut first = [0; 5];
-        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut first).unwrap();
-        std::thread::sleep(Duration::from_millis(kill_after));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        let told = Arc::new(AtomicU64::new(0));
-        let begun = Instant::now();
-        let engine = Engine::open(place.path(), EngineOptions::default()).unwrap();
-        let opened = begun.elapsed();
-        // The child's job has no sink: the same one, told by its progress.
-        let (job, counts) = word_job(&engine, None);
-        let told_now = Arc::clone(&told);
-        let options = RunOptions {
-            on_progress: Some(Arc::new(move |_| {
-                told_now.fetch_add(1, Ordering::Release);
-            })),
-            ..RunOptions::default()
-        };
-        let run = engine.start(job, options).unwrap();
-        let started = begun.elapsed();
-        engine.ingest(name!("words")).unwrap().append(b"one more\n").unwrap();
-        while told.load(Ordering::Acquire) == 0 {
-            std::thread::sleep(Duration::from_micros(100));
-        }
-        let published = begun.elapsed();
-        let progress = run.progress();
-        println!(
-            "restart: killed after {kill_after} ms with {} MiB counted and {} keys: opened after \
-             {opened:?}, started after {started:?}, first batch published after {published:?}",
-            progress.input_bytes / MIB as u64,
-            counts.len()
-        );
-        drop(run);
-    }
 }
 
 /// The value can be a state.

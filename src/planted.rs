@@ -115,6 +115,10 @@ bugs! {
     FoldForgetsDelta => "fold-forgets-delta",
     /// E17: what a failed checkpoint had taken is not in the next delta.
     FailedCutForgotten => "failed-cut-forgotten",
+    /// E15: on a full disk the log makes no room for a checkpoint.
+    FullDiskKeepsLog => "full-disk-keeps-log",
+    /// STATE-7: a value that changes while its cut is encoded is not kept.
+    CutMoves => "cut-moves",
     /// E13: lost key ranges are restored over a change of the job.
     RebuildAcrossGeneration => "rebuild-across-generation",
     /// E13: a lost key range is taken from the older checkpoint as it was then.

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::bytes::{Fields, put_sized};
 use super::manifest::{meta_len, put_meta, take_meta};
 use super::{CheckpointMeta, Damage, Extent, ExtentInfo};
-use crate::checksum::{crc32c, crc32c_append};
+use crate::checksum::{bring_in, crc32c, crc32c_append};
 use crate::ids::{LogId, to_u64, to_usize};
 use crate::storage::BLOCK;
 
@@ -221,25 +221,31 @@ pub(super) fn decode_trailer(
     if same && offset == footer.trailer { Ok((meta, index)) } else { Err(Damage::Inconsistent) }
 }
 
-/// Takes an extent's payload out of its blocks, checking each.
+/// Takes an extent's payload out of its blocks, checking each, in the place where they are.
 pub(super) fn unblock(
     checkpoint: u64,
     ordinal: u32,
     info: &ExtentInfo,
-    stored: &[u8],
+    mut bytes: Vec<u8>,
 ) -> Result<Vec<u8>, Damage> {
-    if stored_len(info.length) != Some(to_u64(stored.len())) {
+    if stored_len(info.length) != Some(to_u64(bytes.len())) {
         return Err(Damage::Length);
     }
-    let mut payload = Vec::with_capacity(to_usize(info.length));
-    for (block, bytes) in (0_u32..).zip(stored.chunks(FULL)) {
-        let (head, part) = bytes.split_at_checked(BLOCK_HEADER).ok_or(Damage::Length)?;
-        if head != block_header(checkpoint, ordinal, block, part) {
+    let (mut crc, mut length) = (0, 0);
+    for (block, from) in (0_u32..).zip((0..bytes.len()).step_by(FULL)) {
+        let to = bytes.len().min(from + FULL);
+        let head = bytes[from..to].first_chunk::<BLOCK_HEADER>().ok_or(Damage::Length)?;
+        let payload = from + BLOCK_HEADER..to;
+        bring_in(&bytes[payload.clone()]);
+        if *head != block_header(checkpoint, ordinal, block, &bytes[payload.clone()]) {
             return Err(Damage::Checksum);
         }
-        payload.extend_from_slice(part);
+        crc = crc32c_append(crc, &bytes[payload.clone()]);
+        bytes.copy_within(payload.clone(), length);
+        length += payload.len();
     }
-    if crc32c(&payload) == info.crc { Ok(payload) } else { Err(Damage::Checksum) }
+    bytes.truncate(length);
+    if crc == info.crc { Ok(bytes) } else { Err(Damage::Checksum) }
 }
 
 /// Decodes a whole data file in memory.
@@ -258,7 +264,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(CheckpointMeta, Vec<Extent>), Dama
         let stored = stored_len(info.length).ok_or(Damage::Length)?;
         let from = to_usize(info.offset);
         let block_bytes = &bytes[from..from + to_usize(stored)];
-        let payload = unblock(meta.checkpoint, ordinal, &info, block_bytes)?;
+        let payload = unblock(meta.checkpoint, ordinal, &info, block_bytes.to_vec())?;
         let ExtentInfo { operator, schema, partition, .. } = info;
         extents.push(Extent { operator, schema, partition, bytes: payload });
     }

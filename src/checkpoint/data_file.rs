@@ -126,17 +126,13 @@ impl DataFile {
         let to = info.offset + stored;
         let bytes = io::read_range(&mut *channel, &self.file, info.offset, to)?;
         lock(&self.channels).push(channel);
-        data::unblock(self.meta.checkpoint, number, info, &bytes)
+        data::unblock(self.meta.checkpoint, number, info, bytes)
             .map_err(|damage| damaged(&*self.file, damage))
     }
 }
 
 /// Reads the whole file and compares it with what was written.
-pub(super) fn verify(
-    channel: &mut dyn Channel,
-    file: &Arc<dyn File>,
-    expected: &Digest,
-) -> Result<()> {
+fn verify(channel: &mut dyn Channel, file: &Arc<dyn File>, expected: &Digest) -> Result<()> {
     check_length(file, expected)?;
     let mut digester = Digester::default();
     io::read_pieces(channel, file, 0, expected.length, |piece| digester.update(piece))?;
@@ -150,7 +146,8 @@ pub(super) fn check_shape(file: &Arc<dyn File>) -> Result<()> {
     if shaped { Ok(()) } else { Err(damaged(&**file, Damage::Length)) }
 }
 
-fn check_length(file: &Arc<dyn File>, expected: &Digest) -> Result<()> {
+/// Whether the file is as long as what was written.
+pub(super) fn check_length(file: &Arc<dyn File>, expected: &Digest) -> Result<()> {
     let length = file.stamp().map_err(io::unreadable)?.length;
     let whole = length == expected.length && length % to_u64(BLOCK) == 0 && length > 0;
     if whole { Ok(()) } else { Err(damaged(&**file, Damage::Digest)) }

@@ -9,10 +9,10 @@ use super::loaded::{Broken, Loaded, Shelf};
 use super::manifest::{Digest, Entry};
 use super::pace::Pace;
 use super::session::Session;
-use super::writer::DataWriter;
+use super::writer::{DataWriter, Ends};
 use super::{CheckpointMeta, Extent};
 use crate::error::{Error, ErrorKind, Result};
-use crate::storage::{Channel, Directory, File};
+use crate::storage::{Channel, Directory};
 
 /// A fold of a whole chain. What it reads is checked block by block.
 pub(super) struct Fold(Loaded);
@@ -51,7 +51,7 @@ impl Folding {
         Folding { fold, meta, session, manifest, pace }
     }
 
-    /// Writes, syncs and verifies the data file.
+    /// Writes, reads back and syncs the data file.
     #[must_use]
     pub fn fill(mut self) -> Filled {
         let mut bad = NONE;
@@ -62,8 +62,8 @@ impl Folding {
                 &mut *channel,
                 &self.meta,
                 self.manifest,
-                &mut |channel, file, meta, manifest| {
-                    let filled = fold.write(channel, file, meta, manifest);
+                &mut |channel, ends, meta, manifest| {
+                    let filled = fold.write(channel, ends, meta, manifest);
                     filled.map_err(|broken| {
                         *bad = broken.number;
                         broken.error
@@ -120,13 +120,13 @@ impl Fold {
     pub(super) fn write(
         &self,
         channel: &mut dyn Channel,
-        file: &Arc<dyn File>,
+        ends: Ends<'_>,
         meta: &CheckpointMeta,
         manifest: u64,
     ) -> Result<Digest, Broken> {
         let parts = &self.0.parts;
         let counts = (manifest, parts.len());
-        let mut writer = DataWriter::begin(channel, file, meta, counts).map_err(ours)?;
+        let mut writer = DataWriter::begin(channel, ends, meta, counts).map_err(ours)?;
         for part in parts {
             let bytes = self.0.read_folded(part)?;
             let operator = part.operator.clone();

@@ -46,7 +46,8 @@ pub(super) fn read_pieces(
 ) -> Result<()> {
     let length = |at: u64| to_usize(to - at).min(CHUNK);
     let (mut asked, mut told) = (from, from);
-    let mut spare = Vec::new();
+    let pieces = to_usize((to - from).div_ceil(to_u64(CHUNK))).min(IN_FLIGHT);
+    let mut spare = if pieces > 1 { AlignedBuf::several(CHUNK, pieces) } else { Vec::new() };
     // By the token of the operation: completions come in any order.
     let mut on_the_way: VecDeque<(u64, Option<Completion>)> = VecDeque::new();
     let mut outcome = Ok(());

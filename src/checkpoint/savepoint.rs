@@ -7,12 +7,13 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::Written;
 use super::data_file::{self, DataFile, Look};
 use super::fold::Fold;
 use super::loaded::Loaded;
 use super::manifest::Digest;
 use super::pace::Pace;
-use super::{CheckpointMeta, Written};
+use super::writer::Ends;
 use crate::error::{Error, ErrorKind, Result};
 use crate::planted::{Bug, planted};
 use crate::storage::{Directory, Lock, OpenMode, files};
@@ -73,18 +74,18 @@ impl Savepoints {
         Ok(Written { checkpoint, parent: None, bytes, newest_bytes, syncs: 2 })
     }
 
-    /// Fills, syncs and verifies a file under its passing name.
+    /// Fills, reads back and syncs a file under its passing name.
     fn fill(&self, temporary: &str, fold: Fold) -> Result<(u64, Digest)> {
         let mut channel = self.pace.channel(self.directory.channel()?);
         let file = self.directory.open(temporary, OpenMode::CreateDirect)?;
-        let meta: CheckpointMeta = fold.meta();
+        let back = self.directory.open(temporary, OpenMode::ReadDirect)?;
+        let (meta, ends) = (fold.meta(), Ends { file: &file, back: &back });
         // No manifest names it, and it says nothing about any.
-        let digest = fold.write(&mut *channel, &file, &meta, 0).map_err(|broken| broken.error)?;
+        let digest = fold.write(&mut *channel, ends, &meta, 0).map_err(|broken| broken.error)?;
         if !planted(Bug::SavepointNotSynced) {
             files::sync_data(&mut *channel, &file)?;
         }
-        let written = self.directory.open(temporary, OpenMode::ReadDirect)?;
-        data_file::verify(&mut *channel, &written, &digest)?;
+        data_file::check_length(&file, &digest)?;
         Ok((meta.checkpoint, digest))
     }
 

@@ -5,19 +5,21 @@ use std::sync::Arc;
 
 use super::find::MANIFEST;
 use super::manifest::Digest;
-use super::writer::Writer;
+use super::writer::{Ends, Writer};
 use super::{CheckpointMeta, data_file, file_name, spare};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::ids::to_usize;
 use crate::planted::{Bug, planted};
 use crate::storage::{Channel, Directory, File, IoFailure, OpenMode, files};
+
+type IoResult<T> = Result<T, IoFailure>;
 
 /// The next manifest, before its rename.
 pub(super) const NEXT: &str = "MANIFEST.tmp";
 
 /// Fills a new data file; the number is that of the last durable manifest.
 pub(super) type Fill<'f> =
-    dyn FnMut(&mut dyn Channel, &Arc<dyn File>, &CheckpointMeta, u64) -> Result<Digest> + 'f;
+    dyn FnMut(&mut dyn Channel, Ends<'_>, &CheckpointMeta, u64) -> Result<Digest> + 'f;
 
 /// One write's operations, its syncs counted.
 pub(super) struct Session {
@@ -42,7 +44,7 @@ impl Session {
         self.directory.sync()
     }
 
-    /// Writes, syncs and verifies a data file under its new name.
+    /// Writes, reads back and syncs a data file under its new name.
     pub(super) fn write_data(
         &mut self,
         channel: &mut dyn Channel,
@@ -51,15 +53,15 @@ impl Session {
         fill: &mut Fill<'_>,
     ) -> Result<(Arc<dyn File>, Digest)> {
         let name = &file_name(meta.checkpoint);
-        let file = self.directory.open(name, OpenMode::CreateDirect).map_err(Error::from);
-        let filled = file.and_then(|file| {
-            let digest = fill(channel, &file, meta, manifest)?;
+        let directory = Arc::clone(&self.directory);
+        let mut filled = |file: IoResult<Arc<dyn File>>| -> Result<(Arc<dyn File>, Digest)> {
+            let (file, back) = (file?, directory.open(name, OpenMode::ReadDirect)?);
+            let digest = fill(channel, Ends { file: &file, back: &back }, meta, manifest)?;
             Ok((file, digest))
-        });
-        let (file, digest) = match filled {
+        };
+        let (file, digest) = match filled(directory.open(name, OpenMode::CreateDirect)) {
             Err(error) if error.kind() == ErrorKind::DiskFull && self.spare => {
-                let file = self.take_spare(name)?;
-                let digest = fill(channel, &file, meta, manifest)?;
+                let (file, digest) = filled(self.take_spare(name))?;
                 // What it does not need makes room for the manifest.
                 file.set_length(digest.length)?;
                 (file, digest)
@@ -70,8 +72,7 @@ impl Session {
             self.sync(channel, &file)?;
         }
         self.sync_names()?;
-        let written = self.directory.open(name, OpenMode::ReadDirect)?;
-        data_file::verify(channel, &written, &digest)?;
+        data_file::check_length(&file, &digest)?;
         Ok((file, digest))
     }
 
@@ -92,7 +93,8 @@ impl Session {
             }
             other => other?,
         };
-        let mut writer = Writer::new(channel, &file);
+        let back = self.directory.open(NEXT, OpenMode::ReadDirect)?;
+        let mut writer = Writer::new(channel, Ends { file: &file, back: &back });
         writer.put(bytes)?;
         let digest = writer.finish()?;
         assert_eq!(to_usize(digest.length), bytes.len(), "CKPT: all of the manifest was sent");

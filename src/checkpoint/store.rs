@@ -284,8 +284,8 @@ impl CheckpointStore {
     /// of the manifest, a restart may find either checkpoint, whole.
     pub fn write(&mut self, meta: CheckpointMeta, extents: &[Extent]) -> Result<Written> {
         self.check(&meta, extents, &self.good())?;
-        self.add(meta, &mut |channel, file, meta, manifest| {
-            write_data(channel, file, meta, manifest, extents)
+        self.add(meta, &mut |channel, ends, meta, manifest| {
+            write_data(channel, ends, meta, manifest, extents)
         })
     }
 
@@ -390,7 +390,7 @@ impl CheckpointStore {
         }
     }
 
-    /// Steps 1 to 7 of `docs/checkpoint-format.md`, in order.
+    /// Steps 1 to 6 of `docs/checkpoint-format.md`, in order.
     fn publish(
         &mut self,
         session: &mut Session,
@@ -408,7 +408,7 @@ impl CheckpointStore {
         Ok(written)
     }
 
-    /// Steps 5 to 7: from here on the manifest names the data file.
+    /// Steps 4 to 6: from here on the manifest names the data file.
     fn name(
         &mut self,
         session: &mut Session,

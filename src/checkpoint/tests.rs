@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::fuzz::{mend_checkpoint, mend_manifest};
-use super::writer::write_data;
+use super::writer::{Ends, write_data};
 use super::{CheckpointMeta, CheckpointStore, Damage, Extent, data, manifest};
 use crate::ids::{BatchId, Generation, LogId, Lsn};
 use crate::storage::{BLOCK, OpenMode, Storage, SystemStorage, files};
@@ -57,7 +57,8 @@ fn as_much_is_reserved_as_is_written() {
         extents[0].bytes.resize(size, 1);
         let name = format!("{size}.ckpt");
         let file = directory.open(&name, OpenMode::CreateDirect).unwrap();
-        let digest = write_data(&mut *channel, &file, &meta(), 0, &extents).unwrap();
+        let ends = Ends { file: &file, back: &file };
+        let digest = write_data(&mut *channel, ends, &meta(), 0, &extents).unwrap();
         assert_eq!(Some(digest.length), data::file_len(&meta(), &extents), "{size}");
         files::remove_if_there(&*directory, &name).unwrap();
     }

@@ -1,13 +1,16 @@
-//! Writes one file from its start, in large aligned pieces, and digests it on the way: some pieces
-//! are on their way to the medium while the next is filled.
+//! Writes one file from its start, in large aligned pieces, and digests it on the way. Each piece
+//! is read back from the device when it was written, and compared: some are on their way there, and
+//! some on their way back, while the next is filled.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::data::{self, Footer, HEADER, PAYLOAD};
-use super::io::{self, CHUNK};
+use super::data_file::damaged;
+use super::io::{self, CHUNK, IN_FLIGHT};
 use super::manifest::Digest;
-use super::{CheckpointMeta, Extent, ExtentInfo};
-use crate::checksum::{Xxh3, crc32c, crc32c_append};
+use super::{CheckpointMeta, Damage, Extent, ExtentInfo};
+use crate::checksum::{Xxh3, bring_in, crc32c, crc32c_append, xxh3};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::to_u64;
 use crate::storage::{AlignedBuf, BLOCK, Channel, File, Op};
@@ -32,28 +35,48 @@ impl Digester {
     }
 }
 
-/// A piece on its way: its token, offset and length.
-type InFlight = (u64, u64, usize);
+/// A piece on its way.
+struct Piece {
+    token: u64,
+    offset: u64,
+    length: usize,
+    xxh3: u64,
+    /// Whether it was written, and comes back.
+    comes_back: bool,
+}
+
+/// Where a file is written, and the same file as it is read past whatever cache there is.
+#[derive(Clone, Copy)]
+pub(super) struct Ends<'a> {
+    pub(super) file: &'a Arc<dyn File>,
+    pub(super) back: &'a Arc<dyn File>,
+}
 
 /// A file being written. Nothing is durable before the caller syncs.
 pub(super) struct Writer<'a> {
     channel: &'a mut dyn Channel,
-    file: &'a Arc<dyn File>,
+    ends: Ends<'a>,
     filling: AlignedBuf,
     filled: usize,
     /// Offset of the piece that is being filled.
     offset: u64,
-    in_flight: Vec<InFlight>,
-    spare: Vec<AlignedBuf>,
+    in_flight: Vec<Piece>,
+    spare: VecDeque<AlignedBuf>,
     digester: Digester,
 }
 
 impl<'a> Writer<'a> {
-    pub(super) fn new(channel: &'a mut dyn Channel, file: &'a Arc<dyn File>) -> Writer<'a> {
-        let filling = AlignedBuf::zeroed(CHUNK);
-        let digester = Digester::default();
-        let (in_flight, spare) = (Vec::new(), Vec::new());
-        Writer { channel, file, filling, filled: 0, offset: 0, in_flight, spare, digester }
+    pub(super) fn new(channel: &'a mut dyn Channel, ends: Ends<'a>) -> Writer<'a> {
+        Writer {
+            channel,
+            ends,
+            filling: AlignedBuf::zeroed(CHUNK),
+            filled: 0,
+            offset: 0,
+            in_flight: Vec::new(),
+            spare: VecDeque::new(),
+            digester: Digester::default(),
+        }
     }
 
     fn position(&self) -> u64 {
@@ -64,42 +87,77 @@ impl<'a> Writer<'a> {
         while !bytes.is_empty() {
             let room = CHUNK - self.filled;
             let (now, later) = bytes.split_at(bytes.len().min(room));
-            self.filling[self.filled..self.filled + now.len()].copy_from_slice(now);
+            let copy = &mut self.filling[self.filled..self.filled + now.len()];
+            copy.copy_from_slice(now);
+            // While it is in the cache.
+            self.digester.update(copy);
             self.filled += now.len();
             bytes = later;
             if self.filled == CHUNK {
-                self.send()?;
+                let next = self.buffer(CHUNK);
+                self.send(next)?;
             }
         }
         Ok(())
     }
 
+    /// A buffer for so many bytes; the one that was used longest ago.
+    fn buffer(&mut self, length: usize) -> AlignedBuf {
+        if self.spare.is_empty() && self.offset <= to_u64(CHUNK) {
+            return AlignedBuf::zeroed(length); // most files are one piece
+        }
+        if self.spare.is_empty() {
+            self.spare.extend(AlignedBuf::several(CHUNK, 2 * IN_FLIGHT));
+        }
+        let mut buffer = self.spare.pop_front().unwrap_or_else(|| AlignedBuf::zeroed(CHUNK));
+        buffer.set_len(length);
+        buffer
+    }
+
     /// Hands the filled piece to the channel and goes on with another buffer.
-    fn send(&mut self) -> Result<()> {
-        self.settle(io::IN_FLIGHT - 1)?;
-        let spare = self.spare.pop().unwrap_or_else(|| AlignedBuf::zeroed(CHUNK));
-        let mut buffer = std::mem::replace(&mut self.filling, spare);
+    fn send(&mut self, next: AlignedBuf) -> Result<()> {
+        self.settle(IN_FLIGHT - 1)?;
+        let mut buffer = std::mem::replace(&mut self.filling, next);
         buffer.set_len(self.filled);
-        self.digester.update(&buffer);
-        let (file, offset) = (Arc::clone(self.file), self.offset);
-        let token = self.channel.submit(Op::Write { file, offset, buffer, durable: false });
-        self.channel.start();
-        self.in_flight.push((token, offset, self.filled));
+        let (offset, length, xxh3) = (self.offset, self.filled, xxh3(&buffer));
+        let write = Op::Write { file: Arc::clone(self.ends.file), offset, buffer, durable: false };
+        self.submit(write, Piece { token: 0, offset, length, xxh3, comes_back: false });
         self.offset += to_u64(self.filled);
         self.filled = 0;
         Ok(())
     }
 
-    /// Waits until at most so many pieces are on their way.
+    fn submit(&mut self, op: Op, piece: Piece) {
+        let token = self.channel.submit(op);
+        self.channel.start();
+        self.in_flight.push(Piece { token, ..piece });
+    }
+
+    /// Waits until at most so many pieces are on their way there, and as many on their way back.
     fn settle(&mut self, at_most: usize) -> Result<()> {
-        while self.in_flight.len() > at_most {
+        let writes = |pieces: &[Piece]| pieces.iter().filter(|piece| !piece.comes_back).count();
+        while writes(&self.in_flight) > at_most || self.in_flight.len() > 2 * at_most {
             let Some(completion) = self.channel.complete() else { break };
-            let place = self.in_flight.iter().position(|piece| piece.0 == completion.token);
+            let place = self.in_flight.iter().position(|piece| piece.token == completion.token);
             let Some(place) = place else { continue };
-            let (_, offset, length) = self.in_flight.swap_remove(place);
-            let mut buffer = io::whole(completion, &**self.file, "write", offset, length)?;
-            buffer.set_len(CHUNK);
-            self.spare.push(buffer);
+            let piece = self.in_flight.swap_remove(place);
+            let (offset, length) = (piece.offset, piece.length);
+            let Ends { file, back } = self.ends;
+            let buffer = if piece.comes_back {
+                let buffer = io::whole(completion, &**back, "read", offset, length);
+                let buffer = buffer.map_err(io::unreadable)?;
+                if xxh3(&buffer) != piece.xxh3 {
+                    return Err(damaged(&**back, Damage::Digest));
+                }
+                buffer
+            } else {
+                let written = io::whole(completion, &**file, "write", offset, length)?;
+                let buffer = self.buffer(length);
+                let read = Op::Read { file: Arc::clone(back), offset, buffer };
+                self.submit(read, Piece { comes_back: true, ..piece });
+                written
+            };
+            self.spare.push_back(buffer);
         }
         Ok(())
     }
@@ -108,7 +166,7 @@ impl<'a> Writer<'a> {
     pub(super) fn finish(mut self) -> Result<Digest> {
         assert_eq!(self.filled % BLOCK, 0, "CKPT: files are whole blocks");
         if self.filled > 0 {
-            self.send()?;
+            self.send(AlignedBuf::zeroed(BLOCK))?; // nothing comes behind it
         }
         self.settle(0)?;
         Ok(self.digester.digest())
@@ -116,7 +174,7 @@ impl<'a> Writer<'a> {
 }
 
 impl Drop for Writer<'_> {
-    /// An error leaves writes in flight behind: the channel goes on with others after them.
+    /// An error leaves operations in flight behind: the channel goes on with others after them.
     fn drop(&mut self) {
         for _ in self.in_flight.drain(..) {
             drop(self.channel.complete());
@@ -136,11 +194,11 @@ impl<'a> DataWriter<'a> {
     /// `manifest` the last durable one.
     pub(super) fn begin(
         channel: &'a mut dyn Channel,
-        file: &'a Arc<dyn File>,
+        ends: Ends<'a>,
         meta: &'a CheckpointMeta,
         (manifest, extents): (u64, usize),
     ) -> Result<DataWriter<'a>> {
-        let mut writer = Writer::new(channel, file);
+        let mut writer = Writer::new(channel, ends);
         #[allow(clippy::expect_used, reason = "the store has checked the number of extents")]
         let extents = u32::try_from(extents).expect("CKPT-6: extents fit 32 bits");
         let (checkpoint, log_id) = (meta.checkpoint, meta.log_id);
@@ -155,7 +213,7 @@ impl<'a> DataWriter<'a> {
         let extent = data::extent_len(&extent.operator, to_u64(extent.bytes.len()));
         let length = extent.and_then(|extent| self.writer.position().checked_add(extent));
         let length = length.and_then(|length| length.checked_next_multiple_of(to_u64(BLOCK)));
-        let file = self.writer.file;
+        let file = self.writer.ends.file;
         file.allocate(length.ok_or_else(|| too_large(&**file))?)?;
         Ok(())
     }
@@ -163,19 +221,23 @@ impl<'a> DataWriter<'a> {
     pub(super) fn put(&mut self, extent: &Extent) -> Result<()> {
         #[allow(clippy::expect_used, reason = "`begin` has checked the number of extents")]
         let ordinal = u32::try_from(self.index.len()).expect("CKPT-6: extents fit 32 bits");
+        let (offset, mut crc) = (self.writer.position(), 0);
+        for (block, payload) in (0_u32..).zip(extent.bytes.chunks(PAYLOAD)) {
+            // Whoever made the extent has left the cache to others; here all passes are one.
+            bring_in(payload);
+            crc = crc32c_append(crc, payload);
+            let head = data::block_header(self.meta.checkpoint, ordinal, block, payload);
+            self.writer.put(&head)?;
+            self.writer.put(payload)?;
+        }
         self.index.push(ExtentInfo {
             operator: extent.operator.clone(),
             schema: extent.schema,
             partition: extent.partition,
             length: to_u64(extent.bytes.len()),
-            offset: self.writer.position(),
-            crc: crc32c(&extent.bytes),
+            offset,
+            crc,
         });
-        for (block, payload) in (0_u32..).zip(extent.bytes.chunks(PAYLOAD)) {
-            let head = data::block_header(self.meta.checkpoint, ordinal, block, payload);
-            self.writer.put(&head)?;
-            self.writer.put(payload)?;
-        }
         Ok(())
     }
 
@@ -206,15 +268,16 @@ fn too_large(file: &dyn File) -> Error {
 /// Writes a whole data file of extents that are all there.
 pub(super) fn write_data(
     channel: &mut dyn Channel,
-    file: &Arc<dyn File>,
+    ends: Ends<'_>,
     meta: &CheckpointMeta,
     manifest: u64,
     extents: &[Extent],
 ) -> Result<Digest> {
+    let file = ends.file;
     // As in `DataWriter::reserve`, for all of them at once.
     let length = data::file_len(meta, extents).ok_or_else(|| too_large(&**file))?;
     file.allocate(length)?;
-    let mut writer = DataWriter::begin(channel, file, meta, (manifest, extents.len()))?;
+    let mut writer = DataWriter::begin(channel, ends, meta, (manifest, extents.len()))?;
     extents.iter().try_for_each(|extent| writer.put(extent))?;
     let digest = writer.finish()?;
     assert_eq!(digest.length, length, "CKPT: the file is as long as was reserved");

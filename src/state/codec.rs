@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::table::StateTable;
 use crate::error::{Error, ErrorKind, Result};
+use crate::exec::WARM;
 use crate::ids::to_u64;
 
 /// Where postcard writes: behind what is already there.
@@ -62,13 +63,13 @@ pub(super) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-fn put_count(out: &mut Vec<u8>, count: usize) {
+pub(super) fn put_count(out: &mut Vec<u8>, count: usize) {
     out.extend_from_slice(&to_u64(count).to_le_bytes());
 }
 
 /// Appends a value's length and postcard. The length is known behind it only: most fit the one
 /// byte that is left for it.
-fn put_value<S: Serialize>(out: &mut Vec<u8>, value: &S) -> Result<()> {
+pub(super) fn put_value<S: Serialize>(out: &mut Vec<u8>, value: &S) -> Result<()> {
     let start = out.len();
     out.push(0);
     postcard::serialize_with_flavor(value, Behind(out)).map_err(|cause| {
@@ -162,11 +163,18 @@ fn load<'a, S>(bytes: &'a [u8], value: impl Fn(&'a [u8]) -> Result<S>) -> Result
     let mut reader = Reader::new(bytes);
     let count = reader.count()?;
     let mut table = StateTable::with_capacity(count, bytes.len() / 2);
-    for _ in 0..count {
-        let key = reader.bytes("key")?;
-        let value = value(reader.bytes("value")?)?;
-        if table.insert(super::hash_key(key), key, value).is_some() {
-            return Err(reader.bad("a key occurs twice"));
+    let (mut left, mut next) = (count, Vec::with_capacity(WARM));
+    while left > 0 {
+        for _ in 0..left.min(WARM) {
+            let key = reader.bytes("key")?;
+            next.push((super::hash_key(key), key, value(reader.bytes("value")?)?));
+        }
+        left -= next.len();
+        table.warm_slots(next.iter().map(|(hash, ..)| *hash));
+        for (hash, key, value) in next.drain(..) {
+            if table.insert(hash, key, value).is_some() {
+                return Err(reader.bad("a key occurs twice"));
+            }
         }
     }
     reader.end()?;
@@ -216,29 +224,6 @@ impl<S: Serialize> StateTable<S> {
     /// `Invalid` if a value's `Serialize` refuses.
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<()> {
         self.put_all(out, put_value)
-    }
-
-    /// Appends what has changed since the last cut, for a delta; appends nothing, and says so, if
-    /// nothing has. The table must know it.
-    ///
-    /// # Errors
-    /// As [`StateTable::encode`].
-    pub(super) fn encode_touched(&self, out: &mut Vec<u8>) -> Result<bool> {
-        let Some(touched) = self.touched() else { return Ok(false) };
-        let (removals, removed) = touched.removed();
-        let rows = touched.changed(self.rows()).filter_map(|ordinal| self.row(ordinal));
-        let changed: Vec<(&[u8], &S)> = rows.collect();
-        if removals == 0 && changed.is_empty() {
-            return Ok(false);
-        }
-        put_count(out, removals);
-        put_count(out, changed.len());
-        out.extend_from_slice(removed);
-        for (key, value) in changed {
-            put_bytes(out, key);
-            put_value(out, value)?;
-        }
-        Ok(true)
     }
 }
 

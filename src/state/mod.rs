@@ -6,6 +6,7 @@
 
 mod changes;
 mod codec;
+mod frozen;
 mod operator;
 mod overlay;
 mod schema;
@@ -14,6 +15,7 @@ mod touched;
 
 pub(crate) use changes::Changes;
 pub(crate) use codec::{encoded_keys, entries, fold};
+pub(crate) use frozen::Encoding;
 pub(crate) use operator::Tracking;
 pub use operator::{KeyedState, OperatorState};
 pub use overlay::Overlay;

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::fmt;
 
 use super::changes::Changes;
+use super::frozen::Encoding;
 use super::overlay::Overlay;
 use super::schema::schema_id;
 use super::table::StateTable;
@@ -98,6 +99,9 @@ impl<S: State> KeyedState<S> {
 /// The bytes of a partition without keys.
 const NO_STATE: &[u8] = &[0; 8];
 
+/// Rows that are encoded at once: a batch that completes waits for no more of them.
+const ROWS: usize = 2048;
+
 /// A step in the life of what a partition knows about its changes (STATE-6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tracking {
@@ -118,7 +122,7 @@ type Both = (Arc<dyn Erased>, Arc<dyn Any + Send + Sync>);
 trait Erased: fmt::Debug + Send + Sync {
     fn partitions(&self) -> usize;
     fn encode(&self, partition: u32) -> Result<Vec<u8>>;
-    fn encode_touched(&self, partition: u32) -> Result<Option<Vec<u8>>>;
+    fn encode_some(&self, partition: u32, encoding: &mut Encoding) -> Result<bool>;
     fn decode(&self, partition: u32, completed: BatchId, bytes: &[&[u8]]) -> Result<()>;
     fn touched(&self, partition: u32) -> usize;
     fn track(&self, partition: u32, step: Tracking);
@@ -143,11 +147,8 @@ impl<S: State> Erased for KeyedState<S> {
         })
     }
 
-    fn encode_touched(&self, partition: u32) -> Result<Option<Vec<u8>>> {
-        self.read(partition, |_, table| {
-            let mut bytes = Vec::new();
-            Ok(table.encode_touched(&mut bytes)?.then_some(bytes))
-        })
+    fn encode_some(&self, partition: u32, encoding: &mut Encoding) -> Result<bool> {
+        self.read(partition, |_, table| table.encode_some(encoding, ROWS))
     }
 
     fn decode(&self, partition: u32, completed: BatchId, bytes: &[&[u8]]) -> Result<()> {
@@ -165,18 +166,7 @@ impl<S: State> Erased for KeyedState<S> {
     }
 
     fn track(&self, partition: u32, step: Tracking) {
-        self.write(partition, |here| {
-            if step == Tracking::Begin {
-                return here.table.track();
-            }
-            let rows = here.table.rows();
-            let Some(touched) = here.table.touched_mut() else { return };
-            match step {
-                Tracking::Cut => touched.cut(rows),
-                Tracking::Settle | Tracking::Begin => touched.settle(),
-                Tracking::Revert => touched.revert(),
-            }
-        });
+        self.write(partition, |here| here.table.track(step));
     }
 
     fn merge(&self, partition: u32, completed: BatchId, overlay: Box<dyn Any + Send>) {
@@ -323,10 +313,11 @@ impl OperatorState {
         self.erased.encode(partition).map_err(|error| self.name_in(partition, &error))
     }
 
-    /// As [`encode_partition`](OperatorState::encode_partition), of what has changed since the last
-    /// cut; `None` if nothing has.
-    pub(crate) fn encode_touched(&self, partition: u32) -> Result<Option<Vec<u8>>> {
-        self.erased.encode_touched(partition).map_err(|error| self.name_in(partition, &error))
+    /// Encodes some more of a partition as it was at the last cut, while batches complete. Returns
+    /// whether there is more.
+    pub(crate) fn encode_some(&self, partition: u32, encoding: &mut Encoding) -> Result<bool> {
+        let more = self.erased.encode_some(partition, encoding);
+        more.map_err(|error| self.name_in(partition, &error))
     }
 
     /// About how many keys of a partition have changed since the last cut: not less.

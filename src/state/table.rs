@@ -7,6 +7,8 @@
 
 use std::fmt;
 
+use super::Tracking;
+use super::frozen::Frozen;
 use super::touched::Touched;
 use crate::exec::{Probe, Word};
 use crate::ids::to_usize;
@@ -51,6 +53,8 @@ pub struct StateTable<S> {
     edition: u64,
     /// What has changed since the last cuts, if there are any to come.
     touched: Option<Box<Touched>>,
+    /// The last cut, while it is encoded.
+    frozen: Option<Box<Frozen<S>>>,
 }
 
 impl<S: Clone> Clone for Row<S> {
@@ -95,7 +99,8 @@ impl<S> StateTable<S> {
     #[must_use]
     pub fn new() -> StateTable<S> {
         let (index, rows, arena) = (Vec::new(), Vec::new(), Vec::new());
-        StateTable { index, rows, arena, live: 0, edition: 0, touched: None }
+        let (touched, frozen) = (None, None);
+        StateTable { index, rows, arena, live: 0, edition: 0, touched, frozen }
     }
 
     /// A table with room for `keys` keys of `bytes` bytes together.
@@ -184,6 +189,15 @@ impl<S> StateTable<S> {
         if let Some(touched) = &mut self.touched {
             touched.mark(ordinal);
         }
+        self.keep(ordinal);
+    }
+
+    /// STATE-7: before a row's value changes.
+    #[inline]
+    fn keep(&mut self, ordinal: usize) {
+        if let Some(frozen) = &mut self.frozen {
+            frozen.keep(ordinal, &self.rows[ordinal].value);
+        }
     }
 
     /// Whether the table has the key.
@@ -251,6 +265,7 @@ impl<S> StateTable<S> {
 
     /// Takes a row's value, and the slot that points to it.
     fn bury(&mut self, place: usize, ordinal: usize) -> Option<S> {
+        self.keep(ordinal);
         self.vacate(place);
         self.live -= 1;
         self.edition += 1;
@@ -262,7 +277,7 @@ impl<S> StateTable<S> {
 
     /// Dead rows cost memory and iteration: drops them when they outnumber the living.
     fn compact_if_sparse(&mut self) {
-        if self.rows.len() > 2 * self.live + 32 {
+        if self.rows.len() > 2 * self.live + 32 && self.frozen.is_none() {
             self.compact();
         }
     }
@@ -358,7 +373,7 @@ impl<S> StateTable<S> {
     }
 
     fn grow(&mut self) {
-        if self.rows.len() > self.live + self.live / 2 {
+        if self.rows.len() > self.live + self.live / 2 && self.frozen.is_none() {
             self.compact();
         }
         let larger = vec![EMPTY; slots_for(self.live + 1).max(self.index.len() * 2)];
@@ -402,19 +417,14 @@ impl<S> StateTable<S> {
         self.rows.iter().filter_map(|row| row.value.as_ref().map(|value| (self.key(row), value)))
     }
 
-    /// From now on the table knows what has changed since.
-    pub(super) fn track(&mut self) {
-        self.touched = Some(Box::new(Touched::since(self.rows.len())));
-    }
-
     /// What has changed, if the table is to know that.
     pub(super) fn touched(&self) -> Option<&Touched> {
         self.touched.as_deref()
     }
 
-    /// The same, to take a cut or to end one.
-    pub(super) fn touched_mut(&mut self) -> Option<&mut Touched> {
-        self.touched.as_deref_mut()
+    /// The last cut, while it is encoded.
+    pub(super) fn frozen(&self) -> Option<&Frozen<S>> {
+        self.frozen.as_deref()
     }
 
     /// Number of rows, dead ones included: the ordinal of the next one.
@@ -422,10 +432,10 @@ impl<S> StateTable<S> {
         self.rows.len()
     }
 
-    /// Key and value of a row, if it is alive.
-    pub(super) fn row(&self, ordinal: usize) -> Option<(&[u8], &S)> {
+    /// Key and value of a row; `None`: it is dead.
+    pub(super) fn row(&self, ordinal: usize) -> (&[u8], Option<&S>) {
         let row = &self.rows[ordinal];
-        row.value.as_ref().map(|value| (self.key(row), value))
+        (self.key(row), row.value.as_ref())
     }
 
     /// Hashes, keys and values in first-seen order, by value.
@@ -436,6 +446,21 @@ impl<S> StateTable<S> {
                 each(super::hash_key(key), key, value);
             }
         }
+    }
+}
+
+impl<S: Clone> StateTable<S> {
+    /// Takes a step in what is known of changes.
+    pub(super) fn track(&mut self, step: Tracking) {
+        let rows = self.rows.len();
+        let touched = self.touched.as_deref_mut();
+        match step {
+            Tracking::Begin => self.touched = Some(Box::new(Touched::since(rows))),
+            Tracking::Cut => touched.into_iter().for_each(|touched| touched.cut(rows)),
+            Tracking::Settle => touched.into_iter().for_each(Touched::settle),
+            Tracking::Revert => touched.into_iter().for_each(Touched::revert),
+        }
+        self.frozen = (step == Tracking::Cut).then(|| Box::new(Frozen::at(rows)));
     }
 }
 

@@ -4,10 +4,11 @@
 //! while a checkpoint of it is on its way. A checkpoint that fails gives its part back.
 
 use super::codec::put_bytes;
+use crate::ids::to_usize;
 
 /// What has changed since one moment.
 #[derive(Clone, Default)]
-struct Span {
+pub(super) struct Span {
     /// Rows from this ordinal on came after the moment.
     clean: usize,
     /// One bit for each row below `clean`: its value was set.
@@ -34,6 +35,23 @@ impl Span {
                 self.set.push(ordinal as u32);
             }
         }
+    }
+
+    /// The first row from this one on that may hold a changed value; the rows that came are among
+    /// them.
+    pub(super) fn changed_from(&self, row: usize) -> usize {
+        if row >= self.clean {
+            return row;
+        }
+        let (first, above) = (row / 64, u64::MAX << (row % 64));
+        let word = |place: usize| self.bits[place] & if place == first { above } else { u64::MAX };
+        let set = (first..self.bits.len()).find(|place| word(*place) != 0);
+        set.map_or(self.clean, |place| place * 64 + to_usize(word(place).trailing_zeros().into()))
+    }
+
+    /// Keys that were removed, encoded, and how many.
+    pub(super) fn removed(&self) -> (usize, &[u8]) {
+        (self.removals, &self.removed)
     }
 
     fn is_set(&self, ordinal: usize) -> bool {
@@ -66,7 +84,7 @@ impl Span {
 
     /// This span and the one that followed it, as one.
     fn and_then(mut self, later: &Span) -> Span {
-        later.set.iter().for_each(|ordinal| self.mark(crate::ids::to_usize(u64::from(*ordinal))));
+        later.set.iter().for_each(|ordinal| self.mark(to_usize(u64::from(*ordinal))));
         // A key that came in between and went again is among them: to remove it changes nothing.
         self.removed.extend_from_slice(&later.removed);
         self.removals += later.removals;
@@ -107,17 +125,9 @@ impl Touched {
         self.since.set.len() + self.since.removals + (rows - self.since.clean)
     }
 
-    /// Keys that were removed, encoded, and how many.
-    pub(super) fn removed(&self) -> (usize, &[u8]) {
-        (self.since.removals, &self.since.removed)
-    }
-
-    /// Rows that may hold a changed value, in their order, in a table of so many.
-    pub(super) fn changed(&self, rows: usize) -> impl Iterator<Item = usize> + use<> {
-        let mut set = self.since.set.clone();
-        set.sort_unstable();
-        let known = set.into_iter().map(|ordinal| crate::ids::to_usize(u64::from(ordinal)));
-        known.chain(self.since.clean..rows)
+    /// What the cut on its way has taken.
+    pub(super) fn taken(&self) -> Option<&Span> {
+        self.cut.as_ref()
     }
 
     /// A checkpoint takes what has changed; what changes from now on is the next one's.
@@ -146,7 +156,9 @@ impl Touched {
 mod tests {
     use proptest::prelude::*;
 
-    use crate::state::{Overlay, StateTable, fold, hash_key};
+    use crate::planted::{Bug, with_planted};
+    use crate::state::frozen::Encoding;
+    use crate::state::{Overlay, StateTable, Tracking, fold, hash_key};
 
     #[derive(Clone, Debug)]
     enum Act {
@@ -170,65 +182,80 @@ mod tests {
         out
     }
 
-    /// A checkpoint on its way: what it holds, what it has to be, how it ends.
+    /// A checkpoint on its way: what is encoded of it, what it has to be, how it ends.
     struct OnItsWay {
-        delta: Option<Vec<u8>>,
+        whole: bool,
+        encoding: Encoding,
         becomes: Vec<u8>,
         stands: bool,
         left: usize,
     }
 
+    fn deltas_are_the_table(acts: Vec<Act>) -> Result<(), TestCaseError> {
+        let mut table = StateTable::<u32>::new();
+        table.track(Tracking::Begin);
+        let (mut base, mut deltas) = (bytes(&table), Vec::<Vec<u8>>::new());
+        let mut flight: Option<OnItsWay> = None;
+        for act in acts {
+            match act {
+                Act::Batch(changes) => {
+                    let mut overlay = Overlay::new();
+                    for (key, value) in &changes {
+                        overlay.put(hash_key(key), key, *value);
+                    }
+                    overlay.merge_into(&mut table);
+                }
+                Act::Checkpoint { whole, stands, after } if flight.is_none() => {
+                    table.track(Tracking::Cut);
+                    let (becomes, encoding) = (bytes(&table), Encoding::new(!whole));
+                    flight = Some(OnItsWay { whole, encoding, becomes, stands, left: after });
+                }
+                Act::Checkpoint { .. } => {}
+            }
+            match &mut flight {
+                Some(on) if on.left > 0 => {
+                    on.left -= 1;
+                    table.encode_some(&mut on.encoding, 3).unwrap();
+                }
+                Some(on) if on.stands => {
+                    while table.encode_some(&mut on.encoding, 3).unwrap() {}
+                    table.track(Tracking::Settle);
+                    let on = flight.take().unwrap();
+                    match on.encoding.into_bytes() {
+                        Some(bytes) if on.whole => (base, deltas) = (bytes, Vec::new()),
+                        delta => deltas.extend(delta),
+                    }
+                    prop_assert_eq!(&fold(&base, &deltas).unwrap(), &on.becomes);
+                    let mut typed = StateTable::<u32>::decode(&base).unwrap();
+                    deltas.iter().for_each(|delta| typed.apply(delta).unwrap());
+                    prop_assert_eq!(&bytes(&typed), &on.becomes);
+                }
+                Some(_) => {
+                    table.track(Tracking::Revert);
+                    flight = None;
+                }
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn planted_cut_moves_is_caught() {
+        let batch = |value| Act::Batch((0..9u8).map(|key| (vec![key], Some(value))).collect());
+        let cut = Act::Checkpoint { whole: true, stands: true, after: 2 };
+        let acts = || vec![batch(1), cut.clone(), batch(2), batch(3)];
+        deltas_are_the_table(acts()).unwrap();
+        assert!(with_planted(Bug::CutMoves, || deltas_are_the_table(acts())).is_err());
+    }
+
     proptest! {
-        /// Whatever comes, goes and comes back, whichever checkpoints fail: a base and the deltas
-        /// on it are the table at the last checkpoint that stood, its order included.
+        /// Whatever comes, goes and comes back while they are encoded, whichever checkpoints fail:
+        /// a base and the deltas on it are the table at the last cut that stood, its order
+        /// included.
         #[test]
         fn deltas_on_a_base_are_the_table(acts in acts()) {
-            let mut table = StateTable::<u32>::new();
-            table.track();
-            let (mut base, mut deltas) = (bytes(&table), Vec::<Vec<u8>>::new());
-            let mut flight: Option<OnItsWay> = None;
-            for act in acts {
-                match act {
-                    Act::Batch(changes) => {
-                        let mut overlay = Overlay::new();
-                        for (key, value) in &changes {
-                            overlay.put(hash_key(key), key, *value);
-                        }
-                        overlay.merge_into(&mut table);
-                    }
-                    Act::Checkpoint { whole, stands, after } if flight.is_none() => {
-                        let mut delta = Vec::new();
-                        table.encode_touched(&mut delta).unwrap();
-                        let delta = (!whole).then_some(delta);
-                        let rows = table.rows();
-                        table.touched_mut().unwrap().cut(rows);
-                        let becomes = bytes(&table);
-                        flight = Some(OnItsWay { delta, becomes, stands, left: after });
-                    }
-                    Act::Checkpoint { .. } => {}
-                }
-                match &mut flight {
-                    Some(on) if on.left > 0 => on.left -= 1,
-                    Some(on) if on.stands => {
-                        table.touched_mut().unwrap().settle();
-                        match on.delta.take() {
-                            Some(delta) if delta.is_empty() => {}
-                            Some(delta) => deltas.push(delta),
-                            None => (base, deltas) = (on.becomes.clone(), Vec::new()),
-                        }
-                        prop_assert_eq!(&fold(&base, &deltas).unwrap(), &on.becomes);
-                        let mut typed = StateTable::<u32>::decode(&base).unwrap();
-                        deltas.iter().for_each(|delta| typed.apply(delta).unwrap());
-                        prop_assert_eq!(&bytes(&typed), &on.becomes);
-                        flight = None;
-                    }
-                    Some(_) => {
-                        table.touched_mut().unwrap().revert();
-                        flight = None;
-                    }
-                    None => {}
-                }
-            }
+            deltas_are_the_table(acts)?;
         }
 
         #[test]
@@ -248,15 +275,17 @@ mod tests {
         for number in 0..10_000u32 {
             table.insert(hash_key(&number.to_le_bytes()), &number.to_le_bytes(), number);
         }
-        table.track();
+        table.track(Tracking::Begin);
         assert_eq!(table.touched().unwrap().keys(table.rows()), 0);
         for number in (0..10_000u32).step_by(100) {
             *table.get_mut(hash_key(&number.to_le_bytes()), &number.to_le_bytes()).unwrap() += 1;
         }
-        let mut out = Vec::new();
-        assert!(table.encode_touched(&mut out).unwrap());
+        assert_eq!(table.touched().unwrap().keys(table.rows()), 100);
+        table.track(Tracking::Cut);
+        let mut encoding = Encoding::new(true);
+        assert!(!table.encode_some(&mut encoding, 101).unwrap());
+        let out = encoding.into_bytes().unwrap();
         // Key and length, value and length.
         assert!(out.len() <= 16 + 100 * (5 + 4), "{} bytes", out.len());
-        assert_eq!(table.touched().unwrap().keys(table.rows()), 100);
     }
 }

@@ -8,11 +8,11 @@ use super::driver::JobDriver;
 use super::events::Event;
 use super::marks::Mark;
 use super::streams::OpenedStream;
-use crate::checkpoint::{CheckpointMeta, Extent, Written};
+use crate::checkpoint::{CheckpointMeta, Written};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{BatchId, Lsn};
 use crate::planted::{Bug, planted};
-use crate::state::{OperatorState, Tracking};
+use crate::state::Tracking;
 use crate::sync::{Arc, lock, try_lock};
 
 /// More keys than this are not encoded as a whole only to have a second base.
@@ -272,7 +272,6 @@ impl JobDriver {
         let begun = self.env.clock.monotonic_ns();
         self.settle()?;
         let parent = self.parent();
-        let extents = self.encode_states(parent.is_some())?;
         let (streams, sides) = (self.env.streams.snapshot(), self.env.sides.snapshot());
         let floor = self.floor(&streams)?;
         let (shape, boundary) = (self.shape.clone(), self.boundary.clone());
@@ -290,27 +289,9 @@ impl JobDriver {
         self.track(Tracking::Cut);
         self.saves.cut();
         self.budget.cut(begun, self.env.clock.monotonic_ns());
-        Ok(Cut { batch, completion, meta, extents })
-    }
-
-    /// Every partition of every operator, or what has changed in it, encoded in parallel.
-    fn encode_states(&self, changes: bool) -> Result<Vec<Extent>> {
-        let parts: Vec<(&OperatorState, u32)> = self
-            .states
-            .iter()
-            .flat_map(|state| (0..self.shape.parallelism).map(move |partition| (state, partition)))
-            .collect();
-        let encode = |number: usize| {
-            let (state, partition) = parts[number];
-            let bytes = match changes {
-                true => state.encode_touched(partition)?,
-                false => Some(state.encode_partition(partition)?),
-            };
-            let (operator, schema) = (state.name().to_owned(), state.schema());
-            Ok(bytes.map(|bytes| Extent { operator, schema, partition, bytes }))
-        };
-        let encoded = self.env.executor.for_each_number(parts.len(), encode).into_iter();
-        encoded.filter_map(Result::transpose).collect()
+        let (states, executor) = (self.states.clone(), Arc::clone(&self.env.executor));
+        let parallelism = self.shape.parallelism;
+        Ok(Cut { batch, completion, meta, states, parallelism, executor })
     }
 
     /// E3: the first record that recovery from a checkpoint of this batch needs.

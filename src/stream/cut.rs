@@ -1,18 +1,21 @@
 //! A checkpoint between its two halves: what the driver takes between two batches, and what is
-//! then written beside the batches that follow. Folding one is such an errand, too.
+//! then encoded and written beside the batches that follow. Folding one is such an errand, too.
 //!
 //! CUT-1: a cut is the state at exactly one batch, and says from where on the log is needed then:
-//! both are taken before the next batch changes anything.
+//! both are fixed before the next batch changes anything (STATE-7).
 //! CUT-2: one is on its way at most, and one fold beside it; whoever ends the driver awaits both.
 //! CUT-3: while a checkpoint is folded, those that follow are deltas on it, each with all that has
 //! changed since: so the next one can be a delta on the fold, whichever was written meanwhile.
 
 use std::fmt;
+use std::sync::PoisonError;
 
 use crate::checkpoint::{CheckpointMeta, CheckpointStore, Extent, Written};
 use crate::error::{Error, ErrorKind, Result};
+use crate::exec::Executor;
 use crate::ids::{BatchId, Lsn};
 use crate::planted::{Bug, planted};
+use crate::state::{Encoding, OperatorState};
 use crate::sync::{Arc, JoinHandle, Mutex, lock, spawn};
 use crate::wal::Wal;
 
@@ -22,18 +25,21 @@ const LOOKS: u32 = 3;
 /// The store of a job's checkpoints, as the driver and whoever writes share it.
 pub(crate) type SharedStore = Arc<Mutex<CheckpointStore>>;
 
-/// The state at one batch, encoded: whole, or what has changed since the last checkpoint.
+/// The state at one batch: whole, or what has changed since the last checkpoint.
 pub(crate) struct Cut {
     pub(crate) batch: BatchId,
     /// The record that completed the batch.
     pub(crate) completion: Lsn,
     pub(crate) meta: CheckpointMeta,
-    pub(crate) extents: Vec<Extent>,
+    /// The operators' state, in so many partitions.
+    pub(crate) states: Vec<OperatorState>,
+    pub(crate) parallelism: u32,
+    pub(crate) executor: Arc<Executor>,
 }
 
 impl fmt::Debug for Cut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Cut(batch {}, {} extents)", self.batch, self.extents.len())
+        write!(f, "Cut(batch {}, {} operators)", self.batch, self.states.len())
     }
 }
 
@@ -50,7 +56,46 @@ impl Cut {
         if self.completion > wal.durable_lsn() && !planted(Bug::CheckpointBeforeCompletion) {
             wal.wait_durable(self.completion)?;
         }
-        Ok(lock(store).write(self.meta, &self.extents))
+        let extents = match self.encode() {
+            Ok(extents) => extents,
+            Err(error) => return Ok(Err(error)),
+        };
+        let write = |meta| lock(store).write(meta, &extents);
+        match write(self.meta.clone()) {
+            // E15: the log makes room, as far as the checkpoints that stand do not need it.
+            Err(error) if error.kind() == ErrorKind::DiskFull => {
+                let made = !planted(Bug::FullDiskKeepsLog) && truncate(wal, store)?;
+                Ok(if made { write(self.meta) } else { Err(error) })
+            }
+            written => Ok(written),
+        }
+    }
+
+    /// Every partition of every operator, or what has changed in it, in short tasks of the pool:
+    /// between two of them a batch goes on.
+    fn encode(&self) -> Result<Vec<Extent>> {
+        let changes = self.meta.parent != 0;
+        let partitions = |state| (0..self.parallelism).map(move |partition| (state, partition));
+        let parts: Vec<(&OperatorState, u32)> = self.states.iter().flat_map(partitions).collect();
+        let encodings: Vec<Mutex<Encoding>> =
+            parts.iter().map(|_| Mutex::new(Encoding::new(changes))).collect();
+        let mut left: Vec<usize> = (0..parts.len()).collect();
+        while !left.is_empty() {
+            let more = self.executor.for_each_number(left.len(), |number| {
+                let (state, partition) = parts[left[number]];
+                state.encode_some(partition, &mut lock(&encodings[left[number]]))
+            });
+            let more: Vec<bool> = more.into_iter().collect::<Result<_>>()?;
+            let mut more = more.into_iter();
+            left.retain(|_| more.next() == Some(true));
+        }
+        let encoded = parts.iter().zip(encodings).filter_map(|((state, partition), encoding)| {
+            let encoding = encoding.into_inner().unwrap_or_else(PoisonError::into_inner);
+            let (operator, schema) = (state.name().to_owned(), state.schema());
+            let bytes = encoding.into_bytes()?;
+            Some(Extent { operator, schema, partition: *partition, bytes })
+        });
+        Ok(encoded.collect())
     }
 }
 
@@ -94,12 +139,17 @@ impl Errand {
     }
 }
 
-/// Lets the log go that no kept checkpoint needs (ENGINE.md E3).
-fn truncate(wal: &Wal, store: &SharedStore) -> Result<()> {
+/// Lets the log go that no kept checkpoint needs (ENGINE.md E3). Returns whether some of it went.
+fn truncate(wal: &Wal, store: &SharedStore) -> Result<bool> {
     let floor = lock(store).kept().map(|kept| kept.floor).min();
+    let first = wal.first_lsn();
     match floor {
-        Some(floor) if floor > wal.first_lsn() => wal.truncate_before(floor).map(drop),
-        _ => Ok(()),
+        Some(floor) if floor > first => match wal.truncate_before(floor) {
+            // Its own records have no room: it is tried again behind the next checkpoint.
+            Err(error) if error.kind() == ErrorKind::DiskFull => Ok(false),
+            start => Ok(start? > first),
+        },
+        _ => Ok(false),
     }
 }
 

@@ -11,7 +11,8 @@ use crate::common::*;
 use sawmill::checkpoint::CheckpointStore;
 use sawmill::sim::SimDisk;
 use sawmill::storage::{
-    Backend, Channel, Directory, File, IoFailure, Lock, OpenMode, Storage, SystemStorage,
+    Backend, Channel, Completion, Directory, File, IoFailure, Lock, Op, OpenMode, Storage,
+    SystemStorage,
 };
 use sawmill::{Error, ErrorKind, LogId};
 
@@ -198,12 +199,29 @@ fn what_cannot_be_written_is_refused_before_anything_is() {
     assert_eq!(kept_none.kind(), ErrorKind::Invalid);
 }
 
-/// A directory whose medium flips a byte of a data file as soon as it is opened to be read.
+/// A directory whose medium flips a byte of a file just before it is read.
 #[derive(Debug)]
 struct Rotting {
     disk: SimDisk,
     inner: Arc<dyn Directory>,
-    armed: AtomicBool,
+    armed: Arc<AtomicBool>,
+}
+
+#[derive(Debug)]
+struct RottingChannel(SimDisk, Box<dyn Channel>, Arc<AtomicBool>);
+
+impl Channel for RottingChannel {
+    fn submit(&mut self, op: Op) -> u64 {
+        if let Op::Read { file, .. } = &op
+            && self.2.swap(false, Ordering::SeqCst)
+        {
+            self.0.flip_byte(file.path(), 70, 1).unwrap();
+        }
+        self.1.submit(op)
+    }
+    fn complete(&mut self) -> Option<Completion> {
+        self.1.complete()
+    }
 }
 
 impl Directory for Rotting {
@@ -220,9 +238,6 @@ impl Directory for Rotting {
         self.inner.list()
     }
     fn open(&self, name: &str, mode: OpenMode) -> Result<Arc<dyn File>, IoFailure> {
-        if mode == OpenMode::ReadDirect && self.armed.swap(false, Ordering::SeqCst) {
-            self.disk.flip_byte(self.path().join(name), 70, 1)?;
-        }
         self.inner.open(name, mode)
     }
     fn rename(&self, from: &str, to: &str) -> Result<(), IoFailure> {
@@ -238,7 +253,8 @@ impl Directory for Rotting {
         self.inner.lock(name, holder)
     }
     fn channel(&self) -> Result<Box<dyn Channel>, IoFailure> {
-        self.inner.channel()
+        let channel = self.inner.channel()?;
+        Ok(Box::new(RottingChannel(self.disk.clone(), channel, Arc::clone(&self.armed))))
     }
     fn free_bytes(&self) -> Result<u64, IoFailure> {
         self.inner.free_bytes()
@@ -251,10 +267,10 @@ fn a_rotten_read_back_discards_the_new_checkpoint() {
     let (disk, store) = after(2, false);
     drop(store);
     let inner = home(&disk);
-    let rotting = Arc::new(Rotting { disk: disk.clone(), inner, armed: AtomicBool::new(false) });
-    let directory = Arc::clone(&rotting) as Arc<dyn Directory>;
-    let mut store = CheckpointStore::open(directory, 2).unwrap();
-    rotting.armed.store(true, Ordering::SeqCst);
+    let armed = Arc::new(AtomicBool::new(false));
+    let rotting = Rotting { disk: disk.clone(), inner, armed: Arc::clone(&armed) };
+    let mut store = CheckpointStore::open(Arc::new(rotting), 2).unwrap();
+    armed.store(true, Ordering::SeqCst);
     let error = write(&mut store, 3).unwrap_err();
     assert_eq!((error.kind(), error.path()), (ErrorKind::Corrupt, Some(data_path(3).as_path())));
     assert_eq!(disk.files().len(), 4, "the new file is gone");

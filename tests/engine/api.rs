@@ -272,6 +272,59 @@ fn planted_failed_cut_forgotten_is_caught() {
     assert_eq!((one, two), (Some(2), Some(2)), "the bug shows");
 }
 
+/// The disk is full when a checkpoint comes that is larger than the spare, and a reader has just
+/// let go of the log. Gives the alarm.
+fn a_checkpoint_on_a_full_disk() -> Option<String> {
+    let world = World::new(6);
+    let engine = world.engine().unwrap();
+    let events = engine.ingest(name!("events")).unwrap();
+    let (job, counts) = received(&events);
+    let options = RunOptions { trigger: Trigger::default(), ..options() };
+    let mut harness = Harness::new(&engine, job, options, Box::new(NoHooks)).unwrap();
+    let mut finish = || {
+        world.clock.advance(Duration::from_millis(20));
+        while harness.step().unwrap() != Stepped::Idle {}
+        harness.progress()
+    };
+    let pin = engine.log().pin("reader", engine.log().first_lsn()).unwrap();
+    for number in 0..40u32 {
+        let words = (0..500).map(|word| format!("word-{}-{word}", number % 2));
+        let words: Vec<Vec<u8>> = words.map(String::into_bytes).collect();
+        events.append_batch(&words).unwrap();
+        assert_eq!(finish().checkpoint_alarm, None);
+    }
+    let words = (0..4000).map(|word| format!("{word}-{}", "o".repeat(40)).into_bytes());
+    let words: Vec<Vec<u8>> = words.collect();
+    for words in words.chunks(500) {
+        events.append_batch(words).unwrap();
+    }
+    let length = |path| world.disk.read_file(path).unwrap().len() as u64;
+    let used = world.disk.files().iter().map(length).sum();
+    world.disk.capacity(Some(used));
+    drop(pin);
+    let (first, progress) = (engine.log().first_lsn(), finish());
+    if progress.checkpoint_alarm.is_none() {
+        assert_eq!(progress.checkpoint, progress.batch);
+        assert!(engine.log().first_lsn() > first, "the log made room");
+    }
+    assert_eq!(counts.len(), 5000);
+    progress.checkpoint_alarm
+}
+
+/// E15: the log makes room for a checkpoint, as far as those that stand do not need it.
+#[test]
+fn a_full_disk_gives_up_the_log_that_no_checkpoint_needs() {
+    assert_eq!(a_checkpoint_on_a_full_disk(), None);
+}
+
+#[cfg(feature = "planted")]
+#[test]
+fn planted_full_disk_keeps_log_is_caught() {
+    use sawmill::planted::{Bug, with_planted};
+    let alarm = with_planted(Bug::FullDiskKeepsLog, a_checkpoint_on_a_full_disk);
+    assert!(alarm.is_some_and(|alarm| alarm.contains("space")), "the bug shows");
+}
+
 /// What a checkpoint costs is what has changed: of 200,000 keys with values of 100 bytes one in a
 /// hundred is touched.
 #[test]
