@@ -15,6 +15,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::to_u64;
 use crate::storage::{AlignedBuf, BLOCK, Channel, File, Op};
 
+/// Bytes of the first piece. Most files are not longer: they need no more memory than that.
+const FIRST: usize = 64 << 10;
+const _: () = assert!(FIRST.is_multiple_of(BLOCK), "pieces tile device blocks");
+
 /// Length and digests of bytes that pass by.
 #[derive(Default)]
 pub(super) struct Digester {
@@ -70,7 +74,7 @@ impl<'a> Writer<'a> {
         Writer {
             channel,
             ends,
-            filling: AlignedBuf::zeroed(CHUNK),
+            filling: AlignedBuf::zeroed(FIRST),
             filled: 0,
             offset: 0,
             in_flight: Vec::new(),
@@ -85,7 +89,7 @@ impl<'a> Writer<'a> {
 
     pub(super) fn put(&mut self, mut bytes: &[u8]) -> Result<()> {
         while !bytes.is_empty() {
-            let room = CHUNK - self.filled;
+            let room = self.filling.len() - self.filled;
             let (now, later) = bytes.split_at(bytes.len().min(room));
             let copy = &mut self.filling[self.filled..self.filled + now.len()];
             copy.copy_from_slice(now);
@@ -93,7 +97,7 @@ impl<'a> Writer<'a> {
             self.digester.update(copy);
             self.filled += now.len();
             bytes = later;
-            if self.filled == CHUNK {
+            if self.filled == self.filling.len() {
                 let next = self.buffer(CHUNK);
                 self.send(next)?;
             }
@@ -157,7 +161,9 @@ impl<'a> Writer<'a> {
                 self.submit(read, Piece { comes_back: true, ..piece });
                 written
             };
-            self.spare.push_back(buffer);
+            if buffer.capacity() == CHUNK {
+                self.spare.push_back(buffer);
+            }
         }
         Ok(())
     }
