@@ -42,8 +42,8 @@ use std::time::{Duration, Instant};
 use sawmill::checkpoint::{CheckpointMeta, CheckpointStore, Extent};
 use sawmill::storage::{AlignedBuf, BackendChoice, Op, OpenMode, Storage as _, SystemStorage};
 use sawmill::{
-    BatchId, Engine, EngineOptions, Event, EventListener, Generation, Job, LogId, Lsn, Received,
-    RunOptions, State, StateHandle, Trigger, name,
+    BatchId, Engine, EngineOptions, Event, EventListener, Generation, Ingest, Job, LogId, Lsn,
+    Received, RunOptions, State, StateHandle, Trigger, name,
 };
 
 const MIB: usize = 1 << 20;
@@ -269,6 +269,23 @@ enum Beside {
     Base,
 }
 
+/// Appends a record each millisecond for so long; returns what each append took.
+fn appending(events: &Ingest, keys: u64, time: Duration) -> Vec<u64> {
+    let (begun, mut nanos, touched) = (Instant::now(), Vec::new(), (keys / 100_000).max(1));
+    for tick in 1.. {
+        if begun.elapsed() >= time {
+            break;
+        }
+        let first = common::Random(tick).next() % (keys - touched * 7).max(1);
+        let sent = Instant::now();
+        events.append(&range(first, touched, 7)).unwrap();
+        nanos.push(sent.elapsed().as_nanos() as u64);
+        let next = Duration::from_millis(tick);
+        std::thread::sleep(next.saturating_sub(begun.elapsed()));
+    }
+    nanos
+}
+
 /// Starts the job again, and appends a record each millisecond for so long. Prints the appends'
 /// latencies and the longest wait for step 7.
 fn phase(engine: &Engine, keys: u64, (what, beside): (&str, Beside), time: Duration) {
@@ -310,18 +327,7 @@ fn phase(engine: &Engine, keys: u64, (what, beside): (&str, Beside), time: Durat
                 }
             });
         }
-        let (begun, mut nanos, touched) = (Instant::now(), Vec::new(), (keys / 100_000).max(1));
-        for tick in 1.. {
-            if begun.elapsed() >= time {
-                break;
-            }
-            let first = common::Random(tick).next() % (keys - touched * 7).max(1);
-            let sent = Instant::now();
-            events.append(&range(first, touched, 7)).unwrap();
-            nanos.push(sent.elapsed().as_nanos() as u64);
-            let next = Duration::from_millis(tick);
-            std::thread::sleep(next.saturating_sub(begun.elapsed()));
-        }
+        let nanos = appending(&events, keys, time);
         ending.store(true, Ordering::Relaxed);
         nanos
     });
