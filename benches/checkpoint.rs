@@ -269,6 +269,24 @@ enum Beside {
     Base,
 }
 
+/// Appends a record each millisecond, waiting for it. Returns how long each took.
+fn append_each_ms(engine: &Engine, keys: u64, time: Duration) -> Vec<u64> {
+    let events = engine.ingest(name!("ranges")).unwrap();
+    let (begun, mut nanos, touched) = (Instant::now(), Vec::new(), (keys / 100_000).max(1));
+    for tick in 1.. {
+        if begun.elapsed() >= time {
+            break;
+        }
+        let first = common::Random(tick).next() % (keys - touched * 7).max(1);
+        let sent = Instant::now();
+        events.append(&range(first, touched, 7)).unwrap();
+        nanos.push(sent.elapsed().as_nanos() as u64);
+        let next = Duration::from_millis(tick);
+        std::thread::sleep(next.saturating_sub(begun.elapsed()));
+    }
+    nanos
+}
+
 /// Starts the job again, and appends a record each millisecond for so long. Prints the appends'
 /// latencies and the longest wait for step 7.
 fn phase(engine: &Engine, keys: u64, (what, beside): (&str, Beside), time: Duration) {
@@ -290,7 +308,6 @@ fn phase(engine: &Engine, keys: u64, (what, beside): (&str, Beside), time: Durat
     let begun = Instant::now();
     let run = engine.start(wide_job(engine).0, options).unwrap();
     let started = begun.elapsed();
-    let events = engine.ingest(name!("ranges")).unwrap();
     if beside == Beside::Base {
         let before = run.progress().input_bytes;
         touch_all(engine, keys);
@@ -310,18 +327,7 @@ fn phase(engine: &Engine, keys: u64, (what, beside): (&str, Beside), time: Durat
                 }
             });
         }
-        let (begun, mut nanos, touched) = (Instant::now(), Vec::new(), (keys / 100_000).max(1));
-        for tick in 1.. {
-            if begun.elapsed() >= time {
-                break;
-            }
-            let first = common::Random(tick).next() % (keys - touched * 7).max(1);
-            let sent = Instant::now();
-            events.append(&range(first, touched, 7)).unwrap();
-            nanos.push(sent.elapsed().as_nanos() as u64);
-            let next = Duration::from_millis(tick);
-            std::thread::sleep(next.saturating_sub(begun.elapsed()));
-        }
+        let nanos = append_each_ms(engine, keys, time);
         ending.store(true, Ordering::Relaxed);
         nanos
     });

@@ -3,7 +3,7 @@
 //! STATE-7: what is encoded of a row is what it held at the cut. A value that changes, or goes,
 //! before it was encoded is kept until then; rows do not move meanwhile.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
@@ -22,7 +22,7 @@ pub(super) struct Frozen<S> {
     /// Rows below are encoded. Set by who only reads the table.
     encoded: AtomicUsize,
     /// What changed rows held at the cut.
-    kept: HashMap<usize, Option<S>>,
+    kept: BTreeMap<usize, Option<S>>,
     copy: fn(&Option<S>) -> Option<S>,
 }
 
@@ -39,7 +39,7 @@ impl<S> Clone for Frozen<S> {
 
 impl<S: Clone> Frozen<S> {
     pub(super) fn at(rows: usize) -> Frozen<S> {
-        let (encoded, kept) = (AtomicUsize::new(0), HashMap::new());
+        let (encoded, kept) = (AtomicUsize::new(0), BTreeMap::new());
         Frozen { rows, encoded, kept, copy: Option::clone }
     }
 }
