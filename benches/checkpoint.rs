@@ -42,8 +42,8 @@ use std::time::{Duration, Instant};
 use sawmill::checkpoint::{CheckpointMeta, CheckpointStore, Extent};
 use sawmill::storage::{AlignedBuf, BackendChoice, Op, OpenMode, Storage as _, SystemStorage};
 use sawmill::{
-    BatchId, Engine, EngineOptions, Event, EventListener, Generation, Ingest, Job, LogId, Lsn,
-    Received, RunOptions, State, StateHandle, Trigger, name,
+    BatchId, Engine, EngineOptions, Event, EventListener, Generation, Job, LogId, Lsn, Received,
+    RunOptions, State, StateHandle, Trigger, name,
 };
 
 const MIB: usize = 1 << 20;
@@ -269,8 +269,9 @@ enum Beside {
     Base,
 }
 
-/// Appends a record each millisecond for so long; returns what each append took.
-fn appending(events: &Ingest, keys: u64, time: Duration) -> Vec<u64> {
+/// Appends a record each millisecond, waiting for it. Returns how long each took.
+fn append_each_ms(engine: &Engine, keys: u64, time: Duration) -> Vec<u64> {
+    let events = engine.ingest(name!("ranges")).unwrap();
     let (begun, mut nanos, touched) = (Instant::now(), Vec::new(), (keys / 100_000).max(1));
     for tick in 1.. {
         if begun.elapsed() >= time {
@@ -307,7 +308,6 @@ fn phase(engine: &Engine, keys: u64, (what, beside): (&str, Beside), time: Durat
     let begun = Instant::now();
     let run = engine.start(wide_job(engine).0, options).unwrap();
     let started = begun.elapsed();
-    let events = engine.ingest(name!("ranges")).unwrap();
     if beside == Beside::Base {
         let before = run.progress().input_bytes;
         touch_all(engine, keys);
@@ -327,7 +327,7 @@ fn phase(engine: &Engine, keys: u64, (what, beside): (&str, Beside), time: Durat
                 }
             });
         }
-        let nanos = appending(&events, keys, time);
+        let nanos = append_each_ms(engine, keys, time);
         ending.store(true, Ordering::Relaxed);
         nanos
     });
