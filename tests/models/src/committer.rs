@@ -4,8 +4,8 @@
 //! and what was acknowledged is on the disk when the power goes at the end.
 //!
 //! `just shuttle N` runs N schedules of each scenario, half of them at random and half by the
-//! checker's search for rare orders (PCT). Bugs that the scenarios must find are planted one by one.
-//! A failure prints its schedule.
+//! checker's search for rare orders (PCT). Bugs that the scenarios must find are planted one by
+//! one. A failure prints its schedule.
 
 mod model;
 mod scenarios;

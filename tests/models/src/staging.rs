@@ -1,6 +1,6 @@
 //! The word that shares out a staging buffer, under every interleaving: see
-//! `src/wal/README.md`, "Reserving without the mutex". `just loom` runs it. The product's own file is
-//! compiled in, over the checker's atomics.
+//! `src/wal/README.md`, "Reserving without the mutex". `just loom` runs it. The product's own file
+//! is compiled in, over the checker's atomics.
 #![allow(dead_code, reason = "the models use a part of the word")]
 
 use loom::cell::UnsafeCell;

@@ -144,8 +144,8 @@ impl Disk {
         }
     }
 
-    /// A log is made in what is free and fills it, which takes as many segments as there is room for;
-    /// it is closed, opened on a disk without a free byte, and truncated there.
+    /// A log is made in what is free and fills it, in as many segments as there is room for; it is
+    /// closed, opened on a disk without a free byte, and truncated there.
     fn closed(&self, free: u64, met: &mut Met) -> Outcome {
         met.runs += 1;
         self.clear()?;
