@@ -12,7 +12,7 @@ check:
 
 # The tests, as the README says.
 test:
-    cargo test
+    cargo test --all-features
 
 # All tests on each backend, past the page cache and through it.
 backends:
