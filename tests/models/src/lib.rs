@@ -6,3 +6,7 @@
 mod committer;
 #[cfg(loom)]
 mod staging;
+
+/// Where the product's file looks for it.
+#[cfg(loom)]
+use staging::sync;

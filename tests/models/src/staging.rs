@@ -13,7 +13,7 @@ mod staging_word;
 use staging_word::{Claim, Room, StagingWord};
 
 /// What the product's `sync` gives the word.
-mod sync {
+pub(crate) mod sync {
     pub(crate) mod atomic {
         pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
     }
