@@ -11,6 +11,7 @@
 mod api;
 mod appends;
 mod bench;
+mod common;
 mod compression;
 mod depth;
 mod golden;

@@ -1,29 +1,16 @@
 //! What producers send is stored once (LOG.md L22), whatever crashes, is sent again, or truncated.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use sawmill::clock::ManualClock;
+use crate::common::{options, simulated};
 use sawmill::sim::{CrashManner, CrashOutcome, Device, FaultKind, SimDisk, SimOptions};
 use sawmill::{
-    Background, Engine, EngineOptions, Entry, Error, ErrorKind, Job, Lsn, ProducerId,
-    ProducerStamp, Received, RunOptions, Trigger, Wal, WalOptions, name,
+    Engine, EngineOptions, Entry, Error, ErrorKind, Job, Lsn, ProducerId, ProducerStamp, Received,
+    RunOptions, Trigger, Wal, WalOptions, name,
 };
 
 const MANNERS: [CrashManner; 3] = [CrashManner::Before, CrashManner::Torn, CrashManner::After];
-
-fn options() -> WalOptions {
-    WalOptions { segment_size: 64 << 10, lock_wait: Duration::ZERO, ..WalOptions::default() }
-}
-
-fn simulated(disk: &SimDisk) -> Result<Wal, Error> {
-    let options = WalOptions { background: Background::Inline, ..options() };
-    let clock = Arc::new(ManualClock::default());
-    Wal::open_with(Arc::new(disk.clone()), clock, Path::new("/log"), options)
-}
 
 fn stamp(id: u64, epoch: u32, sequence: u64) -> ProducerStamp {
     ProducerStamp { id: ProducerId::new(id), epoch, sequence }

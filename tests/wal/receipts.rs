@@ -1,25 +1,10 @@
 //! Receipts say how a record was really made durable.
 
-use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
-
-use sawmill::clock::ManualClock;
+use crate::common::{options, simulated};
 use sawmill::sim::{FaultKind, SimDisk};
 use sawmill::{
-    Background, Durability, Entry, Error, ErrorKind, Lsn, ProducerId, ProducerStamp, Receipt,
-    Safeguard, Wal, WalOptions,
+    Durability, Entry, ErrorKind, Lsn, ProducerId, ProducerStamp, Receipt, Safeguard, Wal,
 };
-
-fn options() -> WalOptions {
-    WalOptions { segment_size: 64 << 10, lock_wait: Duration::ZERO, ..WalOptions::default() }
-}
-
-fn simulated(disk: &SimDisk) -> Result<Wal, Error> {
-    let options = WalOptions { background: Background::Inline, ..options() };
-    let clock = Arc::new(ManualClock::default());
-    Wal::open_with(Arc::new(disk.clone()), clock, Path::new("/log"), options)
-}
 
 /// The frame at the receipt's position holds its record, among as many as it says.
 fn check(bytes: impl Fn(&str) -> Vec<u8>, receipt: &Receipt) {

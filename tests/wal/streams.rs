@@ -1,28 +1,15 @@
 //! Keys, timestamps and named streams: every reader shows them, and no crash mixes them up.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
 
-use sawmill::clock::ManualClock;
+use crate::common::{options, simulated};
 use sawmill::sim::{CrashManner, CrashOutcome, Device, SimDisk, SimOptions};
 use sawmill::{
-    Background, Durability, Entry, Error, ErrorKind, Lsn, ProducerId, ProducerStamp, Record,
-    StreamId, Wal, WalOptions,
+    Durability, Entry, Error, ErrorKind, Lsn, ProducerId, ProducerStamp, Record, StreamId, Wal,
+    WalOptions,
 };
 
 const MANNERS: [CrashManner; 3] = [CrashManner::Before, CrashManner::Torn, CrashManner::After];
-
-fn options() -> WalOptions {
-    WalOptions { segment_size: 64 << 10, lock_wait: Duration::ZERO, ..WalOptions::default() }
-}
-
-fn simulated(disk: &SimDisk) -> Result<Wal, Error> {
-    let options = WalOptions { background: Background::Inline, ..options() };
-    let clock = Arc::new(ManualClock::default());
-    Wal::open_with(Arc::new(disk.clone()), clock, Path::new("/log"), options)
-}
 
 type Shown = (u64, u16, Option<Vec<u8>>, Option<i64>, Vec<u8>);
 
