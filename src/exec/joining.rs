@@ -231,11 +231,11 @@ impl<W: Send + Sync + 'static> Reuse for Groups<W> {
     }
 
     fn memory(&self) -> usize {
-        self.keys.memory() + Reuse::memory(&self.rows)
+        self.keys.memory() + Reuse::memory(&self.links) + Reuse::memory(&self.rows)
     }
 
     fn filled(&self) -> usize {
-        self.keys.filled() + Reuse::filled(&self.rows)
+        self.keys.filled() + Reuse::filled(&self.links) + Reuse::filled(&self.rows)
     }
 }
 

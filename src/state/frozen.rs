@@ -87,7 +87,10 @@ impl<S: Serialize> StateTable<S> {
     /// # Errors
     /// As [`StateTable::encode`].
     pub(super) fn encode_some(&self, encoding: &mut Encoding, mut rows: usize) -> Result<bool> {
-        let Some(frozen) = self.frozen() else { return Ok(false) };
+        let Some(frozen) = self.frozen() else {
+            // To say that nothing has changed would lose what did.
+            panic!("STATE-7: a cut stands as long as it is encoded")
+        };
         let changes = self.touched().and_then(Touched::taken).filter(|_| encoding.changes);
         assert_eq!(changes.is_some(), encoding.changes, "STATE-6: a delta's table is tracked");
         let out = &mut encoding.bytes;
