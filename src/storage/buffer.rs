@@ -101,6 +101,14 @@ impl AlignedBuf {
         (0..count).map(part).collect()
     }
 
+    /// One such buffer: in huge pages if it fills one and the system has some.
+    ///
+    /// # Panics
+    /// If `len` is zero.
+    pub(crate) fn large(len: usize) -> AlignedBuf {
+        AlignedBuf::several(len, 1).pop().unwrap_or_else(|| AlignedBuf::zeroed(len))
+    }
+
     /// How many bytes fit.
     #[must_use]
     pub fn capacity(&self) -> usize {

@@ -147,7 +147,7 @@ impl Window {
         let length = to_usize(length);
         let mut buffer = match self.buffer.take() {
             Some(buffer) if buffer.capacity() >= length => buffer,
-            _ => AlignedBuf::zeroed(length.max(BLOCK)),
+            _ => AlignedBuf::large(length.max(BLOCK)),
         };
         buffer.set_len(length);
         if length > 0 {

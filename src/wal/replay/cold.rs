@@ -50,8 +50,7 @@ impl Pool {
     fn take(&self) -> AlignedBuf {
         let idle = lock(&self.0).pop();
         idle.unwrap_or_else(|| {
-            let mut one = AlignedBuf::several(HEAD + PIECE, 1);
-            let mut buffer = one.pop().unwrap_or_else(|| AlignedBuf::zeroed(HEAD + PIECE));
+            let mut buffer = AlignedBuf::large(HEAD + PIECE);
             buffer.hide(HEAD);
             buffer
         })
