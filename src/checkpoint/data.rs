@@ -221,31 +221,95 @@ pub(super) fn decode_trailer(
     if same && offset == footer.trailer { Ok((meta, index)) } else { Err(Damage::Inconsistent) }
 }
 
-/// Takes an extent's payload out of its blocks, checking each, in the place where they are.
-pub(super) fn unblock(
+/// Takes an extent's payload out of its blocks, checking each, as its bytes come.
+pub(super) struct Blocks<'a> {
+    checkpoint: u64,
+    ordinal: u32,
+    info: &'a ExtentInfo,
+    /// Stored bytes that are still to come.
+    left: u64,
+    /// The number of the next block, and what there is of it.
+    block: u32,
+    part: Vec<u8>,
+    /// Of the payload so far.
+    crc: u32,
+}
+
+impl<'a> Blocks<'a> {
+    pub(super) fn of(checkpoint: u64, ordinal: u32, info: &'a ExtentInfo) -> Blocks<'a> {
+        let left = stored_len(info.length).unwrap_or(u64::MAX);
+        Blocks { checkpoint, ordinal, info, left, block: 0, part: Vec::new(), crc: 0 }
+    }
+
+    /// Takes the next bytes, and calls `each` with the payload of every block that is whole now.
+    pub(super) fn push<E: From<Damage>>(
+        &mut self,
+        mut bytes: &[u8],
+        mut each: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        while !bytes.is_empty() {
+            let length = to_usize(self.left.min(to_u64(FULL)));
+            let (next, rest) = bytes.split_at(bytes.len().min(length - self.part.len()));
+            if next.is_empty() {
+                return Err(Damage::Length.into());
+            }
+            bytes = rest;
+            if next.len() == length {
+                self.take(next, &mut each)?;
+                continue;
+            }
+            self.part.extend_from_slice(next);
+            if self.part.len() == length {
+                let mut part = std::mem::take(&mut self.part);
+                self.take(&part, &mut each)?;
+                part.clear();
+                self.part = part;
+            }
+        }
+        Ok(())
+    }
+
+    fn take<E: From<Damage>>(
+        &mut self,
+        block: &[u8],
+        each: &mut impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let (head, payload) = block.split_first_chunk::<BLOCK_HEADER>().ok_or(Damage::Length)?;
+        bring_in(payload);
+        if *head != block_header(self.checkpoint, self.ordinal, self.block, payload) {
+            return Err(Damage::Checksum.into());
+        }
+        self.crc = crc32c_append(self.crc, payload);
+        self.left -= to_u64(block.len());
+        self.block += 1;
+        each(payload)
+    }
+
+    /// That all of it has come.
+    pub(super) fn end(self) -> Result<(), Damage> {
+        match self.left {
+            0 if self.crc == self.info.crc => Ok(()),
+            0 => Err(Damage::Checksum),
+            _ => Err(Damage::Length),
+        }
+    }
+}
+
+/// An extent's payload, taken out of its blocks.
+fn unblock(
     checkpoint: u64,
     ordinal: u32,
     info: &ExtentInfo,
-    mut bytes: Vec<u8>,
+    bytes: &[u8],
 ) -> Result<Vec<u8>, Damage> {
-    if stored_len(info.length) != Some(to_u64(bytes.len())) {
-        return Err(Damage::Length);
-    }
-    let (mut crc, mut length) = (0, 0);
-    for (block, from) in (0_u32..).zip((0..bytes.len()).step_by(FULL)) {
-        let to = bytes.len().min(from + FULL);
-        let head = bytes[from..to].first_chunk::<BLOCK_HEADER>().ok_or(Damage::Length)?;
-        let payload = from + BLOCK_HEADER..to;
-        bring_in(&bytes[payload.clone()]);
-        if *head != block_header(checkpoint, ordinal, block, &bytes[payload.clone()]) {
-            return Err(Damage::Checksum);
-        }
-        crc = crc32c_append(crc, &bytes[payload.clone()]);
-        bytes.copy_within(payload.clone(), length);
-        length += payload.len();
-    }
-    bytes.truncate(length);
-    if crc == info.crc { Ok(bytes) } else { Err(Damage::Checksum) }
+    let mut blocks = Blocks::of(checkpoint, ordinal, info);
+    let mut payload = Vec::with_capacity(bytes.len());
+    blocks.push(bytes, |piece| {
+        payload.extend_from_slice(piece);
+        Ok::<(), Damage>(())
+    })?;
+    blocks.end()?;
+    Ok(payload)
 }
 
 /// Decodes a whole data file in memory.
@@ -264,7 +328,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(CheckpointMeta, Vec<Extent>), Dama
         let stored = stored_len(info.length).ok_or(Damage::Length)?;
         let from = to_usize(info.offset);
         let block_bytes = &bytes[from..from + to_usize(stored)];
-        let payload = unblock(meta.checkpoint, ordinal, &info, block_bytes.to_vec())?;
+        let payload = unblock(meta.checkpoint, ordinal, &info, block_bytes)?;
         let ExtentInfo { operator, schema, partition, .. } = info;
         extents.push(Extent { operator, schema, partition, bytes: payload });
     }

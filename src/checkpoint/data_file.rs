@@ -4,13 +4,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::bytes::Fields;
-use super::data::{self, HEADER};
+use super::data::{self, Blocks, HEADER};
 use super::io;
 use super::manifest::{Digest, Entry};
 use super::writer::Digester;
 use super::{CheckpointMeta, Damage, file_name};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::to_u64;
+use crate::ids::{to_u64, to_usize};
 use crate::storage::{BLOCK, Channel, Directory, File, OpenMode};
 use crate::sync::{Mutex, lock};
 
@@ -112,22 +112,71 @@ impl DataFile {
     /// `Invalid` if there is no such extent; `Corrupt` or `Unreadable` if the medium lost the
     /// bytes since they were verified.
     pub fn read_extent(&self, ordinal: usize) -> Result<Vec<u8>> {
+        let length = self.extents.get(ordinal).map_or(0, |info| info.length);
+        let mut bytes = Vec::with_capacity(to_usize(length));
+        self.extent_in_pieces(ordinal, |piece| {
+            bytes.extend_from_slice(piece);
+            Ok(())
+        })
+        .map_err(|failed| match failed {
+            Failed::Lost(error) | Failed::Refused(error) => error,
+        })?;
+        Ok(bytes)
+    }
+
+    /// Calls `each` with one extent's bytes, in pieces and in order, each checked. No piece comes
+    /// behind one that it refused.
+    pub(super) fn extent_in_pieces(
+        &self,
+        ordinal: usize,
+        mut each: impl FnMut(&[u8]) -> Result<()>,
+    ) -> Result<(), Failed> {
         let known = self.extents.get(ordinal).zip(u32::try_from(ordinal).ok());
         let Some((info, number)) = known else {
             let message = format!("checkpoint {} has no extent {ordinal}", self.meta.checkpoint);
-            return Err(Error::new(ErrorKind::Invalid, message).at_path(self.file.path()));
+            let error = Error::new(ErrorKind::Invalid, message).at_path(self.file.path());
+            return Err(Failed::Lost(error));
         };
-        let stored = data::stored_len(info.length).unwrap_or(0);
         let idle = lock(&self.channels).pop();
         let mut channel = match idle {
             Some(channel) => channel,
-            None => self.directory.channel().map_err(io::unreadable)?,
+            None => self.directory.channel().map_err(io::unreadable).map_err(Failed::Lost)?,
         };
-        let to = info.offset + stored;
-        let bytes = io::read_range(&mut *channel, &self.file, info.offset, to)?;
+        let to = info.offset + data::stored_len(info.length).unwrap_or(0);
+        let mut blocks = Blocks::of(self.meta.checkpoint, number, info);
+        let mut passed: Result<(), Bad> = Ok(());
+        let read = io::read_range_in_pieces(&mut *channel, &self.file, info.offset, to, |piece| {
+            if passed.is_ok() {
+                passed = blocks.push(piece, |payload| each(payload).map_err(Bad::Refused));
+            }
+        });
         lock(&self.channels).push(channel);
-        data::unblock(self.meta.checkpoint, number, info, bytes)
-            .map_err(|damage| damaged(&*self.file, damage))
+        read.map_err(Failed::Lost)?;
+        let ended = passed.and_then(|()| blocks.end().map_err(Bad::Damage));
+        ended.map_err(|bad| match bad {
+            Bad::Damage(damage) => Failed::Lost(damaged(&*self.file, damage)),
+            Bad::Refused(error) => Failed::Refused(error),
+        })
+    }
+}
+
+/// Why an extent was not read to its end.
+pub(super) enum Failed {
+    /// The medium lost bytes.
+    Lost(Error),
+    /// Whoever was called with the bytes refused them.
+    Refused(Error),
+}
+
+/// As [`Failed`], before the file is known.
+enum Bad {
+    Damage(Damage),
+    Refused(Error),
+}
+
+impl From<Damage> for Bad {
+    fn from(damage: Damage) -> Bad {
+        Bad::Damage(damage)
     }
 }
 

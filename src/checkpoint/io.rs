@@ -86,25 +86,36 @@ pub(super) fn read_pieces(
     outcome
 }
 
-/// The bytes from `from` up to `to`, wherever they begin and end. The caller has checked that they
-/// lie inside the file, whose length is a multiple of [`BLOCK`].
+/// As [`read_pieces`], of bytes that begin and end anywhere. The caller has checked that they lie
+/// inside the file, whose length is a multiple of [`BLOCK`].
+pub(super) fn read_range_in_pieces(
+    channel: &mut dyn Channel,
+    file: &Arc<dyn File>,
+    from: u64,
+    to: u64,
+    mut each: impl FnMut(&[u8]),
+) -> Result<()> {
+    let block = to_u64(BLOCK);
+    let first = from - from % block;
+    let (mut skip, mut left) = (to_usize(from - first), to_usize(to - from));
+    read_pieces(channel, file, first, to.next_multiple_of(block), |piece| {
+        let start = skip.min(piece.len());
+        skip -= start;
+        let end = piece.len().min(start + left);
+        left -= end - start;
+        each(&piece[start..end]);
+    })
+}
+
+/// The bytes from `from` up to `to`, as [`read_range_in_pieces`].
 pub(super) fn read_range(
     channel: &mut dyn Channel,
     file: &Arc<dyn File>,
     from: u64,
     to: u64,
 ) -> Result<Vec<u8>> {
-    let block = to_u64(BLOCK);
-    let first = from - from % block;
     let mut bytes = Vec::with_capacity(to_usize(to - from));
-    let mut skip = to_usize(from - first);
-    read_pieces(channel, file, first, to.next_multiple_of(block), |piece| {
-        let start = skip.min(piece.len());
-        skip -= start;
-        let want = to_usize(to - from) - bytes.len();
-        let end = piece.len().min(start + want);
-        bytes.extend_from_slice(&piece[start..end]);
-    })?;
+    read_range_in_pieces(channel, file, from, to, |piece| bytes.extend_from_slice(piece))?;
     Ok(bytes)
 }
 

@@ -5,12 +5,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::chain::chain;
-use super::data_file::{DataFile, Look, damaged_file};
+use super::data_file::{DataFile, Failed, Look, damaged_file};
 use super::manifest::Entry;
 use super::{CheckpointMeta, Damage};
 use crate::error::{Error, Result};
+use crate::ids::to_usize;
 use crate::planted::{Bug, planted};
-use crate::state;
+use crate::state::{self, OperatorState};
 use crate::storage::Directory;
 
 /// One partition of one operator in a checkpoint.
@@ -95,10 +96,38 @@ impl Loaded {
         self.pieces(part).map_err(|broken| broken.error)
     }
 
-    /// As [`read_pieces`](Loaded::read_pieces); of bytes that the medium lost, the number of the
-    /// file that had them, too.
-    pub(crate) fn read_or_lost(&self, part: &Part) -> Result<Vec<Vec<u8>>, (u64, Error)> {
-        self.pieces(part).map_err(|broken| (broken.number, broken.error))
+    /// Restores a part: from its bytes in the base, as they come, then from every delta. Of bytes
+    /// that the medium lost, returns the number of the file that had them and the error: then
+    /// nothing was restored.
+    ///
+    /// # Errors
+    /// `Corrupt` if the bytes are what was written, and no such state.
+    pub(crate) fn restore(
+        &self,
+        part: &Part,
+        state: &OperatorState,
+    ) -> Result<Option<(u64, Error)>> {
+        let base =
+            part.places.first().map(|(place, ordinal)| &self.files[*place].extents[*ordinal]);
+        let length = base.map_or(0, |base| to_usize(base.length));
+        let mut restoring = state.restoring(part.partition, length);
+        for (nth, (place, ordinal)) in part.places.iter().enumerate() {
+            let file = &self.files[*place];
+            let read = match nth {
+                0 => file.extent_in_pieces(*ordinal, |piece| restoring.base(piece)),
+                _ => match file.read_extent(*ordinal) {
+                    Ok(bytes) => restoring.delta(&bytes).map_err(Failed::Refused),
+                    Err(error) => Err(Failed::Lost(error)),
+                },
+            };
+            match read {
+                Ok(()) => {}
+                Err(Failed::Lost(error)) => return Ok(Some((file.meta.checkpoint, error))),
+                Err(Failed::Refused(error)) => return Err(error),
+            }
+        }
+        restoring.install(self.meta.batch)?;
+        Ok(None)
     }
 
     pub(super) fn pieces(&self, part: &Part) -> Result<Vec<Vec<u8>>, Broken> {

@@ -190,7 +190,7 @@ impl CheckpointStore {
     }
 
     /// As [`newest`](CheckpointStore::newest), but only the indexes of its files were looked at;
-    /// every block is when it is read: [`Loaded::read_or_lost`] says which parts are lost, and
+    /// every block is when it is read: [`Loaded::restore`] says which parts are lost, and
     /// [`CheckpointStore::distrust`] takes note of it.
     ///
     /// # Errors

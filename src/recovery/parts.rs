@@ -30,14 +30,9 @@ pub(super) fn load_parts(
     }
     let load = |number: usize| -> Result<Option<LostPart>> {
         let (place, part) = (places[number], &loaded.parts[places[number]]);
-        let pieces = match loaded.read_or_lost(part) {
-            Ok(pieces) => pieces,
-            Err((file, error)) => return Ok(Some(LostPart { place, file, error })),
-        };
-        let pieces: Vec<&[u8]> = pieces.iter().map(Vec::as_slice).collect();
         let (state, _) = state_of(states, part)?;
-        state.restore_partition(part.partition, loaded.meta.batch, &pieces)?;
-        Ok(None)
+        let lost = loaded.restore(part, state)?;
+        Ok(lost.map(|(file, error)| LostPart { place, file, error }))
     };
     let outcomes = env.executor.for_each_number(places.len(), load).into_iter();
     outcomes.filter_map(Result::transpose).collect()

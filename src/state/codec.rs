@@ -88,44 +88,67 @@ pub(super) fn put_value<S: Serialize>(out: &mut Vec<u8>, value: &S) -> Result<()
 
 /// Takes a partition's bytes apart. Any bytes are safe to try.
 struct Reader<'a> {
-    whole: usize,
+    /// Where in the partition's bytes `rest` ends.
+    end: usize,
     rest: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
     fn new(bytes: &'a [u8]) -> Reader<'a> {
-        Reader { whole: bytes.len(), rest: bytes }
+        Reader::at(0, bytes)
+    }
+
+    /// Of bytes that stand behind so many others.
+    fn at(before: usize, bytes: &'a [u8]) -> Reader<'a> {
+        Reader { end: before + bytes.len(), rest: bytes }
     }
 
     fn bad(&self, why: &str) -> Error {
-        let at = self.whole - self.rest.len();
+        let at = self.end - self.rest.len();
         Error::new(ErrorKind::Corrupt, format!("state is not decodable at byte {at}: {why}"))
     }
 
-    /// A number of things of a byte at least: a greater count is a lie, and not allocated for.
-    fn count(&mut self) -> Result<usize> {
+    /// A number of things of a byte at least, of which there are `bytes` behind it: a greater count
+    /// is a lie, and not allocated for.
+    fn count(&mut self, bytes: usize) -> Result<usize> {
         let (count, rest) =
             self.rest.split_first_chunk::<8>().ok_or_else(|| self.bad("there is no count"))?;
         let count = usize::try_from(u64::from_le_bytes(*count)).ok();
-        let Some(count) = count.filter(|count| *count <= rest.len()) else {
+        let Some(count) = count.filter(|count| *count <= bytes.saturating_sub(8)) else {
             return Err(self.bad("it names more keys than there are bytes"));
         };
         self.rest = rest;
         Ok(count)
     }
 
+    fn whole_count(&mut self) -> Result<usize> {
+        self.count(self.rest.len())
+    }
+
     fn bytes(&mut self, what: &str) -> Result<&'a [u8]> {
+        take_bytes(&mut self.rest).ok_or_else(|| self.bad(&format!("a {what} does not fit")))
+    }
+
+    /// A key and a value; `None` if not all of both is there.
+    fn row(&mut self) -> Option<(&'a [u8], &'a [u8])> {
         let mut rest = self.rest;
-        let length = take_varint(&mut rest).and_then(|length| usize::try_from(length).ok());
-        let split = length.and_then(|length| rest.split_at_checked(length));
-        let (taken, rest) = split.ok_or_else(|| self.bad(&format!("a {what} does not fit")))?;
+        let row = (take_bytes(&mut rest)?, take_bytes(&mut rest)?);
         self.rest = rest;
-        Ok(taken)
+        Some(row)
     }
 
     fn end(&self) -> Result<()> {
         if self.rest.is_empty() { Ok(()) } else { Err(self.bad("something follows")) }
     }
+}
+
+/// Takes a length and so many bytes, if they are there.
+fn take_bytes<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let mut rest = *bytes;
+    let length = usize::try_from(take_varint(&mut rest)?).ok()?;
+    let (taken, rest) = rest.split_at_checked(length)?;
+    *bytes = rest;
+    Some(taken)
 }
 
 fn value_of<S: DeserializeOwned>(bytes: &[u8]) -> Result<S> {
@@ -151,25 +174,31 @@ pub(crate) fn entries(
     mut each: impl FnMut(&[u8], &[u8]) -> Result<()>,
 ) -> Result<()> {
     let mut reader = Reader::new(bytes);
-    for _ in 0..reader.count()? {
+    for _ in 0..reader.whole_count()? {
         let key = reader.bytes("key")?;
         each(key, reader.bytes("value")?)?;
     }
     reader.end()
 }
 
-/// The table of a whole partition, its order included.
-fn load<'a, S>(bytes: &'a [u8], value: impl Fn(&'a [u8]) -> Result<S>) -> Result<StateTable<S>> {
-    let mut reader = Reader::new(bytes);
-    let count = reader.count()?;
-    let mut table = StateTable::with_capacity(count, bytes.len() / 2);
-    let (mut left, mut next) = (count, Vec::with_capacity(WARM));
-    while left > 0 {
-        for _ in 0..left.min(WARM) {
-            let key = reader.bytes("key")?;
-            next.push((super::hash_key(key), key, value(reader.bytes("value")?)?));
+/// Adds the rows that stand next, up to the first one of which not all is there, to a table that is
+/// to have so many more.
+fn take_rows<'a, S>(
+    reader: &mut Reader<'a>,
+    table: &mut StateTable<S>,
+    left: &mut usize,
+    value: impl Fn(&'a [u8]) -> Result<S>,
+) -> Result<()> {
+    let mut next = Vec::with_capacity(WARM.min(*left));
+    loop {
+        while next.len() < WARM.min(*left) {
+            let Some((key, bytes)) = reader.row() else { break };
+            next.push((super::hash_key(key), key, value(bytes)?));
         }
-        left -= next.len();
+        if next.is_empty() {
+            return Ok(());
+        }
+        *left -= next.len();
         table.warm_slots(next.iter().map(|(hash, ..)| *hash));
         for (hash, key, value) in next.drain(..) {
             if table.insert(hash, key, value).is_some() {
@@ -177,8 +206,99 @@ fn load<'a, S>(bytes: &'a [u8], value: impl Fn(&'a [u8]) -> Result<S>) -> Result
             }
         }
     }
+}
+
+/// The table of a whole partition, its order included.
+fn load<'a, S>(bytes: &'a [u8], value: impl Fn(&'a [u8]) -> Result<S>) -> Result<StateTable<S>> {
+    let mut reader = Reader::new(bytes);
+    let mut left = reader.whole_count()?;
+    let mut table = StateTable::with_capacity(left, bytes.len() / 2);
+    take_rows(&mut reader, &mut table, &mut left, value)?;
+    if left > 0 {
+        return Err(reader.bad("a row does not fit"));
+    }
     reader.end()?;
     Ok(table)
+}
+
+/// A whole partition's bytes on their way into a table, in pieces of any size: who reads them from
+/// a device needs memory for a piece, not for all of them.
+pub(super) struct Loading<S> {
+    table: StateTable<S>,
+    /// How many bytes come in all, and how many of them were taken apart.
+    length: usize,
+    taken: usize,
+    /// How many keys are still to come, once that is known.
+    left: Option<usize>,
+    /// The beginning of a row that goes on in the next piece.
+    cut: Vec<u8>,
+}
+
+/// Of a row that is cut, so many bytes more are looked at, and then twice as many.
+const MORE: usize = 128;
+
+impl<S: DeserializeOwned> Loading<S> {
+    pub(super) fn new(length: usize) -> Loading<S> {
+        let (table, taken, left, cut) = (StateTable::new(), 0, None, Vec::new());
+        Loading { table, length, taken, left, cut }
+    }
+
+    /// Takes the next piece.
+    ///
+    /// # Errors
+    /// `Corrupt` if the bytes are not a table's with values of this type.
+    pub(super) fn push(&mut self, mut piece: &[u8]) -> Result<()> {
+        while !self.cut.is_empty() && !piece.is_empty() {
+            let (before, more) = (self.cut.len(), piece.len().min(self.cut.len().max(MORE)));
+            self.cut.extend_from_slice(&piece[..more]);
+            let cut = std::mem::take(&mut self.cut);
+            // What ends in there ends behind what was there before.
+            let taken = self.take(&cut)?;
+            piece = &piece[taken.checked_sub(before).unwrap_or(more)..];
+            self.cut = cut;
+            if taken > 0 {
+                self.cut.clear();
+            }
+        }
+        let taken = self.take(piece)?;
+        self.cut.extend_from_slice(&piece[taken..]);
+        Ok(())
+    }
+
+    /// Takes what is whole of these bytes. Returns how many that were.
+    fn take(&mut self, bytes: &[u8]) -> Result<usize> {
+        let mut reader = Reader::at(self.taken, bytes);
+        let mut left = match self.left {
+            Some(left) => left,
+            None if bytes.len() < size_of::<u64>() => return Ok(0),
+            None => {
+                let count = reader.count(self.length)?;
+                self.table = StateTable::with_capacity(count, self.length / 2);
+                count
+            }
+        };
+        take_rows(&mut reader, &mut self.table, &mut left, value_of)?;
+        if left == 0 {
+            reader.end()?;
+        }
+        self.left = Some(left);
+        let taken = bytes.len() - reader.rest.len();
+        self.taken += taken;
+        Ok(taken)
+    }
+
+    /// The table, when all has come.
+    ///
+    /// # Errors
+    /// `Corrupt` if that is not all of a table.
+    pub(super) fn end(self) -> Result<StateTable<S>> {
+        let reader = Reader::at(self.taken, &self.cut);
+        match self.left {
+            Some(0) => Ok(self.table),
+            Some(_) => Err(reader.bad("a row does not fit")),
+            None => Err(reader.bad("there is no count")),
+        }
+    }
 }
 
 /// Makes the changes that a delta's bytes say.
@@ -188,8 +308,8 @@ fn apply<'a, S>(
     value: impl Fn(&'a [u8]) -> Result<S>,
 ) -> Result<()> {
     let mut reader = Reader::new(bytes);
-    let removed = reader.count()?;
-    let changed = reader.count()?;
+    let removed = reader.whole_count()?;
+    let changed = reader.whole_count()?;
     for _ in 0..removed {
         let key = reader.bytes("key")?;
         table.remove(super::hash_key(key), key);
@@ -261,4 +381,81 @@ pub(crate) fn fold(base: &[u8], deltas: &[Vec<u8>]) -> Result<Vec<u8>> {
         Ok(())
     })?;
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection;
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
+    use super::*;
+
+    /// The bytes in pieces of these lengths, again and again.
+    fn in_pieces(bytes: &[u8], lengths: &[usize]) -> Result<StateTable<Vec<u8>>> {
+        let mut loading = Loading::new(bytes.len());
+        let (mut rest, mut lengths) = (bytes, lengths.iter().cycle());
+        while !rest.is_empty() {
+            let length = lengths.next().map_or(rest.len(), |length| rest.len().min(*length));
+            let (piece, behind) = rest.split_at(length);
+            loading.push(piece)?;
+            rest = behind;
+        }
+        loading.end()
+    }
+
+    fn encoded(table: &StateTable<Vec<u8>>) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        table.encode(&mut bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn a_partition_comes_in_pieces_of_any_size() {
+        let mut table = StateTable::new();
+        for number in 0..300_usize {
+            let key = vec![7; number % 40].into_iter().chain(number.to_le_bytes());
+            let key: Vec<u8> = key.collect();
+            let value = vec![number.to_le_bytes()[0]; (number * 37) % 400];
+            table.insert(crate::state::hash_key(&key), &key, value);
+        }
+        let bytes = encoded(&table);
+        for length in (1..600).chain([bytes.len() - 1, bytes.len()]) {
+            assert_eq!(encoded(&in_pieces(&bytes, &[length]).unwrap()), bytes, "{length}");
+        }
+        for length in [0, 5, 8, 9, bytes.len() - 1] {
+            let error = in_pieces(&bytes[..length], &[100]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{length} bytes");
+        }
+        let behind = [&bytes[..], b"x"].concat();
+        for length in [1, 100, behind.len()] {
+            assert!(in_pieces(&behind, &[length]).unwrap_err().to_string().contains("follows"));
+        }
+    }
+
+    fn bytes(most: usize) -> impl Strategy<Value = Vec<u8>> {
+        collection::vec(any::<u8>(), 0..most)
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_mean_what_the_whole_means(
+            rows in collection::vec((bytes(9), bytes(200)), 0..60),
+            lengths in collection::vec(1..200_usize, 1..9),
+            edits in collection::vec((any::<Index>(), any::<u8>()), 0..3),
+        ) {
+            let mut table = StateTable::new();
+            for (key, value) in rows {
+                table.insert(crate::state::hash_key(&key), &key, value);
+            }
+            let mut bytes = encoded(&table);
+            for (place, byte) in edits {
+                let place = place.index(bytes.len());
+                bytes[place] = byte;
+            }
+            let whole = StateTable::<Vec<u8>>::decode(&bytes);
+            let pieces = in_pieces(&bytes, &lengths);
+            prop_assert_eq!(whole.as_ref().ok().map(encoded), pieces.as_ref().ok().map(encoded));
+        }
+    }
 }

@@ -9,6 +9,7 @@ mod codec;
 mod frozen;
 mod operator;
 mod overlay;
+mod restoring;
 mod schema;
 mod table;
 mod touched;

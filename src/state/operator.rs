@@ -6,6 +6,7 @@ use std::fmt;
 use super::changes::Changes;
 use super::frozen::Encoding;
 use super::overlay::Overlay;
+use super::restoring::{Load, Restoring, load};
 use super::schema::schema_id;
 use super::table::StateTable;
 use super::{State, hash_key};
@@ -89,15 +90,17 @@ impl<S: State> KeyedState<S> {
         self.read(partition, |completed, table| (completed, table.get(hash, key).cloned()))
     }
 
+    /// Makes a table a partition's completed state.
+    pub(super) fn replace(&self, partition: u32, completed: BatchId, table: StateTable<S>) {
+        self.write(partition, |here| *here = Partition { completed, table });
+    }
+
     fn write<T>(&self, partition: u32, body: impl FnOnce(&mut Partition<S>) -> T) -> T {
         let lock = self.partition(partition);
         let mut guard = lock.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         body(Arc::make_mut(&mut guard))
     }
 }
-
-/// The bytes of a partition without keys.
-const NO_STATE: &[u8] = &[0; 8];
 
 /// Rows that are encoded at once: a batch that completes waits for no more of them.
 const ROWS: usize = 2048;
@@ -123,7 +126,7 @@ trait Erased: fmt::Debug + Send + Sync {
     fn partitions(&self) -> usize;
     fn encode(&self, partition: u32) -> Result<Vec<u8>>;
     fn encode_some(&self, partition: u32, encoding: &mut Encoding) -> Result<bool>;
-    fn decode(&self, partition: u32, completed: BatchId, bytes: &[&[u8]]) -> Result<()>;
+    fn loading(&self, partition: u32, length: usize) -> Box<dyn Load + '_>;
     fn touched(&self, partition: u32) -> usize;
     fn track(&self, partition: u32, step: Tracking);
     fn merge(&self, partition: u32, completed: BatchId, overlay: Box<dyn Any + Send>);
@@ -151,12 +154,8 @@ impl<S: State> Erased for KeyedState<S> {
         self.read(partition, |_, table| table.encode_some(encoding, ROWS))
     }
 
-    fn decode(&self, partition: u32, completed: BatchId, bytes: &[&[u8]]) -> Result<()> {
-        let (base, deltas) = bytes.split_first().unwrap_or((&NO_STATE, &[]));
-        let mut table = StateTable::decode(base)?;
-        deltas.iter().try_for_each(|delta| table.apply(delta))?;
-        self.write(partition, |here| *here = Partition { completed, table });
-        Ok(())
+    fn loading(&self, partition: u32, length: usize) -> Box<dyn Load + '_> {
+        load(self, partition, length)
     }
 
     fn touched(&self, partition: u32) -> usize {
@@ -340,19 +339,14 @@ impl OperatorState {
     /// # Panics
     /// If there is no such partition.
     pub fn decode_partition(&self, partition: u32, completed: BatchId, bytes: &[u8]) -> Result<()> {
-        self.restore_partition(partition, completed, &[bytes])
+        let mut restoring = self.restoring(partition, bytes.len());
+        restoring.base(bytes)?;
+        restoring.install(completed)
     }
 
-    /// As [`decode_partition`](OperatorState::decode_partition), of the partition's bytes in a base
-    /// and then in every delta on it.
-    pub(crate) fn restore_partition(
-        &self,
-        partition: u32,
-        completed: BatchId,
-        bytes: &[&[u8]],
-    ) -> Result<()> {
-        let decoded = self.erased.decode(partition, completed, bytes);
-        decoded.map_err(|error| self.name_in(partition, &error))
+    /// A partition that comes in pieces, its base having so many bytes.
+    pub(crate) fn restoring(&self, partition: u32, base: usize) -> Restoring<'_> {
+        Restoring::new(self, partition, self.erased.loading(partition, base))
     }
 
     /// Makes a completed batch's changes: `overlay` is an [`Overlay`] of the operator's type.
@@ -393,7 +387,7 @@ impl OperatorState {
         self.erased.clear(partition);
     }
 
-    fn name_in(&self, partition: u32, error: &Error) -> Error {
+    pub(super) fn name_in(&self, partition: u32, error: &Error) -> Error {
         let message = format!("state of operator {}, partition {partition}", self.name);
         Error::new(error.kind(), message).caused_by(error.clone())
     }
