@@ -13,6 +13,7 @@ use crate::source::Ingest;
 use crate::storage::{Storage, SystemStorage};
 use crate::stream::{
     Env, Hooks, Job, JobDriver, NoHooks, RunOptions, SideInput, SideTable, StreamRun, StreamTable,
+    Writing,
 };
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Mutex, lock};
@@ -140,7 +141,8 @@ impl Engine {
     /// `SourceChanged` if files that were read are not what they were. `Invalid` if a job runs
     /// already. `Corrupt`, the log's, and what user code makes of batches that are executed again.
     pub fn start(&self, job: Job, options: RunOptions) -> Result<StreamRun> {
-        let (driver, running) = self.driver(job, options, Box::new(NoHooks))?;
+        let (driver, running) =
+            self.driver(job, options, Box::new(NoHooks), Writing::Beside, None)?;
         StreamRun::spawn(driver, running, self.path.clone())
     }
 
@@ -165,27 +167,19 @@ impl Engine {
         options: RunOptions,
         savepoint: impl AsRef<Path>,
     ) -> Result<StreamRun> {
-        let hooks = Box::new(NoHooks);
-        let (driver, running) = self.driver_from(job, options, hooks, Some(savepoint.as_ref()))?;
+        let (hooks, writing) = (Box::new(NoHooks), Writing::Beside);
+        let savepoint = Some(savepoint.as_ref());
+        let (driver, running) = self.driver(job, options, hooks, writing, savepoint)?;
         StreamRun::spawn(driver, running, self.path.clone())
     }
 
-    /// A recovered job, not running yet.
+    /// A recovered job, not running yet; on a savepoint if the directory holds no job.
     pub(crate) fn driver(
         &self,
         job: Job,
         options: RunOptions,
         hooks: Box<dyn Hooks>,
-    ) -> Result<(JobDriver, Running)> {
-        self.driver_from(job, options, hooks, None)
-    }
-
-    /// As [`driver`](Engine::driver), on a savepoint if the directory holds no job.
-    pub(crate) fn driver_from(
-        &self,
-        job: Job,
-        options: RunOptions,
-        hooks: Box<dyn Hooks>,
+        writing: Writing,
         savepoint: Option<&Path>,
     ) -> Result<(JobDriver, Running)> {
         let running = self.claim()?;
@@ -200,7 +194,7 @@ impl Engine {
         if let (Some(file), false) = (savepoint, ground.holds_job()) {
             ground.savepoint = Some(crate::savepoint::open_file(&*self.storage, file)?);
         }
-        let env = self.env(self.options.threads, options.parallelism)?;
+        let env = self.env(self.options.threads, options.parallelism, writing)?;
         Ok((recover(env, job, options, hooks, ground)?, running))
     }
 
@@ -209,7 +203,7 @@ impl Engine {
     pub(crate) fn reexecute(&self, job: Job, threads: usize) -> Result<u64> {
         let _running = self.claim()?;
         // The plans have the parallelism; the executor's own is not used.
-        crate::recovery::reexecute(self.env(threads, 1)?, job)
+        crate::recovery::reexecute(self.env(threads, 1, Writing::Inline)?, job)
     }
 
     /// Takes the one place that a job can have.
@@ -221,7 +215,7 @@ impl Engine {
         Ok(Running(Arc::clone(&self.running)))
     }
 
-    fn env(&self, threads: usize, parallelism: u32) -> Result<Env> {
+    fn env(&self, threads: usize, parallelism: u32, writing: Writing) -> Result<Env> {
         let executor = Executor::new(threads, parallelism)?;
         Ok(Env {
             wal: self.wal.clone(),
@@ -230,6 +224,7 @@ impl Engine {
             executor: Arc::new(executor.with_max_attempts(self.options.task_attempts)),
             streams: Arc::clone(&self.streams),
             sides: Arc::clone(&self.sides),
+            writing,
         })
     }
 

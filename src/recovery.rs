@@ -23,9 +23,9 @@ use crate::savepoint::Origin;
 use crate::sink::{SinkContext, SinkIdentity};
 use crate::state::Tracking;
 use crate::stream::{
-    Batch, BatchCompletion, BatchPlan, BatchPreparation, Board, Boundary, Budget, EngineState,
-    Entry, Env, Hooks, JOURNAL, Job, JobDriver, JobShape, Lineage, Marks, OpenedStream, Pace,
-    RunOptions, Saves, SideVersion, Writing, add_stream,
+    Batch, BatchCompletion, BatchPlan, BatchPreparation, Board, Boundary, Budget, Coming,
+    EngineState, Entry, Env, Hooks, JOURNAL, Job, JobDriver, JobShape, Lineage, Marks,
+    OpenedStream, Pace, RunOptions, Saves, SideVersion, add_stream,
 };
 use crate::sync::{Arc, Mutex};
 use crate::wal::Wal;
@@ -334,7 +334,7 @@ pub(crate) fn recover(
         driver.found()?;
     }
     driver.resume()?;
-    if !whole && driver.lineage.parent.is_none() {
+    if !whole && driver.lineage.parent.is_none() && driver.flight.is_none() {
         // What was lost is whole again, in memory only: from here on on the disk, too.
         driver.take_checkpoint()?;
     }
@@ -370,7 +370,6 @@ fn at_rest(
         options,
         hooks,
         store: None,
-        writing: Writing::default(),
         flight: None,
         folding: None,
         lineage: Lineage::default(),
@@ -382,6 +381,7 @@ fn at_rest(
         marks: Marks::default(),
         unfinished: None,
         draft: None,
+        coming: None,
         read_in_vain: (0, 0),
         board: Board::default(),
         last_checkpoint_ns: 0,
@@ -454,7 +454,11 @@ fn open_sinks(driver: &JobDriver, batches: &VecDeque<Found>) -> Result<()> {
 
 /// Completed batches rebuild state; the one that is not is left for the first step to finish.
 fn replay_batches(driver: &mut JobDriver, batches: VecDeque<Found>) -> Result<()> {
-    for mut found in batches {
+    let mut batches = batches.into_iter().peekable();
+    while let Some(mut found) = batches.next() {
+        let next = batches.peek().filter(|next| next.completion.is_some());
+        let next = next.map(|next| Coming::new(next.plan.clone()));
+        let came = std::mem::replace(&mut driver.coming, next);
         if let Some(lsn) = found.withdrawn {
             driver.pass_withdrawn(&found.plan, lsn);
             continue;
@@ -465,6 +469,7 @@ fn replay_batches(driver: &mut JobDriver, batches: VecDeque<Found>) -> Result<()
         driver.bring_to(found.plan.parallelism);
         let attempt = if found.completion.is_some() { 1 } else { found.attempts + 1 };
         let mut batch = Batch::new(found.plan, found.lsn, attempt);
+        batch.came = came;
         batch.skipped = found.prepared.as_ref().map(|held| held.results.skipped.clone());
         batch.prepared = found.prepared;
         match found.completion {

@@ -114,7 +114,10 @@ fn counted(counts: &StateHandle<Bytes, u64>) -> Sum {
     sum
 }
 
-/// Counts what comes until it is killed: `restart DIR`, or `log DIR BYTES`.
+/// What the source of a job that keeps up is ahead of it.
+const AHEAD: u64 = 32 << 20;
+
+/// Counts what comes until it is killed: `restart DIR BUDGET_MS`, or `log DIR BYTES`.
 pub(crate) fn child(arguments: &[String]) {
     let path = Path::new(&arguments[1]);
     let text = std::fs::read(path.with_extension("text")).unwrap();
@@ -124,11 +127,20 @@ pub(crate) fn child(arguments: &[String]) {
         std::io::stdout().flush().unwrap();
     };
     if arguments[0] == "restart" {
-        let interval = Duration::from_secs(1);
-        let options = RunOptions { checkpoint_interval: interval, ..RunOptions::default() };
-        let _run = engine.start(word_job(&engine).0, options).unwrap();
+        let options = RunOptions {
+            checkpoint_interval: Duration::from_secs(1),
+            recovery_budget: Duration::from_millis(arguments[2].parse().unwrap()),
+            ..RunOptions::default()
+        };
+        let run = engine.start(word_job(&engine).0, options).unwrap();
         say("begun".to_owned());
-        (0..100).for_each(|_| send(&engine, &text));
+        let mut sent = 0;
+        for piece in common::cut_at_lines(&text, text.len().div_ceil(16 * MIB)).into_iter().cycle()
+        {
+            sent += piece.len() as u64;
+            send(&engine, &text[piece]);
+            wait_for(&run, sent.saturating_sub(AHEAD));
+        }
         return;
     }
     // What nobody reads keeps all of the log.
@@ -179,10 +191,11 @@ fn recover(path: &Path) -> (Engine, StreamRun, StateHandle<Bytes, u64>, [Duratio
 
 pub(crate) fn restart() {
     let (home, text) = (place(), text());
-    for kill_after in [1500, 2200, 2900] {
-        let path = home.path().join(kill_after.to_string());
+    let kills = |budget| [1500, 2200, 2900].map(|kill_after| (budget, kill_after));
+    for (budget, kill_after) in [kills("2000"), kills("400")].concat() {
+        let path = home.path().join(format!("{budget}-{kill_after}"));
         std::fs::write(path.with_extension("text"), &text).unwrap();
-        let (mut child, _) = begin(&["restart", path.to_str().unwrap()]);
+        let (mut child, _) = begin(&["restart", path.to_str().unwrap(), budget]);
         std::thread::sleep(Duration::from_millis(kill_after));
         child.kill().unwrap();
         child.wait().unwrap();
@@ -210,9 +223,9 @@ pub(crate) fn restart() {
         let sum = expected(&text, progress.input_bytes - 4);
         assert_eq!(counted(&counts), add(sum, b"zzz", 1), "exactly what the log holds");
         println!(
-            "restart: killed after {kill_after} ms with {} MiB counted and {} keys: opened after \
-             {opened:?}, started after {started:?}, first batch published after {published:?}; {} \
-             words, all counts exact",
+            "restart: a budget of {budget} ms, killed after {kill_after} ms with {} MiB counted \
+             and {} keys: opened after {opened:?}, started after {started:?}, first batch \
+             published after {published:?}; {} words, all counts exact",
             progress.input_bytes / MIB as u64,
             counts.len(),
             sum.0

@@ -22,6 +22,7 @@ mod received_plan;
 #[cfg(test)]
 mod received_tests;
 mod records;
+mod reread;
 mod sieve;
 mod text_files;
 mod text_plan;

@@ -5,6 +5,7 @@ use std::fmt;
 use super::attach::sealed::Sealed;
 use super::cursor::Cursor;
 use super::received_plan::{PlannedRecords, ReceivedInput, compare, decode_position, position_at};
+use super::reread::Reread;
 use super::{
     Amount, Attached, LastRead, Limit, Meter, Opened, Planned, Source, SourceContext, StreamSource,
 };
@@ -138,6 +139,7 @@ impl StreamSource for Received {
         Attached::new(ReceivedSource {
             name,
             cursor: Mutex::new(Cursor::new(&self.0.wal, self.0.stream)),
+            reread: Mutex::new(Reread::new(&self.0.wal, self.0.stream)),
             wal: self.0.wal,
             stream: self.0.stream,
             read: Meter::default(),
@@ -150,7 +152,10 @@ struct ReceivedSource {
     name: Name,
     wal: Wal,
     stream: StreamId,
+    /// What is planned.
     cursor: Mutex<Cursor>,
+    /// What was planned before.
+    reread: Mutex<Reread>,
     read: Meter,
 }
 
@@ -213,6 +218,7 @@ impl Source for ReceivedSource {
         limit: Limit,
     ) -> Result<Option<Planned>> {
         let from = self.check_position(position)?;
+        lock(&self.reread).end();
         lock(&self.cursor).plan(from, limit)
     }
 
@@ -230,7 +236,7 @@ impl Source for ReceivedSource {
         let taken = lock(&self.cursor).take(&planned);
         let records = match taken {
             Some(records) => records,
-            None => planned.replay(&self.wal)?,
+            None => lock(&self.reread).read(&planned)?,
         };
         let records_read = crate::ids::to_u64(records.len());
         self.read.add(Amount { bytes: records.bytes(), records: records_read });

@@ -9,7 +9,6 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Lsn, StreamId, to_u64, to_usize};
 use crate::sync::OnceLock;
 use crate::versioned;
-use crate::wal::Wal;
 
 const VERSION: u8 = 1;
 
@@ -93,22 +92,6 @@ impl PlannedRecords {
         }
         let text = "the recorded input of received records contradicts itself";
         Err(Error::new(ErrorKind::Corrupt, text))
-    }
-
-    /// Reads the records from the log.
-    pub(super) fn replay(&self, wal: &Wal) -> Result<Records> {
-        let mut records = Records::default();
-        let mut replay = wal.replay_from(self.first)?;
-        while let Some(record) = replay.next() {
-            let record = record?;
-            if record.lsn > self.last {
-                break;
-            }
-            if record.stream == self.stream {
-                records.push(record.lsn, record.payload);
-            }
-        }
-        Ok(records)
     }
 
     /// The error of a log that has not the records that were planned.

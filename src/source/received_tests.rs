@@ -276,6 +276,39 @@ fn planning_reads_the_log_once() {
     assert!(parts < 3 * whole + 20, "{many} batches took {parts} operations, one took {whole}");
 }
 
+/// REREAD-1, REREAD-2.
+#[test]
+fn inputs_that_are_opened_again_are_the_same_and_read_the_log_once() {
+    let disk = SimDisk::with_options(1, SimOptions { count_reads: true, ..SimOptions::default() });
+    let wal = open(&disk);
+    fill(&wal, 5000, 50);
+    let storage = storage(&disk);
+    let cx = SourceContext { storage: &storage };
+    let (one, many) = (batches(&disk, &wal, 1 << 30, false), batches(&disk, &wal, 500, false));
+    assert!(one.len() == 1 && many.len() > 100);
+    // A source that planned nothing, as after a restart.
+    let again = |batches: &mut dyn Iterator<Item = &Batch>| {
+        let (source, before) = (attach(&wal).source, disk.ops());
+        for batch in batches {
+            assert_eq!(rows(&source.open(cx, &batch.input).unwrap()), batch.rows);
+        }
+        disk.ops() - before
+    };
+    let (whole, parts) = (again(&mut one.iter()), again(&mut many.iter()));
+    assert!(parts < 3 * whole + 20, "{parts} operations in parts, {whole} at once");
+    again(&mut many.iter().step_by(7));
+    again(&mut many.iter().rev());
+    again(&mut many.iter().flat_map(|batch| [batch, batch]));
+    // What was appended since a replay began is above what that one shows.
+    let source = attach(&wal).source;
+    let last = &many[many.len() - 1];
+    assert_eq!(rows(&source.open(cx, &last.input).unwrap()), last.rows);
+    ingest(&wal).append(b"later").unwrap();
+    let planner = attach(&wal).source;
+    let planned = planner.plan(cx, Some(&last.next), Limit::bytes(500)).unwrap().unwrap();
+    assert_eq!(rows(&source.open(cx, &planned.input).unwrap()), [[b"later"]]);
+}
+
 #[test]
 fn datasets_read_received_records() {
     let disk = SimDisk::new(1);

@@ -1,6 +1,6 @@
 //! One batch: the seven steps of its life (ENGINE.md E1). `docs/execution.md` has the picture.
 
-use super::compute::Computed;
+use super::compute::{Coming, Computed};
 use super::draft::Begun;
 use super::driver::{JobDriver, Stepped};
 use super::events::{Event, Times};
@@ -26,6 +26,8 @@ pub(crate) struct Batch {
     pub(crate) attempt: u32,
     /// What was computed of it before it was its turn.
     pub(crate) begun: Option<Begun>,
+    /// Of one that recovery computes again: what was opened of it before it was its turn.
+    pub(crate) came: Option<Coming>,
     /// What was computed, and nobody has seen.
     pub(crate) computed: Option<Computed>,
     /// What two-phase sinks hold, as the log has it: by this process or one before.
@@ -44,6 +46,7 @@ impl Batch {
             plan_lsn,
             attempt,
             begun: None,
+            came: None,
             computed: None,
             prepared: None,
             skipped: None,

@@ -68,7 +68,7 @@ impl JobDriver {
 
     /// Asks the store what the next checkpoint may be; `false` if somebody else has it (a fold that
     /// ends has it for some syncs, and while large files are removed) and that is not waited for.
-    fn ask_store(&mut self, waits: bool) -> bool {
+    pub(super) fn ask_store(&mut self, waits: bool) -> bool {
         let (Some(store), parent) = (&self.store, self.lineage.parent) else { return true };
         let Some(store) = (if waits { Some(lock(store)) } else { try_lock(store) }) else {
             return false;
@@ -80,8 +80,8 @@ impl JobDriver {
     }
 
     /// Takes the cut, and has it written where this driver's checkpoints are.
-    fn begin_checkpoint(&mut self) -> Result<()> {
-        if self.store.is_none() || self.writing == Writing::Inline {
+    pub(super) fn begin_checkpoint(&mut self) -> Result<()> {
+        if self.store.is_none() || self.env.writing == Writing::Inline {
             return self.take_checkpoint();
         }
         self.last_checkpoint_ns = self.env.clock.monotonic_ns();
@@ -98,7 +98,7 @@ impl JobDriver {
     /// Sends a thread, or whoever does its work here.
     fn send(&self, errand: Errand) -> Result<Flight> {
         let store = self.store.as_ref().ok_or_else(no_store)?;
-        match self.writing {
+        match self.env.writing {
             Writing::Beside => Flight::beside(errand, &self.env.wal, store),
             Writing::Late | Writing::Inline => Ok(Flight::late(errand)),
         }
@@ -126,7 +126,7 @@ impl JobDriver {
             Err(error) => return self.alarm(&error),
         }
         // Who keeps one checkpoint has no place for a fold that is not the newest.
-        if self.writing == Writing::Inline || keeps == 1 { self.land_fold() } else { Ok(()) }
+        if self.env.writing == Writing::Inline || keeps == 1 { self.land_fold() } else { Ok(()) }
     }
 
     /// Waits for what is on its way, if there is something.

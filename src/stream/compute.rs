@@ -13,8 +13,8 @@ use crate::exec::{Fault, InputRow, RunContext};
 use crate::ids::to_u64;
 use crate::planted::{Bug, planted};
 use crate::sink::{Output, Sink};
-use crate::source::{DeadLetter, Input, Opened, RecordPlace, Sieve};
-use crate::sync::Arc;
+use crate::source::{DeadLetter, Input, Opened, RecordPlace, Sieve, Source, SourceContext};
+use crate::sync::{Arc, OnceLock};
 
 /// Private results of step 2.
 pub(crate) struct Computed {
@@ -59,6 +59,24 @@ pub(super) struct Inputs<'b> {
     pub(super) opened: Vec<Arc<Opened>>,
 }
 
+/// A batch that recovery computes when it has computed the one before, and its inputs, which are
+/// opened meanwhile.
+pub(crate) struct Coming {
+    plan: BatchPlan,
+    opened: OnceLock<Result<Vec<Arc<Opened>>>>,
+}
+
+impl Coming {
+    pub(crate) fn new(plan: BatchPlan) -> Coming {
+        Coming { plan, opened: OnceLock::new() }
+    }
+
+    /// What was opened, if there was time for it.
+    fn into_opened(self) -> Option<Result<Vec<Arc<Opened>>>> {
+        self.opened.into_inner()
+    }
+}
+
 /// What of the inputs is shown.
 #[derive(Default)]
 pub(super) struct Shown {
@@ -83,6 +101,22 @@ impl From<Error> for Failed {
     }
 }
 
+fn open(
+    sources: &[Arc<dyn Source>],
+    cx: SourceContext<'_>,
+    plan: &BatchPlan,
+) -> Result<Vec<Arc<Opened>>> {
+    let open = |source: &Arc<dyn Source>| match plan
+        .inputs
+        .iter()
+        .find(|input| input.source == source.name())
+    {
+        Some(planned) => source.open(cx, &planned.input),
+        None => Ok(Arc::new(Opened::new(NoInput))),
+    };
+    sources.iter().map(open).collect()
+}
+
 impl JobDriver {
     /// Step 2. What the log says that the batch does without, it does without; only a batch that
     /// nobody has seen yet may have that decided (E11).
@@ -92,7 +126,11 @@ impl JobDriver {
             Some(Begun { run, opened, outputs, records }) => {
                 (Inputs { plan: &batch.plan, opened }, Some((run, outputs)), records)
             }
-            None => (self.open_inputs(&batch.plan)?, None, 0),
+            None => {
+                let came = batch.came.take().and_then(Coming::into_opened);
+                let opened = came.unwrap_or_else(|| self.open(&batch.plan))?;
+                (Inputs { plan: &batch.plan, opened }, None, 0)
+            }
         };
         let opened = self.amount_read().1 - before + drafted;
         let obeyed = batch.skipped.take().filter(|_| !planted(Bug::SkipDecidedAgain));
@@ -111,15 +149,11 @@ impl JobDriver {
     }
 
     pub(super) fn open_inputs<'b>(&self, plan: &'b BatchPlan) -> Result<Inputs<'b>> {
-        let open = |source: &Arc<dyn crate::source::Source>| {
-            let planned = plan.inputs.iter().find(|input| input.source == source.name());
-            match planned {
-                Some(planned) => source.open(self.source_context(), &planned.input),
-                None => Ok(Arc::new(Opened::new(NoInput))),
-            }
-        };
-        let opened = self.job.sources.iter().map(open).collect::<Result<_>>()?;
-        Ok(Inputs { plan, opened })
+        Ok(Inputs { plan, opened: self.open(plan)? })
+    }
+
+    fn open(&self, plan: &BatchPlan) -> Result<Vec<Arc<Opened>>> {
+        open(&self.job.sources, self.source_context(), plan)
     }
 
     /// The run of a batch with what is shown of its inputs.
@@ -237,10 +271,17 @@ impl JobDriver {
         };
         // A job on its own thread has the next batch's records read meanwhile; in a simulation
         // nothing happens beside anything.
-        match self.writing {
+        match self.env.writing {
             Writing::Beside => {
-                let (sources, share) = (&job.sources, self.share());
-                executor.beside(|| sources.iter().for_each(|s| s.read_ahead(share)), compute)
+                let (sources, share, cx) = (&job.sources, self.share(), self.source_context());
+                let coming = self.coming.as_ref();
+                let aside = || match coming {
+                    Some(coming) => {
+                        coming.opened.get_or_init(|| open(sources, cx, &coming.plan));
+                    }
+                    None => sources.iter().for_each(|source| source.read_ahead(share)),
+                };
+                executor.beside(aside, compute)
             }
             Writing::Inline | Writing::Late => compute(),
         }

@@ -97,7 +97,7 @@ impl JobDriver {
         // fail, one thing happens at a time.
         let plain = self.job.sides.is_empty() && !self.job.faults.letters;
         let calm = self.planned_here && self.boundary.cautious_bytes == 0;
-        if asap && plain && calm && self.writing != Writing::Inline {
+        if asap && plain && calm && self.env.writing != Writing::Inline {
             let read_before = self.amount_read();
             match self.try_draft(batch) {
                 Ok(draft) => self.draft = draft,
@@ -143,7 +143,7 @@ impl JobDriver {
             drop(what);
             *lock(&told) = Some(computed);
         };
-        if self.writing == Writing::Beside {
+        if self.env.writing == Writing::Beside {
             return Some(self.env.executor.spawn(work));
         }
         work(&self.env.executor);

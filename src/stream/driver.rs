@@ -8,6 +8,7 @@ use super::batch::Batch;
 use super::boundary::Boundary;
 use super::budget::Budget;
 use super::checkpointing::Lineage;
+use super::compute::Coming;
 use super::cut::{Flight, SharedStore, Writing};
 use super::draft::Draft;
 use super::hooks::{Hooks, Step};
@@ -40,6 +41,8 @@ pub(crate) struct Env {
     pub(crate) executor: Arc<Executor>,
     pub(crate) streams: Arc<StreamTable>,
     pub(crate) sides: Arc<SideTable>,
+    /// Where checkpoints are written, and what else may be done beside batches.
+    pub(crate) writing: Writing,
 }
 
 /// What a step of a driver did.
@@ -63,7 +66,6 @@ pub(crate) struct JobDriver {
     pub(crate) hooks: Box<dyn Hooks>,
     /// `None`: this driver takes no checkpoints.
     pub(crate) store: Option<SharedStore>,
-    pub(crate) writing: Writing,
     /// The checkpoint that is being written.
     pub(crate) flight: Option<Flight>,
     /// The fold beside it.
@@ -82,6 +84,8 @@ pub(crate) struct JobDriver {
     pub(crate) unfinished: Option<Batch>,
     /// What may be the next batch.
     pub(crate) draft: Option<Draft>,
+    /// The next batch that recovery computes again.
+    pub(crate) coming: Option<Coming>,
     /// Bytes and records of drafts that became no batch.
     pub(crate) read_in_vain: (u64, u64),
     pub(crate) board: Board,
@@ -146,8 +150,10 @@ impl JobDriver {
         self.pace = Pace::new(self.options.trigger.interval_ns(), self.last_checkpoint_ns);
         // What had to be rebuilt goes into a checkpoint at once: else a process that is killed
         // again and again, each time before the interval has passed, would rebuild more and more.
-        if marks.checkpointed < marks.completed {
-            self.take_checkpoint()?;
+        // Batches do not wait for it: who is killed before it stands has published more than who
+        // waited.
+        if marks.checkpointed < marks.completed && self.ask_store(false) {
+            self.begin_checkpoint()?;
         }
         self.hooks.at(Step::Recovered, self.boundary.batch)
     }

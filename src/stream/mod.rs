@@ -59,6 +59,7 @@ pub(crate) use batch::Batch;
 pub(crate) use boundary::{Boundary, EngineState};
 pub(crate) use budget::Budget;
 pub(crate) use checkpointing::Lineage;
+pub(crate) use compute::Coming;
 pub(crate) use cut::Writing;
 pub(crate) use driver::{Env, JobDriver};
 #[cfg(not(feature = "testing"))]

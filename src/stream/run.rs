@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use super::cut::Writing;
 use super::driver::{JobDriver, Stepped};
 use super::events::Event;
 use super::progress::{Board, Progress};
@@ -134,11 +133,10 @@ impl fmt::Debug for StreamRun {
 impl StreamRun {
     /// Runs the driver on a thread of its own. `ended` goes when the driver has gone.
     pub(crate) fn spawn(
-        mut driver: JobDriver,
+        driver: JobDriver,
         ended: impl Send + 'static,
         place: PathBuf,
     ) -> Result<StreamRun> {
-        driver.writing = Writing::Beside;
         let (wishes, changed) = (Mutex::default(), Condvar::new());
         let (ending, cancel) = (Arc::clone(&driver.ending), driver.cancel.clone());
         let control = Arc::new(Control { wishes, changed, ending, cancel });

@@ -58,16 +58,32 @@ impl Harness {
         options: RunOptions,
         hooks: Box<dyn Hooks>,
     ) -> Result<Harness> {
-        let (driver, running) = engine.driver(job, options, hooks)?;
-        Ok(Harness { driver, _running: running })
+        Harness::with(engine, job, options, hooks, Writing::Inline)
     }
 
-    /// Has every checkpoint written one batch later than it was taken, as a job on its own thread
-    /// may do; the same in every run.
-    #[must_use]
-    pub fn with_late_checkpoints(mut self) -> Harness {
-        self.driver.writing = Writing::Late;
-        self
+    /// As [`new`](Harness::new), but every checkpoint is written one batch later than it was taken,
+    /// as a job on its own thread may do; the same in every run.
+    ///
+    /// # Errors
+    /// As [`new`](Harness::new).
+    pub fn with_late_checkpoints(
+        engine: &Engine,
+        job: Job,
+        options: RunOptions,
+        hooks: Box<dyn Hooks>,
+    ) -> Result<Harness> {
+        Harness::with(engine, job, options, hooks, Writing::Late)
+    }
+
+    fn with(
+        engine: &Engine,
+        job: Job,
+        options: RunOptions,
+        hooks: Box<dyn Hooks>,
+        writing: Writing,
+    ) -> Result<Harness> {
+        let (driver, running) = engine.driver(job, options, hooks, writing, None)?;
+        Ok(Harness { driver, _running: running })
     }
 
     /// Does one thing: a whole batch, or what is to be done when there is none.

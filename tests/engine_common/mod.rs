@@ -284,10 +284,8 @@ pub fn life(world: &World, hooks: Box<dyn Hooks>) -> Result<Finished> {
     let side = engine.side_input(name!("side"));
     let (job, counts) = world.job(&events, &side)?;
     let options = RunOptions { parallelism: world.parallelism, ..options() };
-    let mut harness = Harness::new(&engine, job, options, hooks)?;
-    if world.late {
-        harness = harness.with_late_checkpoints();
-    }
+    let start = if world.late { Harness::with_late_checkpoints } else { Harness::new };
+    let mut harness = start(&engine, job, options, hooks)?;
     loop {
         let open = append(world, &events)?;
         if open {

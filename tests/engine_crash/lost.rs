@@ -114,10 +114,8 @@ fn live(rounds: u64, late: bool) -> (SimDisk, Held) {
         ..RunOptions::default()
     };
     let hooks = Box::new(Watch(Computed::default()));
-    let mut harness = Harness::new(&engine, job, options, hooks).unwrap();
-    if late {
-        harness = harness.with_late_checkpoints();
-    }
+    let start = if late { Harness::with_late_checkpoints } else { Harness::new };
+    let mut harness = start(&engine, job, options, hooks).unwrap();
     let events = engine.ingest(name!("events")).unwrap();
     for round in 0..rounds {
         let words = if round < 6 { 120 } else { 2 };

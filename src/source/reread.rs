@@ -1,0 +1,76 @@
+//! Planned inputs read from the log again, one behind the other.
+//!
+//! REREAD-1: what comes is what a replay of the input's own range would give.
+//! REREAD-2: the replay is kept from one input to the next: to begin one takes several
+//! milliseconds where the page cache does not hold the log. It holds segments, so it goes as soon
+//! as something is planned anew.
+
+use super::received_plan::PlannedRecords;
+use super::records::Records;
+use crate::error::Result;
+use crate::ids::{Lsn, StreamId};
+use crate::wal::{Replay, Wal};
+
+/// A replay, and which inputs it can still give.
+struct Open {
+    replay: Replay,
+    /// Everything before this was passed.
+    next: Lsn,
+    /// It shows nothing above this.
+    through: Lsn,
+}
+
+/// Reads the inputs of one stream.
+pub(super) struct Reread {
+    wal: Wal,
+    stream: StreamId,
+    open: Option<Open>,
+}
+
+impl Reread {
+    pub(super) fn new(wal: &Wal, stream: StreamId) -> Reread {
+        Reread { wal: wal.clone(), stream, open: None }
+    }
+
+    /// The records of a planned input, as far as the log has them.
+    ///
+    /// # Errors
+    /// The log's.
+    pub(super) fn read(&mut self, planned: &PlannedRecords) -> Result<Records> {
+        let on = self.open.take();
+        if let Some(on) = on.filter(|on| on.next <= planned.first && planned.last <= on.through) {
+            let on = Open { replay: on.replay.from(planned.first), ..on };
+            // What lies between the two inputs, and is not whole, is not this one's.
+            if let Ok(records) = self.read_on(on, planned) {
+                return Ok(records);
+            }
+        }
+        let anew = self.begin(planned.first)?;
+        self.read_on(anew, planned)
+    }
+
+    fn read_on(&mut self, mut on: Open, planned: &PlannedRecords) -> Result<Records> {
+        let mut records = Records::default();
+        // Its last record is of the stream: nothing behind it is looked at.
+        while on.next <= planned.last {
+            let Some(record) = on.replay.next().transpose()? else { return Ok(records) };
+            on.next = record.lsn.next();
+            if record.lsn <= planned.last {
+                records.push(record.lsn, record.payload);
+            }
+        }
+        self.open = Some(on);
+        Ok(records)
+    }
+
+    fn begin(&self, from: Lsn) -> Result<Open> {
+        let through = self.wal.durable_lsn();
+        let replay = self.wal.replay_from(from)?.stream(self.stream);
+        Ok(Open { replay, next: from, through })
+    }
+
+    /// Gives the segments back.
+    pub(super) fn end(&mut self) {
+        self.open = None;
+    }
+}
