@@ -257,6 +257,10 @@ pub(crate) trait Source: Debug + Send + Sync {
         last: Option<LastRead<'_>>,
     ) -> Result<()>;
 
+    /// Gives back what it keeps for inputs of before this process that are opened one behind the
+    /// other: none is opened next.
+    fn let_go(&self) {}
+
     /// The first LSN of its log that a source at `position` still needs (ENGINE.md E3). `None`: it
     /// needs nothing of the log.
     ///

@@ -218,7 +218,6 @@ impl Source for ReceivedSource {
         limit: Limit,
     ) -> Result<Option<Planned>> {
         let from = self.check_position(position)?;
-        lock(&self.reread).end();
         lock(&self.cursor).plan(from, limit)
     }
 
@@ -245,6 +244,10 @@ impl Source for ReceivedSource {
 
     fn read_ahead(&self, limit: Limit) {
         lock(&self.cursor).read_ahead(limit);
+    }
+
+    fn let_go(&self) {
+        lock(&self.reread).end();
     }
 
     fn verify_digest(&self, input: &[u8], recorded: &[u8], actual: &[u8]) -> Result<()> {

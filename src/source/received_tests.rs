@@ -309,6 +309,39 @@ fn inputs_that_are_opened_again_are_the_same_and_read_the_log_once() {
     assert_eq!(rows(&source.open(cx, &planned.input).unwrap()), [[b"later"]]);
 }
 
+/// REREAD-1: what was given up between two inputs, of another stream, is no error of either.
+#[test]
+fn what_is_lost_between_two_inputs_is_neithers() {
+    let disk = SimDisk::new(1);
+    {
+        let wal = open(&disk);
+        ingest(&wal).append(b"before").unwrap();
+        wal.append_to(OTHER, &[7; 5000]).unwrap();
+        ingest(&wal).append(b"behind").unwrap();
+        wal.close().unwrap();
+    }
+    let planned: Vec<Batch> = batches(&disk, &open(&disk), 1, false);
+    let lost = Lsn::new(2);
+    let mut replay = open(&disk).replay().unwrap();
+    assert_eq!(replay.next().unwrap().unwrap().payload, b"before");
+    // Its frame begins there.
+    let offset = replay.position().offset;
+    drop(replay);
+    disk.flip_byte("/log/00000000000000000001.seg", offset + 200, 1).unwrap();
+    let accept = [crate::wal::LsnRange::between(lost, lost)];
+    let clock = ManualClock::default();
+    Wal::repair_with(&disk, &clock, "/log", std::time::Duration::ZERO, &accept).unwrap();
+    let wal = open(&disk);
+    let source = attach(&wal).source;
+    let storage = storage(&disk);
+    let cx = SourceContext { storage: &storage };
+    for batch in &planned {
+        assert_eq!(rows(&source.open(cx, &batch.input).unwrap()), batch.rows);
+    }
+    let error = wal.replay_from(lost).unwrap().next().unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Lost, "it is really gone");
+}
+
 #[test]
 fn datasets_read_received_records() {
     let disk = SimDisk::new(1);

@@ -2,8 +2,8 @@
 //!
 //! REREAD-1: what comes is what a replay of the input's own range would give.
 //! REREAD-2: the replay is kept from one input to the next: to begin one takes several
-//! milliseconds where the page cache does not hold the log. It holds segments, so it goes as soon
-//! as something is planned anew.
+//! milliseconds where the page cache does not hold the log. It holds segments, so it goes when
+//! recovery is over, and behind the batch that recovery left to be finished.
 
 use super::received_plan::PlannedRecords;
 use super::records::Records;
@@ -38,18 +38,11 @@ impl Reread {
     /// The log's.
     pub(super) fn read(&mut self, planned: &PlannedRecords) -> Result<Records> {
         let on = self.open.take();
-        if let Some(on) = on.filter(|on| on.next <= planned.first && planned.last <= on.through) {
-            let on = Open { replay: on.replay.from(planned.first), ..on };
-            // What lies between the two inputs, and is not whole, is not this one's.
-            if let Ok(records) = self.read_on(on, planned) {
-                return Ok(records);
-            }
-        }
-        let anew = self.begin(planned.first)?;
-        self.read_on(anew, planned)
-    }
-
-    fn read_on(&mut self, mut on: Open, planned: &PlannedRecords) -> Result<Records> {
+        let on = on.filter(|on| on.next <= planned.first && planned.last <= on.through);
+        let mut on = match on {
+            Some(on) => Open { replay: on.replay.from(planned.first), ..on },
+            None => self.begin(planned.first)?,
+        };
         let mut records = Records::default();
         // Its last record is of the stream: nothing behind it is looked at.
         while on.next <= planned.last {

@@ -69,6 +69,7 @@ impl JobDriver {
         let id = batch.plan.batch;
         self.hooks.at(Step::Planned, id)?;
         self.compute(&mut batch)?;
+        self.let_go();
         batch.times.computed_ns = self.env.clock.monotonic_ns();
         self.hooks.at(Step::Computed, id)?;
         self.draft(&batch);

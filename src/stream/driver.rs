@@ -131,6 +131,7 @@ impl JobDriver {
             let last = read.map(|read| LastRead { input: &read.input, digest: &read.digest });
             source.verify_position(self.source_context(), position, last)?;
         }
+        self.let_go();
         let recovered = (self.boundary.batch > BatchId::default()).then_some(self.boundary.batch);
         let (marks, boundary, read) = (self.marks, &self.boundary, self.amount_read());
         self.board.update(|progress| {
@@ -156,6 +157,11 @@ impl JobDriver {
             self.begin_checkpoint()?;
         }
         self.hooks.at(Step::Recovered, self.boundary.batch)
+    }
+
+    /// REREAD-2.
+    pub(super) fn let_go(&self) {
+        self.job.sources.iter().for_each(|source| source.let_go());
     }
 
     /// Takes over a batch that was planned and not completed: the next step finishes it.

@@ -8,11 +8,15 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use sawmill::testing::{Harness, NoHooks};
+use sawmill::clock::ManualClock;
+use sawmill::sim::SimDisk;
+use sawmill::testing::{Harness, Hooks, NoHooks, Step, Stepped};
 use sawmill::{
-    Bytes, CommittedRows, Engine, EngineOptions, ErrorKind, Ingest, Job, Received, RunOptions,
-    StateHandle, TextFiles, Trigger, Wal, WalOptions, name,
+    Background, BatchId, Bytes, CommittedRows, Engine, EngineOptions, Error, ErrorKind, Ingest,
+    Job, Lsn, Received, Result, RunOptions, StateHandle, TextFiles, Trigger, Wal, WalOptions, name,
 };
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 fn open(path: &Path) -> Engine {
     Engine::open(path, EngineOptions { threads: 1, ..EngineOptions::default() }).unwrap()
@@ -97,6 +101,65 @@ fn a_range_that_was_just_rebuilt_is_not_read_again() {
     // A checkpoint, and nothing behind it: the last range is read, to compare.
     let (read, _) = life(2);
     assert!(0 < read && read < first, "{read} of {first}");
+}
+
+/// Ends a life behind the plan of a batch.
+#[derive(Debug)]
+struct Dies(u64);
+
+impl Hooks for Dies {
+    fn at(&mut self, step: Step, batch: BatchId) -> Result<()> {
+        let dies = step == Step::PlanDurable && batch.get() == self.0;
+        if dies { Err(Error::new(ErrorKind::Io, "the end of this life")) } else { Ok(()) }
+    }
+}
+
+/// REREAD-2: what recovery reads batches again with holds their segment, and is gone when it is
+/// over, also before the first tick of a job that has one an hour: the segment is used again.
+#[test]
+fn recovery_keeps_no_segment() {
+    let (disk, clock) = (SimDisk::new(5), Arc::new(ManualClock::default()));
+    let life = |disk: &SimDisk| {
+        let background = Background::Inline;
+        let log = WalOptions { segment_size: 64 << 10, background, ..WalOptions::default() };
+        let (threads, checkpoints_kept) = (1, 1);
+        let options = EngineOptions { log, threads, checkpoints_kept, ..EngineOptions::default() };
+        let (storage, clock) = (Arc::new(disk.clone()), Arc::clone(&clock));
+        let engine = Engine::open_with(storage, clock, "/data", options).unwrap();
+        let events = engine.ingest(name!("events")).unwrap();
+        (engine, events)
+    };
+    let start = |(engine, events): &(Engine, Ingest), trigger, hooks| {
+        let (job, counts) = job(events, &Calls::default());
+        let (checkpoint_interval, recovery_budget) = (Duration::from_secs(60), DAY);
+        let options =
+            RunOptions { trigger, checkpoint_interval, recovery_budget, ..RunOptions::default() };
+        (Harness::new(engine, job, options, hooks).unwrap(), counts)
+    };
+    // Behind the name of the stream, two of them fill the first segment, three the next ones.
+    let word = [b'o'; 20_000];
+    let append = |events: &Ingest, times| {
+        (0..times).for_each(|_| assert!(events.append(&word).unwrap() > Lsn::ZERO));
+    };
+    let first = life(&disk);
+    append(&first.1, 9);
+    let (mut harness, _) = start(&first, Trigger::Records(1), Box::new(Dies(5)));
+    for batch in 1..=4 {
+        assert_eq!(harness.step().unwrap(), Stepped::Batch(BatchId::new(batch)));
+    }
+    harness.step().unwrap_err();
+    drop(harness);
+    let killed = disk.kill();
+    disk.power_off();
+    let second = life(&killed);
+    let recycled = || second.0.log().stats().segments_recycled;
+    let (mut harness, counts) = start(&second, Trigger::Interval(DAY), Box::new(NoHooks));
+    append(&second.1, 30);
+    assert_eq!((counts.get(&word), recycled()), (Some(4), 1), "four are rebuilt, in a checkpoint");
+    assert_eq!(harness.step().unwrap(), Stepped::Batch(BatchId::new(5)));
+    harness.finish().unwrap();
+    append(&second.1, 30);
+    assert_eq!((counts.get(&word), recycled()), (Some(5), 2), "the fifth is finished, too");
 }
 
 /// The first start may go wrong in many ways: what it recorded binds nobody before it did anything.
