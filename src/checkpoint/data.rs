@@ -242,16 +242,16 @@ impl<'a> Blocks<'a> {
     }
 
     /// Takes the next bytes, and calls `each` with the payload of every block that is whole now.
-    pub(super) fn push<E: From<Damage>>(
+    pub(super) fn push(
         &mut self,
         mut bytes: &[u8],
-        mut each: impl FnMut(&[u8]) -> Result<(), E>,
-    ) -> Result<(), E> {
+        mut each: impl FnMut(&[u8]),
+    ) -> Result<(), Damage> {
         while !bytes.is_empty() {
             let length = to_usize(self.left.min(to_u64(FULL)));
             let (next, rest) = bytes.split_at(bytes.len().min(length - self.part.len()));
             if next.is_empty() {
-                return Err(Damage::Length.into());
+                return Err(Damage::Length);
             }
             bytes = rest;
             if next.len() == length {
@@ -269,20 +269,17 @@ impl<'a> Blocks<'a> {
         Ok(())
     }
 
-    fn take<E: From<Damage>>(
-        &mut self,
-        block: &[u8],
-        each: &mut impl FnMut(&[u8]) -> Result<(), E>,
-    ) -> Result<(), E> {
+    fn take(&mut self, block: &[u8], each: &mut impl FnMut(&[u8])) -> Result<(), Damage> {
         let (head, payload) = block.split_first_chunk::<BLOCK_HEADER>().ok_or(Damage::Length)?;
         bring_in(payload);
         if *head != block_header(self.checkpoint, self.ordinal, self.block, payload) {
-            return Err(Damage::Checksum.into());
+            return Err(Damage::Checksum);
         }
         self.crc = crc32c_append(self.crc, payload);
         self.left -= to_u64(block.len());
         self.block += 1;
-        each(payload)
+        each(payload);
+        Ok(())
     }
 
     /// That all of it has come.
@@ -304,10 +301,7 @@ fn unblock(
 ) -> Result<Vec<u8>, Damage> {
     let mut blocks = Blocks::of(checkpoint, ordinal, info);
     let mut payload = Vec::with_capacity(bytes.len());
-    blocks.push(bytes, |piece| {
-        payload.extend_from_slice(piece);
-        Ok::<(), Damage>(())
-    })?;
+    blocks.push(bytes, |piece| payload.extend_from_slice(piece))?;
     blocks.end()?;
     Ok(payload)
 }

@@ -144,19 +144,24 @@ impl DataFile {
         };
         let to = info.offset + data::stored_len(info.length).unwrap_or(0);
         let mut blocks = Blocks::of(self.meta.checkpoint, number, info);
-        let mut passed: Result<(), Bad> = Ok(());
-        let read = io::read_range_in_pieces(&mut *channel, &self.file, info.offset, to, |piece| {
-            if passed.is_ok() {
-                passed = blocks.push(piece, |payload| each(payload).map_err(Bad::Refused));
+        let (mut damage, mut refused) = (None, None);
+        io::read_range_in_pieces(&mut *channel, &self.file, info.offset, to, |piece| {
+            let pass = |payload: &[u8]| {
+                if refused.is_none() {
+                    refused = each(payload).err();
+                }
+            };
+            if damage.is_none() {
+                damage = blocks.push(piece, pass).err();
             }
-        });
-        lock(&self.channels).push(channel);
-        read.map_err(Failed::Lost)?;
-        let ended = passed.and_then(|()| blocks.end().map_err(Bad::Damage));
-        ended.map_err(|bad| match bad {
-            Bad::Damage(damage) => Failed::Lost(damaged(&*self.file, damage)),
-            Bad::Refused(error) => Failed::Refused(error),
         })
+        .map_err(Failed::Lost)?;
+        lock(&self.channels).push(channel);
+        match (refused, damage.or_else(|| blocks.end().err())) {
+            (Some(error), _) => Err(Failed::Refused(error)),
+            (None, Some(damage)) => Err(Failed::Lost(damaged(&*self.file, damage))),
+            (None, None) => Ok(()),
+        }
     }
 }
 
@@ -166,18 +171,6 @@ pub(super) enum Failed {
     Lost(Error),
     /// Whoever was called with the bytes refused them.
     Refused(Error),
-}
-
-/// As [`Failed`], before the file is known.
-enum Bad {
-    Damage(Damage),
-    Refused(Error),
-}
-
-impl From<Damage> for Bad {
-    fn from(damage: Damage) -> Bad {
-        Bad::Damage(damage)
-    }
 }
 
 /// Reads the whole file and compares it with what was written.

@@ -108,8 +108,8 @@ impl<'a> Reader<'a> {
         Error::new(ErrorKind::Corrupt, format!("state is not decodable at byte {at}: {why}"))
     }
 
-    /// A number of things of a byte at least, of which there are `bytes` behind it: a greater count
-    /// is a lie, and not allocated for.
+    /// A number of things of a byte at least, which stand behind it in `bytes` bytes, its own
+    /// included: a greater count is a lie, and not allocated for.
     fn count(&mut self, bytes: usize) -> Result<usize> {
         let (count, rest) =
             self.rest.split_first_chunk::<8>().ok_or_else(|| self.bad("there is no count"))?;

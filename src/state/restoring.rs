@@ -19,34 +19,26 @@ pub(super) trait Load {
 struct Filling<'s, S> {
     state: &'s KeyedState<S>,
     partition: u32,
-    table: Table<S>,
-}
-
-enum Table<S> {
-    Comes(Loading<S>),
-    Stands(StateTable<S>),
+    /// The base, until all of it has come.
+    loading: Option<Loading<S>>,
+    /// What it came to.
+    table: StateTable<S>,
 }
 
 impl<S: State> Filling<'_, S> {
     /// The table, when all of the base has come.
     fn table(&mut self) -> Result<&mut StateTable<S>> {
-        if let Table::Comes(loading) = &mut self.table {
-            let loading = std::mem::replace(loading, Loading::new(0));
-            self.table = Table::Stands(loading.end()?);
+        if let Some(loading) = self.loading.take() {
+            self.table = loading.end()?;
         }
-        match &mut self.table {
-            Table::Stands(table) => Ok(table),
-            Table::Comes(_) => unreachable!("STATE: it was made to stand above"),
-        }
+        Ok(&mut self.table)
     }
 }
 
 impl<S: State> Load for Filling<'_, S> {
     fn base(&mut self, piece: &[u8]) -> Result<()> {
-        match &mut self.table {
-            Table::Comes(loading) => loading.push(piece),
-            Table::Stands(_) => unreachable!("STATE-8: a base comes before its deltas"),
-        }
+        let loading = self.loading.as_mut();
+        loading.map_or_else(|| unreachable!("STATE: deltas come last"), |l| l.push(piece))
     }
 
     fn delta(&mut self, bytes: &[u8]) -> Result<()> {
@@ -109,5 +101,6 @@ pub(super) fn load<S: State>(
     partition: u32,
     length: usize,
 ) -> Box<dyn Load + '_> {
-    Box::new(Filling { state, partition, table: Table::Comes(Loading::new(length)) })
+    let (loading, table) = (Some(Loading::new(length)), StateTable::new());
+    Box::new(Filling { state, partition, loading, table })
 }
