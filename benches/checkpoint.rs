@@ -13,8 +13,8 @@
 //! - `cost`: a running word count through the log, with a checkpoint each second and without one,
 //!   in turns.
 //! - `restart`: a child that counts words is killed in the middle; from its restart to the first
-//!   batch that is published, with a budget for recovery of 2 s and of 0.4 s. The counts are compared
-//!   with what the log held.
+//!   batch that is published, with a budget for recovery of 2 s and of 0.4 s. The counts are
+//!   compared with what the log held.
 //! - `log`, only when it is named: a log of 10 GiB (`SAWMILL_BENCH_GIB`) with a checkpoint at 90 %
 //!   of it, whose process is killed: how long recovery takes, and how many words a second it
 //!   counts again, beside how many were counted the first time.
