@@ -1,8 +1,9 @@
 //! What the struck process does: a life of a log that makes every call, and says what it is told.
 //!
-//! On its output: `ack LSN NAME` for each record that was acknowledged, `cut LSN` before records
-//! below it are given up, `told KIND TEXT` for an error, and `revived NAME` for a record that was
-//! acknowledged after the log had said that it is poisoned, which the judge wants none of.
+//! On its output: `waits` once it can be struck, `ack LSN NAME` for each record that was
+//! acknowledged, `cut LSN` before records below it are given up, `told KIND TEXT` for an error, and
+//! `revived NAME` for a record that was acknowledged after the log had said that it is poisoned,
+//! which the judge wants none of.
 
 use std::io::{BufRead, Write};
 use std::path::Path;
@@ -81,9 +82,9 @@ fn part(outcome: Result<(), Error>) {
 
 /// Lives in `place`, once a line on its input says so.
 pub(crate) fn live(place: &Path) {
+    say("waits");
     let mut line = String::new();
     std::io::stdin().lock().read_line(&mut line).unwrap();
-    say("begins");
     // A thread of its own, with calls that are counted from its start.
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -132,7 +133,6 @@ fn with(wal: &Wal, place: &Path, life: &str, each: u64) {
 /// What a life said.
 #[derive(Debug, Default)]
 pub(crate) struct Said {
-    pub(crate) began: bool,
     pub(crate) ended: bool,
     pub(crate) acknowledged: Vec<(u64, String)>,
     /// Records below it may have been given up.
@@ -147,8 +147,6 @@ impl Said {
         for line in text.lines() {
             let fields: Vec<_> = line.split('\t').collect();
             match fields[..] {
-                // The harness has begun the line.
-                [first] if first.ends_with("begins") => said.began = true,
                 ["ends"] => said.ended = true,
                 ["ack", lsn, name] => {
                     said.acknowledged.push((lsn.parse().unwrap(), name.to_owned()));

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -103,6 +103,7 @@ pub(crate) fn run(
 
 /// Has the fault strike while the life goes on; what the life said.
 fn strike(child: &mut Child, fault: &Fault, trace: &Path) -> Result<String, String> {
+    let output = awaited(child)?;
     let tracer = match fault {
         Fault::Call { call, how, from, sticky } => {
             let when = format!("{from}{}", if *sticky { "+" } else { "" });
@@ -118,12 +119,27 @@ fn strike(child: &mut Child, fault: &Fault, trace: &Path) -> Result<String, Stri
         Fault::None => Some(attach(child.id(), trace, super::calls::ALL, &["-k"])?),
         Fault::Completion { .. } => None,
     };
-    let text = converse(child);
+    let text = converse(child, output);
     if let Some(mut tracer) = tracer {
         // The one that it holds has ended.
         tracer.wait().unwrap();
     }
     text
+}
+
+/// What is behind the line by which the process says that it waits. Before, it may still be
+/// loading its libraries, and a call of the loader that fails ends it.
+fn awaited(child: &mut Child) -> Result<BufReader<ChildStdout>, String> {
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    // The harness may have begun the line.
+    while !line.ends_with("waits\n") {
+        line.clear();
+        if output.read_line(&mut line).unwrap() == 0 {
+            return Err("the process ended before it waited".to_owned());
+        }
+    }
+    Ok(output)
 }
 
 /// Has `strace` hold the process, which waits for its first line.
@@ -150,9 +166,8 @@ fn attach(child: u32, trace: &Path, calls: &str, more: &[&str]) -> Result<Child,
 }
 
 /// Lets the life begin, and returns what it said.
-fn converse(child: &mut Child) -> Result<String, String> {
+fn converse(child: &mut Child, mut output: BufReader<ChildStdout>) -> Result<String, String> {
     let (sender, receiver) = mpsc::channel();
-    let mut output = child.stdout.take().unwrap();
     let reader = std::thread::spawn(move || {
         let mut text = Vec::new();
         output.read_to_end(&mut text).unwrap();
