@@ -123,11 +123,11 @@ fn spread(numbers: &[u64], places: usize) -> Vec<u64> {
     (0..many).map(|nth| numbers[at(nth)]).collect()
 }
 
-/// Every error of every call at so many of the times that a life passes each site, once and from
-/// there on.
-pub(crate) fn errors(made: &[Made], places: usize) -> Vec<Fault> {
+/// Every error of every call at so many of the times that a life passes each of these sites, once
+/// and from there on.
+pub(crate) fn errors(made: &[Made], sites: &BTreeSet<Site>, places: usize) -> Vec<Fault> {
     let mut chosen: BTreeSet<(&str, u64)> = BTreeSet::new();
-    for (site, numbers) in passed(made) {
+    for (site, numbers) in passed(made).into_iter().filter(|(site, _)| sites.contains(site)) {
         chosen.extend(spread(&numbers, places).into_iter().map(|from| (site.call.as_str(), from)));
     }
     let mut faults = Vec::new();
