@@ -8,7 +8,8 @@
 //! - `small`: the same in batches of 12 k words (100 KB).
 //! - `large`: the same in batches of 3 M words (25 MiB); only when it is asked for by name.
 //!
-//! Each with a checkpoint every second; `files` also with the one at the end. Beside them two loops
+//! Each with a checkpoint every second, which is told; `files` also with the one at the end. With
+//! 64 MiB a round may be over before; with `SAWMILL_BENCH=full` it is not. Beside them two loops
 //! on rayon that count the same batches: one that keeps nothing, and one that writes each batch to
 //! a prepared file that it uses again and again, durably, before it counts it. All must arrive at
 //! the same checksum. Rounds alternate. CPU time is that of all threads, which a busy machine
@@ -37,7 +38,8 @@ mod count;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use bench::Outcome;
 use bench::figures::Spread;
@@ -64,6 +66,7 @@ const DISTINCT: usize = 1_000_000;
 const PARTITIONS: usize = 16;
 const FILES: u64 = 4;
 const LOG: u64 = 64 << 20;
+const SECOND: Duration = Duration::from_secs(1);
 
 type Counted = (Job, StateHandle<Bytes, u64>);
 
@@ -72,6 +75,8 @@ type Counted = (Job, StateHandle<Bytes, u64>);
 struct Took {
     wall: f64,
     cpu: f64,
+    /// That stood before the last batch was completed.
+    checkpoints: u32,
 }
 
 struct Begun {
@@ -86,7 +91,27 @@ impl Begun {
 
     fn took(&self) -> Took {
         let wall = self.wall.elapsed().as_secs_f64();
-        Took { wall, cpu: count::cpu_seconds() - self.cpu }
+        Took { wall, cpu: count::cpu_seconds() - self.cpu, checkpoints: 0 }
+    }
+}
+
+/// Checkpoints that a run has told of.
+#[derive(Default)]
+struct Stood {
+    last: AtomicU64,
+    count: AtomicU32,
+}
+
+impl Stood {
+    fn see(&self, progress: &sawmill::Progress) {
+        let now = progress.checkpoint.get();
+        if self.last.swap(now, Ordering::Relaxed) != now {
+            self.count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn count(&self) -> u32 {
+        self.count.load(Ordering::Relaxed)
     }
 }
 
@@ -113,9 +138,15 @@ fn by_engine(place: &Path, paths: &[PathBuf]) -> Outcome<(Took, Checksum)> {
     let (job, totals) = job(TextFiles::new(paths))?;
     let trigger = Trigger::AvailableNow { bytes: BATCH as u64 };
     let begun = Begun::now();
-    let run = engine.start(job, RunOptions { trigger, ..RunOptions::default() })?;
+    let options = RunOptions { trigger, checkpoint_interval: SECOND, ..RunOptions::default() };
+    let stood = Arc::new(Stood::default());
+    let on_progress: Option<sawmill::Listener> = {
+        let stood = Arc::clone(&stood);
+        Some(Arc::new(move |progress| stood.see(progress)))
+    };
+    let run = engine.start(job, RunOptions { on_progress, ..options })?;
     run.await_termination()?;
-    let took = begun.took();
+    let took = Took { checkpoints: stood.count(), ..begun.took() };
     let mut sum = Checksum::default();
     totals.for_each(|word, count| sum.add(word, *count))?;
     engine.close()?;
@@ -123,38 +154,40 @@ fn by_engine(place: &Path, paths: &[PathBuf]) -> Outcome<(Took, Checksum)> {
 }
 
 /// Seconds from the first append to the completion of the last batch, in a fresh directory.
-fn by_engine_logged(place: &Path, texts: &[Vec<u8>], batch: usize) -> Outcome<(Took, Checksum)> {
+fn by_engine_logged(place: &Path, text: &[u8], batch: usize) -> Outcome<(Took, Checksum)> {
     let directory = tempfile::tempdir_in(place)?;
     let engine = Engine::open(directory.path(), EngineOptions::default())?;
     let words = engine.ingest(sawmill::name!("words"))?;
     let (job, totals) = job(Received::from(&words))?;
-    let total: u64 = texts.iter().map(|text| text.len() as u64).sum();
+    let total = text.len() as u64;
     let (told, all_done) = std::sync::mpsc::channel();
+    let stood = Arc::new(Stood::default());
+    let seen = Arc::clone(&stood);
     let on_progress: sawmill::Listener = Arc::new(move |progress| {
+        seen.see(progress);
         if progress.input_bytes == total {
             told.send(()).ok();
         }
     });
     let options = RunOptions {
         trigger: Trigger::Bytes(batch as u64),
+        checkpoint_interval: SECOND,
         on_progress: Some(on_progress),
         ..RunOptions::default()
     };
     let run = engine.start(job, options)?;
     let begun = Begun::now();
-    for text in texts {
-        for range in cut(text, text.len().div_ceil(batch), 0) {
-            let lines = &text[range];
-            let mut last = None;
-            for block in cut(lines, lines.len().div_ceil(BLOCK_OF_LINES), 0) {
-                last = Some(words.submit(&lines[block])?);
-            }
-            // One sync for the batch.
-            last.map(|last| last.wait()).transpose()?;
+    for range in cut(text, text.len().div_ceil(batch), 0) {
+        let lines = &text[range];
+        let mut last = None;
+        for block in cut(lines, lines.len().div_ceil(BLOCK_OF_LINES), 0) {
+            last = Some(words.submit(&lines[block])?);
         }
+        // One sync for the batch.
+        last.map(|last| last.wait()).transpose()?;
     }
     all_done.recv()?;
-    let took = begun.took();
+    let took = Took { checkpoints: stood.count(), ..begun.took() };
     run.stop()?;
     let mut sum = Checksum::default();
     totals.for_each(|word, count| sum.add(word, *count))?;
@@ -208,7 +241,8 @@ fn by_hand_from_files(
     let texts = paths.iter().map(std::fs::read).collect::<Result<Vec<_>, _>>()?;
     let read = begun.took();
     let (counted, sum) = by_hand(pool, &texts, BATCH, log)?;
-    Ok((Took { wall: read.wall + counted.wall, cpu: read.cpu + counted.cpu }, sum))
+    let (wall, cpu) = (read.wall + counted.wall, read.cpu + counted.cpu);
+    Ok((Took { wall, cpu, checkpoints: 0 }, sum))
 }
 
 /// Seconds of the loop by hand, from texts in memory to running counts.
@@ -262,9 +296,10 @@ fn line(work: &str, name: &str, words: u64, took: &[Took]) {
     if let Some(Spread { low, median, high }) = Spread::of(rates) {
         let busy = Spread::of(took.iter().map(|took| took.cpu / took.wall).collect());
         let busy = busy.map_or(0.0, |busy| busy.median);
+        let checkpoints: u32 = took.iter().map(|took| took.checkpoints).sum();
         println!(
             "engine/{work}/{name}: {median:.1} M words/s ({low:.1}..{high:.1}), {busy:.2} \
-             processors busy"
+             processors busy, {checkpoints} checkpoints in all rounds"
         );
     }
 }
@@ -288,7 +323,7 @@ struct Inputs<'i> {
     pool: rayon::ThreadPool,
     place: &'i Path,
     paths: Vec<PathBuf>,
-    texts: Vec<Vec<u8>>,
+    text: Vec<u8>,
     log: Log,
 }
 
@@ -308,10 +343,12 @@ impl Inputs<'_> {
                 by_engine(self.place, &self.paths)?,
             ]);
         }
+        // In one piece: the same batches for each.
+        let texts = std::slice::from_ref(&self.text);
         Ok([
-            by_hand(pool, &self.texts, batch, None)?,
-            by_hand(pool, &self.texts, batch, Some(log))?,
-            by_engine_logged(self.place, &self.texts, batch)?,
+            by_hand(pool, texts, batch, None)?,
+            by_hand(pool, texts, batch, Some(log))?,
+            by_engine_logged(self.place, &self.text, batch)?,
         ])
     }
 }
@@ -320,18 +357,18 @@ fn main() -> Outcome {
     let protocol = asked::protocol();
     let bytes = protocol.bulk_bytes;
     let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
-    let (mut paths, mut texts) = (Vec::new(), Vec::new());
+    let (mut paths, mut all) = (Vec::new(), Vec::new());
     for seed in 0..FILES {
         let path = place.path().join(format!("{seed}.txt"));
         let text = common::zipf_text(seed, (bytes / FILES) as usize, DISTINCT);
         std::fs::write(&path, &text)?;
         paths.push(path);
-        texts.push(text);
+        all.extend(text);
     }
     let pool = rayon::ThreadPoolBuilder::new().build()?;
     let log = Log::open(&place.path().join("raw"))?;
     let (mib, rounds, threads) = (bytes >> 20, protocol.rounds, pool.current_num_threads());
-    let mut inputs = Inputs { pool, place: place.path(), paths, texts, log };
+    let mut inputs = Inputs { pool, place: place.path(), paths, text: all, log };
     let names = asked::names();
     for work in ["files", "logged", "small", "large"] {
         let is_asked = names.iter().any(|name| name == work);

@@ -319,7 +319,8 @@ pub(crate) fn recover(
     }
     // What is replayed from here on is what the next checkpoint has to add.
     driver.states.iter().for_each(|state| state.track(Tracking::Begin));
-    let pace = CheckpointPace::by(Arc::new(driver.env.wal.clone()));
+    let turns = Arc::new(driver.env.wal.clone());
+    let pace = CheckpointPace::by(turns, Arc::clone(&driver.env.clock));
     driver.saves.pace_by(pace.clone());
     driver.store = Some(Arc::new(Mutex::new(store.paced(pace))));
     driver.boundary = scan.boundary;

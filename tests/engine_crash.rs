@@ -21,7 +21,7 @@ use std::path::Path;
 
 use engine_common::*;
 use sawmill::checkpoint::CheckpointStore;
-use sawmill::sim::{CrashManner, CrashOutcome};
+use sawmill::sim::{CrashManner, CrashOutcome, Device};
 use sawmill::storage::Storage;
 use sawmill::testing::{NoHooks, Step};
 
@@ -45,8 +45,8 @@ fn live_on(world: &World, story: &str) -> Result<(), String> {
     check(world, &finished).map_err(|e| format!("{story}: {e}\n{}", world.disk.trace()))
 }
 
-fn undisturbed() -> (World, u64, Finished) {
-    let world = World::new(1);
+fn undisturbed(device: Device) -> (World, u64, Finished) {
+    let world = World::on(device, 1);
     let finished = life(&world, Box::new(NoHooks)).unwrap();
     check(&world, &finished).unwrap();
     let ops = world.disk.ops();
@@ -60,11 +60,6 @@ fn takes_deltas(world: &World) -> bool {
     store.kept().any(|meta| meta.parent != 0)
 }
 
-/// Strikes one operation; the disks that may be found afterwards.
-fn strike(op: u64, manner: CrashManner) -> World {
-    strike_in(World::new(1), op, manner)
-}
-
 fn strike_in(world: World, op: u64, manner: CrashManner) -> World {
     world.disk.crash_at(op, manner);
     let ended = life(&world, Box::new(NoHooks));
@@ -72,14 +67,14 @@ fn strike_in(world: World, op: u64, manner: CrashManner) -> World {
     world
 }
 
-fn crash_at_operations(manner: CrashManner) -> Result<u64, String> {
-    let (_, ops, _) = undisturbed();
+fn crash_at_operations(device: Device, manner: CrashManner) -> Result<u64, String> {
+    let (_, ops, _) = undisturbed(device);
     let mut states = 0;
     for op in 1..=ops {
-        let struck = strike(op, manner);
+        let struck = strike_in(World::on(device, 1), op, manner);
         for outcome in outcomes() {
             let world = struck.with_disk(struck.disk.power_cycle(outcome));
-            live_on(&world, &format!("operation {op} {manner:?}, {outcome:?}"))?;
+            live_on(&world, &format!("{device:?}, operation {op} {manner:?}, {outcome:?}"))?;
             states += 1;
         }
     }
@@ -120,14 +115,20 @@ fn crash_at_every_step() {
     assert!(states > 200, "{states}");
 }
 
-/// Every row, and R7a and R8 at each of their operations.
+/// Every row, and R7a and R8 at each of their operations, on a device that flushes; on one with FUA
+/// within each, unless there is time for more.
 #[test]
 fn crash_at_every_operation() {
-    let (world, ops, finished) = undisturbed();
+    let (world, ops, finished) = undisturbed(Device::Flush);
     assert!(finished.truncated, "the small job is long enough to truncate its log");
     assert!(takes_deltas(&world), "and takes deltas among its checkpoints");
     let states: u64 = std::thread::scope(|scope| {
-        let threads = MANNERS.map(|manner| scope.spawn(move || crash_at_operations(manner)));
+        let on = |device| MANNERS.map(|manner| (device, manner));
+        let mut ways = on(Device::Flush).to_vec();
+        let fua = on(Device::Fua).into_iter();
+        ways.extend(fua.filter(|(_, manner)| long() || *manner == CrashManner::Torn));
+        let start = |(device, manner)| scope.spawn(move || crash_at_operations(device, manner));
+        let threads: Vec<_> = ways.into_iter().map(start).collect();
         threads.into_iter().map(|thread| thread.join().unwrap().unwrap()).sum()
     });
     println!("{states} states after crashes at {ops} operations");
@@ -167,7 +168,11 @@ fn crash_beside_the_next_batch(sideless: bool) -> Result<u64, String> {
     let finished = life(&undisturbed, Box::new(NoHooks)).unwrap();
     check(&undisturbed, &finished)?;
     assert!(finished.truncated, "late checkpoints truncate, too");
-    assert_ne!(undisturbed.disk.ops(), self::undisturbed().1, "another order of operations");
+    assert_ne!(
+        undisturbed.disk.ops(),
+        self::undisturbed(Device::Flush).1,
+        "another order of operations"
+    );
     let mut states = 0;
     for op in 1..=undisturbed.disk.ops() {
         // One of the two at each, unless there is time.
@@ -302,11 +307,11 @@ fn a_prepared_batch_that_is_computed_differently_ends_the_job() {
 /// Row R9: a crash while recovering from a crash, at a sample of both.
 #[test]
 fn crash_during_recovery() {
-    let (_, ops, _) = undisturbed();
+    let (_, ops, _) = undisturbed(Device::Flush);
     let (first, second) = if long() { (3, 2) } else { (23, 9) };
     let mut states = 0;
     for op in (5..=ops).step_by(first) {
-        let struck = strike(op, CrashManner::Torn);
+        let struck = strike_in(World::new(1), op, CrashManner::Torn);
         for outcome in [CrashOutcome::LoseAll, CrashOutcome::Seeded(op)] {
             for second in (1..80).step_by(second) {
                 let world = struck.with_disk(struck.disk.power_cycle(outcome));
@@ -326,8 +331,8 @@ fn crash_during_recovery() {
 
 #[test]
 fn the_same_run_is_the_same_run() {
-    let (first, ops, finished) = undisturbed();
-    let (second, ops_again, finished_again) = undisturbed();
+    let (first, ops, finished) = undisturbed(Device::Flush);
+    let (second, ops_again, finished_again) = undisturbed(Device::Flush);
     assert_eq!((ops, finished), (ops_again, finished_again));
     assert_eq!(first.disk.digest(), second.disk.digest());
 }
@@ -342,7 +347,10 @@ mod planted {
         let found = with_planted(bug, || {
             std::panic::catch_unwind(|| {
                 crash_at_steps()?;
-                MANNERS.into_iter().map(crash_at_operations).sum::<Result<u64, _>>()
+                MANNERS
+                    .into_iter()
+                    .map(|manner| crash_at_operations(Device::Flush, manner))
+                    .sum::<Result<u64, _>>()
             })
         });
         match found {

@@ -192,7 +192,7 @@ fn recover(path: &Path) -> (Engine, StreamRun, StateHandle<Bytes, u64>, [Duratio
 pub(crate) fn restart() {
     let (home, text) = (place(), text());
     let kills = |budget| [1500, 2200, 2900].map(|kill_after| (budget, kill_after));
-    for (budget, kill_after) in [kills("2000"), kills("400")].concat() {
+    for (budget, kill_after) in [kills("2000"), kills("400"), kills("150")].concat() {
         let path = home.path().join(format!("{budget}-{kill_after}"));
         std::fs::write(path.with_extension("text"), &text).unwrap();
         let (mut child, _) = begin(&["restart", path.to_str().unwrap(), budget]);

@@ -157,9 +157,10 @@ impl DataFile {
         })
         .map_err(Failed::Lost)?;
         lock(&self.channels).push(channel);
-        match (refused, damage.or_else(|| blocks.end().err())) {
-            (Some(error), _) => Err(Failed::Refused(error)),
-            (None, Some(damage)) => Err(Failed::Lost(damaged(&*self.file, damage))),
+        // Whole blocks of another time make no sense either: that is damage all the same.
+        match (damage.or_else(|| blocks.end().err()), refused) {
+            (Some(damage), _) => Err(Failed::Lost(damaged(&*self.file, damage))),
+            (None, Some(error)) => Err(Failed::Refused(error.at_path(self.file.path()))),
             (None, None) => Ok(()),
         }
     }

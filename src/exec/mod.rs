@@ -54,6 +54,7 @@ pub use wire::{Malformed, Value, Wire};
 )]
 pub(crate) use {
     aside::Aside,
+    combine::User,
     key::partition_of,
     keyed::{KeyedInput, view_of},
     node::{Compute, Dependency, Held, Hold, Meta, Node, Parent, Partitioning, Role, lineage},

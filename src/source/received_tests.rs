@@ -342,6 +342,48 @@ fn what_is_lost_between_two_inputs_is_neithers() {
     assert_eq!(error.kind(), ErrorKind::Lost, "it is really gone");
 }
 
+/// REREAD-1: a replay of the second input alone begins behind the damage.
+#[test]
+fn segments_between_two_inputs_are_not_looked_at() {
+    for between in [9, 4] {
+        let disk = SimDisk::new(1);
+        let wal = open(&disk);
+        ingest(&wal).append(b"before").unwrap();
+        let others = (0..between).map(|_| wal.append_to(OTHER, &[7; 20_000]).unwrap());
+        let others: Vec<Lsn> = others.collect();
+        // The second frame of the last segment that holds nothing of the source.
+        let places = others.iter().map(|lsn| {
+            let mut replay = wal.replay_from(*lsn).unwrap();
+            assert_eq!(replay.next().unwrap().unwrap().lsn, *lsn);
+            (replay.position().segment.get(), *lsn)
+        });
+        let places: Vec<(u64, Lsn)> = places.collect();
+        ingest(&wal).append(b"behind").unwrap();
+        wal.close().unwrap();
+        let planned: Vec<Batch> = batches(&disk, &open(&disk), 1, false);
+        assert_eq!(planned.len(), 2);
+        let middle = places[places.len() / 3];
+        let second = places.iter().filter(|place| place.0 == middle.0).nth(1);
+        let Some((segment, lsn)) = second else { panic!("{places:?}") };
+        let mut replay = open(&disk).replay_from(lsn.previous()).unwrap();
+        assert_eq!(replay.next().unwrap().unwrap().lsn, lsn.previous());
+        let offset = replay.position().offset;
+        drop(replay);
+        disk.flip_byte(&format!("/log/{segment:020}.seg"), offset + 20, 1).unwrap();
+        let wal = open(&disk);
+        let mut replay = wal.replay_from(lsn.previous()).unwrap();
+        assert_eq!(replay.next().unwrap().unwrap().lsn, lsn.previous());
+        let error = replay.next().unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "it is really damaged");
+        let source = attach(&wal).source;
+        let storage = storage(&disk);
+        let cx = SourceContext { storage: &storage };
+        for batch in &planned {
+            assert_eq!(rows(&source.open(cx, &batch.input).unwrap()), batch.rows);
+        }
+    }
+}
+
 #[test]
 fn datasets_read_received_records() {
     let disk = SimDisk::new(1);

@@ -1,6 +1,7 @@
 //! Planned inputs read from the log again, one behind the other.
 //!
-//! REREAD-1: what comes is what a replay of the input's own range would give.
+//! REREAD-1: what comes is what a replay of the input's own range would give: damage between two
+//! inputs is none of theirs, and segments between them are not looked at.
 //! REREAD-2: the replay is kept from one input to the next: to begin one takes several
 //! milliseconds where the page cache does not hold the log. It holds segments, so it goes when
 //! recovery is over, and behind the batch that recovery left to be finished.
@@ -37,12 +38,21 @@ impl Reread {
     /// # Errors
     /// The log's.
     pub(super) fn read(&mut self, planned: &PlannedRecords) -> Result<Records> {
-        let on = self.open.take();
-        let on = on.filter(|on| on.next <= planned.first && planned.last <= on.through);
-        let mut on = match on {
-            Some(on) => Open { replay: on.replay.from(planned.first), ..on },
-            None => self.begin(planned.first)?,
-        };
+        let kept = self.open.take().filter(|on| {
+            let shows = on.next <= planned.first && planned.last <= on.through;
+            shows && on.replay.comes_to(planned.first)
+        });
+        if let Some(on) = kept {
+            let on = Open { replay: on.replay.from(planned.first), ..on };
+            if let Ok(records) = self.go_on(on, planned) {
+                return Ok(records);
+            }
+        }
+        let on = self.begin(planned.first)?;
+        self.go_on(on, planned)
+    }
+
+    fn go_on(&mut self, mut on: Open, planned: &PlannedRecords) -> Result<Records> {
         let mut records = Records::default();
         // Its last record is of the stream: nothing behind it is looked at.
         while on.next <= planned.last {

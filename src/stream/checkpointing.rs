@@ -66,6 +66,22 @@ impl JobDriver {
         Ok(())
     }
 
+    /// What had to be rebuilt goes into a checkpoint at once: else a process that is killed again
+    /// and again, each time before the interval has passed, would rebuild more and more. While that
+    /// is within the budget, batches do not wait for it: who is killed before it stands has
+    /// published more than who waited, and only the next recovery takes longer.
+    pub(super) fn keep_what_was_rebuilt(&mut self) -> Result<()> {
+        if self.budget.predicted() >= self.options.recovery_budget {
+            return self.take_checkpoint();
+        }
+        if self.ask_store(false) {
+            // A base if one is wanted: all that is whole may hang on a single chain.
+            self.lineage.is_beside = false;
+            self.begin_checkpoint()?;
+        }
+        Ok(())
+    }
+
     /// Asks the store what the next checkpoint may be; `false` if somebody else has it (a fold that
     /// ends has it for some syncs, and while large files are removed) and that is not waited for.
     pub(super) fn ask_store(&mut self, waits: bool) -> bool {

@@ -149,12 +149,8 @@ impl JobDriver {
         self.available = self.env.wal.durable_lsn();
         self.last_checkpoint_ns = self.env.clock.monotonic_ns();
         self.pace = Pace::new(self.options.trigger.interval_ns(), self.last_checkpoint_ns);
-        // What had to be rebuilt goes into a checkpoint at once: else a process that is killed
-        // again and again, each time before the interval has passed, would rebuild more and more.
-        // Batches do not wait for it: who is killed before it stands has published more than who
-        // waited.
-        if marks.checkpointed < marks.completed && self.ask_store(false) {
-            self.begin_checkpoint()?;
+        if marks.checkpointed < marks.completed {
+            self.keep_what_was_rebuilt()?;
         }
         self.hooks.at(Step::Recovered, self.boundary.batch)
     }

@@ -248,8 +248,8 @@ impl StreamRun {
     }
 
     /// Ends the job now, and gives up the batch in work: it stays in flight, and the next start
-    /// goes on with it, under the same id. Waits for user code that is being called, for nothing
-    /// else.
+    /// goes on with it, under the same id. Waits for user code that is being called, and for a
+    /// checkpoint that is being written, for nothing else.
     ///
     /// # Errors
     /// As [`await_termination`](StreamRun::await_termination), but for the batch given up.

@@ -5,7 +5,7 @@
 
 use std::any::Any;
 use std::collections::BTreeSet;
-use std::fmt;
+use std::fmt::{self, Display};
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,7 +14,7 @@ use super::job::Stream;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{
     ByteTable, Compute, Data, Dataset, Dependency, Executor, Held, Hold, Key, KeyedInput, Kv, Meta,
-    Name, Node, OperatorId, Probe, Role, RunContext, Task, Value, lineage, view_of,
+    Name, Node, OperatorId, Probe, Role, RunContext, Task, User, Value, lineage, view_of,
 };
 use crate::state::{Changes, KeyedState, OperatorState, Overlay, State, StateTable};
 use crate::sync::{Arc, Mutex, lock};
@@ -53,6 +53,55 @@ impl<K: Key, V: Value> Stream<Kv<K, V>> {
         + Sync
         + 'static,
     ) -> Stateful<K, S, U> {
+        self.with_state(name, Plain(f))
+    }
+
+    /// As [`map_with_state`](Stream::map_with_state), with a function that can fail: an `Err` is
+    /// the failure of the records with this key, as a panic is, and what the function has done to
+    /// the state is thrown away with the attempt.
+    ///
+    /// ```
+    /// use sawmill::{Engine, EngineOptions, ErrorKind, Job, Received, RunOptions, name};
+    /// # let place = tempfile::tempdir()?;
+    /// let engine = Engine::open(place.path(), EngineOptions::default())?;
+    /// let events = engine.ingest(name!("events"))?;
+    /// let (job, _) = Job::build(name!("sums"), |job| {
+    ///     let lines = job.source(name!("in"), Received::from(&events));
+    ///     let pairs = lines.map_to_pair(|line| ((), String::from_utf8_lossy(line).into_owned()));
+    ///     pairs.try_map_with_state::<i64, (), _>(name!("sums"), |(), lines, sum| {
+    ///         for line in lines {
+    ///             *sum = Some(sum.unwrap_or(0) + line.parse::<i64>()?);
+    ///         }
+    ///         Ok::<_, std::num::ParseIntError>(None)
+    ///     }).state
+    /// })?;
+    /// let run = engine.start(job, RunOptions::default())?;
+    /// events.append(b"seven")?;
+    /// let error = run.drain().unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::TaskFailed);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn try_map_with_state<S: State, U: Data, E: Display + 'static>(
+        &self,
+        name: Name,
+        f: impl for<'a> Fn(
+            K::View<'a>,
+            &mut dyn Iterator<Item = V>,
+            &mut Option<S>,
+        ) -> Result<Option<U>, E>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Stateful<K, S, U> {
+        self.with_state(name, Fallible(f, PhantomData))
+    }
+
+    fn with_state<S: State, U: Data>(
+        &self,
+        name: Name,
+        update: impl Update<K, V, S, U>,
+    ) -> Stateful<K, S, U> {
         let cell = Arc::new(StateCell::new(name));
         let kept = Arc::new(Kept::default());
         let node = MapWithState {
@@ -60,13 +109,66 @@ impl<K: Key, V: Value> Stream<Kv<K, V>> {
             input: self.dataset().keyed_input(),
             cell: Arc::clone(&cell),
             kept: Arc::clone(&kept),
-            f,
+            update,
             row: PhantomData,
         };
         let dataset = Dataset::from_node(node);
         let operator = Operator { dataset: dataset.clone(), cell: Arc::clone(&cell), kept };
         self.registry().add_operator(Arc::new(operator));
         Stateful { out: self.derive(dataset), state: StateHandle::new(cell) }
+    }
+}
+
+/// The user's function for one key.
+trait Update<K: Key, V, S, U>: Send + Sync + 'static {
+    fn of_key(
+        &self,
+        user: User<'_>,
+        key: K::View<'_>,
+        values: &mut dyn Iterator<Item = V>,
+        state: &mut Option<S>,
+    ) -> Result<Option<U>>;
+}
+
+struct Plain<F>(F);
+
+impl<K: Key, V, S, U, F> Update<K, V, S, U> for Plain<F>
+where
+    F: for<'a> Fn(K::View<'a>, &mut dyn Iterator<Item = V>, &mut Option<S>) -> Option<U>
+        + Send
+        + Sync
+        + 'static,
+{
+    #[inline]
+    fn of_key(
+        &self,
+        user: User<'_>,
+        key: K::View<'_>,
+        values: &mut dyn Iterator<Item = V>,
+        state: &mut Option<S>,
+    ) -> Result<Option<U>> {
+        Ok(user.call(|| (self.0)(key, values, state)))
+    }
+}
+
+struct Fallible<F, E>(F, PhantomData<fn() -> E>);
+
+impl<K: Key, V, S, U, F, E> Update<K, V, S, U> for Fallible<F, E>
+where
+    F: for<'a> Fn(K::View<'a>, &mut dyn Iterator<Item = V>, &mut Option<S>) -> Result<Option<U>, E>
+        + Send
+        + Sync
+        + 'static,
+    E: Display + 'static,
+{
+    fn of_key(
+        &self,
+        user: User<'_>,
+        key: K::View<'_>,
+        values: &mut dyn Iterator<Item = V>,
+        state: &mut Option<S>,
+    ) -> Result<Option<U>> {
+        user.attempt(|| (self.0)(key, values, state))
     }
 }
 
@@ -218,7 +320,7 @@ struct MapWithState<K: Key, V: Value, S: State, U: Data, F> {
     input: KeyedInput<K, V>,
     cell: Arc<StateCell<S>>,
     kept: Arc<Kept<S>>,
-    f: F,
+    update: F,
     row: PhantomData<fn() -> U>,
 }
 
@@ -228,10 +330,7 @@ where
     V: Value,
     S: State,
     U: Data,
-    F: for<'a> Fn(K::View<'a>, &mut dyn Iterator<Item = V>, &mut Option<S>) -> Option<U>
-        + Send
-        + Sync
-        + 'static,
+    F: Update<K, V, S, U>,
 {
     /// The partition's rows by key, in first-seen order. The first value of a key needs no
     /// allocation.
@@ -265,6 +364,7 @@ where
         values: impl for<'g> Fn(&'g A) -> (&'g V, &'g [V]),
     ) -> Result<Part<S, U>> {
         let partition = task.partition();
+        let user = User::new(task, &self.meta);
         let kept = self.kept.start(partition);
         state.read(partition, |_, table| {
             let (mut changes, mut rows) = (Changes::of(table), Vec::new());
@@ -279,8 +379,8 @@ where
                         if let Some(kept) = &kept {
                             *value = kept.get(table, probe.hash, key).cloned();
                         }
-                        task.call(&self.meta, || (self.f)(view, &mut values, value))
-                    }));
+                        self.update.of_key(user, view, &mut values, value)
+                    })?);
                 }
             }
             self.kept.end(partition, &changes, table);
@@ -295,10 +395,7 @@ where
     V: Value,
     S: State,
     U: Data,
-    F: for<'a> Fn(K::View<'a>, &mut dyn Iterator<Item = V>, &mut Option<S>) -> Option<U>
-        + Send
-        + Sync
-        + 'static,
+    F: Update<K, V, S, U>,
 {
     fn meta(&self) -> &Meta {
         &self.meta
@@ -323,10 +420,7 @@ where
     V: Value,
     S: State,
     U: Data,
-    F: for<'a> Fn(K::View<'a>, &mut dyn Iterator<Item = V>, &mut Option<S>) -> Option<U>
-        + Send
-        + Sync
-        + 'static,
+    F: Update<K, V, S, U>,
 {
     fn hold(&self, task: &Task<'_>) -> Result<Held> {
         let state = self.cell.state().ok_or_else(|| {
@@ -345,10 +439,7 @@ where
     V: Value,
     S: State,
     U: Data,
-    F: for<'a> Fn(K::View<'a>, &mut dyn Iterator<Item = V>, &mut Option<S>) -> Option<U>
-        + Send
-        + Sync
-        + 'static,
+    F: Update<K, V, S, U>,
 {
     fn run(&self, task: &Task<'_>, out: &mut dyn FnMut(U)) -> Result<()> {
         let part = task.held::<Part<S, U>>(self.meta.id, task.partition())?;

@@ -161,6 +161,11 @@ impl Replay {
         self.frames.position()
     }
 
+    /// Whether a record above those that were read is in the current segment, or the next one.
+    pub(crate) fn comes_to(&self, lsn: Lsn) -> bool {
+        self.frames.comes_to(lsn)
+    }
+
     /// The first LSN of the oldest segment it reads; `None` if the log has given its segments away.
     pub(super) fn begins_at(&self) -> Option<Lsn> {
         self.frames.first_lsn()

@@ -6,20 +6,21 @@ mod savepoints;
 
 use crate::common::*;
 use sawmill::checkpoint::CheckpointStore;
-use sawmill::sim::{CrashManner, CrashOutcome, FaultKind, SimDisk};
+use sawmill::sim::{CrashManner, CrashOutcome, Device, FaultKind, SimDisk};
 use sawmill::{ErrorKind, Result};
 
 const MANNERS: [CrashManner; 3] = [CrashManner::Before, CrashManner::Torn, CrashManner::After];
 
 /// The batch that a crash at one operation of the write of checkpoint `number` may leave.
-fn strike(number: u64, op: u64, manner: CrashManner) -> Result<(), String> {
-    let (disk, mut store) = after(number - 1, false);
+fn strike(device: Device, number: u64, op: u64, manner: CrashManner) -> Result<(), String> {
+    let (disk, mut store) = after_on(device, number - 1);
     disk.crash_at(op, manner);
     let done = write(&mut store, number).is_ok();
     drop(store);
     for outcome in outcomes() {
         let found = disk.power_cycle(outcome);
-        let story = format!("checkpoint {number}, op {op} {manner:?}, {outcome:?}, Ok: {done}");
+        let story = format!("{device:?}, checkpoint {number}, op {op} {manner:?}, {outcome:?}");
+        let story = format!("{story}, Ok: {done}");
         let batch = recovered(&found).map_err(|e| format!("{story}: {e}\n{}", found.trace()))?;
         let allowed = batch == number || (!done && batch == number - 1);
         if !allowed {
@@ -39,8 +40,11 @@ fn strike(number: u64, op: u64, manner: CrashManner) -> Result<(), String> {
 fn strike_everywhere(number: u64) -> Result<(), String> {
     let (before, after) = operations(number, false);
     assert!(after - before >= 10, "the write has operations to strike");
-    (before + 1..=after)
-        .try_for_each(|op| MANNERS.into_iter().try_for_each(|manner| strike(number, op, manner)))
+    [Device::Flush, Device::Fua].into_iter().try_for_each(|device| {
+        (before + 1..=after).try_for_each(|op| {
+            MANNERS.into_iter().try_for_each(|manner| strike(device, number, op, manner))
+        })
+    })
 }
 
 #[test]

@@ -105,3 +105,35 @@ fn a_persisted_stream_is_computed_once_for_all_sinks() {
         assert_eq!(called.load(Ordering::Relaxed), calls);
     }
 }
+
+/// E11: what a function of state refuses is left out, and whatever it did to the state before.
+#[test]
+fn a_refused_update_leaves_the_state_as_it_was() {
+    let place = tempfile::tempdir().unwrap();
+    let input = place.path().join("pairs.txt");
+    std::fs::write(&input, "a 1\nb 5\nb x\na 2\n").unwrap();
+    let (job, sums) = Job::build(name!("sums"), |job| {
+        job.skip_failures(1);
+        let lines = job.source(name!("files"), TextFiles::new([&input]));
+        let pairs = lines.map_to_pair(|line| {
+            let (key, value) = std::str::from_utf8(line).unwrap().split_once(' ').unwrap();
+            (key.to_owned(), value.to_owned())
+        });
+        let summed = pairs.try_map_with_state::<u64, (), _>(name!("sums"), |_, values, sum| {
+            for value in values {
+                *sum = Some(sum.unwrap_or(0) + 100);
+                *sum = Some(sum.unwrap() - 100 + value.parse::<u64>()?);
+            }
+            Ok::<_, std::num::ParseIntError>(None)
+        });
+        summed.state
+    })
+    .unwrap();
+    let engine = Engine::open(place.path().join("data"), EngineOptions::default()).unwrap();
+    let trigger = Trigger::AvailableNow { bytes: 1 << 30 };
+    let options = RunOptions { trigger, ..RunOptions::default() };
+    let progress = engine.start(job, options).unwrap().await_termination().unwrap();
+    assert_eq!(progress.skipped_records, 1);
+    let sum = |key: &str| sums.get(key.to_owned());
+    assert_eq!((sum("a"), sum("b"), sums.len()), (Some(3), Some(5), 2));
+}

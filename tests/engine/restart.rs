@@ -1,6 +1,7 @@
 //! Jobs that are started again in the process that ran them before.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod killed_again;
 mod lifecycle;
 mod triggers;
 

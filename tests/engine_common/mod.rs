@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sawmill::clock::ManualClock;
-use sawmill::sim::SimDisk;
+use sawmill::sim::{Device, SimDisk, SimOptions};
 use sawmill::testing::{Harness, Hooks, Step, Stepped};
 use sawmill::{
     Accumulator, Background, BatchId, Bytes, Engine, EngineOptions, Error, Ingest, Job, Received,
@@ -76,7 +76,11 @@ pub struct World {
 
 impl World {
     pub fn new(seed: u64) -> World {
-        let disk = SimDisk::new(seed);
+        World::on(Device::Flush, seed)
+    }
+
+    pub fn on(device: Device, seed: u64) -> World {
+        let disk = SimDisk::with_options(seed, SimOptions { device, ..SimOptions::default() });
         for (file, text) in TEXT {
             disk.write_file(Path::new("/in").join(file), text.as_bytes());
         }

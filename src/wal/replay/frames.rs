@@ -176,6 +176,11 @@ impl Frames {
         (self.at, self.ended) = (at.unwrap_or(0), at.is_none());
     }
 
+    /// Whether `lsn` is in the current segment, or the next one.
+    pub(super) fn comes_to(&self, lsn: Lsn) -> bool {
+        self.entries.get(self.at + 2).is_none_or(|other| lsn < other.first_lsn)
+    }
+
     /// Behind the last frame that was found.
     pub(super) fn position(&self) -> Position {
         self.expected.position

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use sawmill::checkpoint::{CheckpointMeta, CheckpointStore, Extent, Loaded};
-use sawmill::sim::{CrashOutcome, SimDisk, SimOptions};
+use sawmill::sim::{CrashOutcome, Device, SimDisk, SimOptions};
 use sawmill::storage::{Directory, Storage};
 use sawmill::{BatchId, Generation, LogId, Lsn, Result};
 
@@ -16,7 +16,11 @@ pub(crate) const HOME: &str = "/job/checkpoints";
 pub(crate) const LOG: LogId = LogId::from_bytes(*b"0123456789abcdef");
 
 pub(crate) fn disk(count_reads: bool) -> SimDisk {
-    let disk = SimDisk::with_options(11, SimOptions { count_reads, ..SimOptions::default() });
+    with_home(SimOptions { count_reads, ..SimOptions::default() })
+}
+
+fn with_home(options: SimOptions) -> SimDisk {
+    let disk = SimDisk::with_options(11, options);
     home(&disk);
     disk
 }
@@ -91,7 +95,15 @@ pub(crate) fn outcomes() -> Vec<CrashOutcome> {
 
 /// A disk on which `count` checkpoints were written, and its store.
 pub(crate) fn after(count: u64, count_reads: bool) -> (SimDisk, CheckpointStore) {
-    let disk = disk(count_reads);
+    written(disk(count_reads), count)
+}
+
+/// The same, on another device.
+pub(crate) fn after_on(device: Device, count: u64) -> (SimDisk, CheckpointStore) {
+    written(with_home(SimOptions { device, ..SimOptions::default() }), count)
+}
+
+fn written(disk: SimDisk, count: u64) -> (SimDisk, CheckpointStore) {
     let mut store = open(&disk).unwrap();
     for batch in 1..=count {
         write(&mut store, batch).unwrap();
