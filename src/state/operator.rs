@@ -102,9 +102,6 @@ impl<S: State> KeyedState<S> {
     }
 }
 
-/// Rows that are encoded at once: a batch that completes waits for no more of them.
-const ROWS: usize = 2048;
-
 /// A step in the life of what a partition knows about its changes (STATE-6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tracking {
@@ -125,7 +122,7 @@ type Both = (Arc<dyn Erased>, Arc<dyn Any + Send + Sync>);
 trait Erased: fmt::Debug + Send + Sync {
     fn partitions(&self) -> usize;
     fn encode(&self, partition: u32) -> Result<Vec<u8>>;
-    fn encode_some(&self, partition: u32, encoding: &mut Encoding) -> Result<bool>;
+    fn encode_some(&self, partition: u32, encoding: &mut Encoding, rows: usize) -> Result<bool>;
     fn loading(&self, partition: u32, length: usize) -> Box<dyn Load + '_>;
     fn touched(&self, partition: u32) -> usize;
     fn track(&self, partition: u32, step: Tracking);
@@ -150,8 +147,8 @@ impl<S: State> Erased for KeyedState<S> {
         })
     }
 
-    fn encode_some(&self, partition: u32, encoding: &mut Encoding) -> Result<bool> {
-        self.read(partition, |_, table| table.encode_some(encoding, ROWS))
+    fn encode_some(&self, partition: u32, encoding: &mut Encoding, rows: usize) -> Result<bool> {
+        self.read(partition, |_, table| table.encode_some(encoding, rows))
     }
 
     fn loading(&self, partition: u32, length: usize) -> Box<dyn Load + '_> {
@@ -312,10 +309,15 @@ impl OperatorState {
         self.erased.encode(partition).map_err(|error| self.name_in(partition, &error))
     }
 
-    /// Encodes some more of a partition as it was at the last cut, while batches complete. Returns
-    /// whether there is more.
-    pub(crate) fn encode_some(&self, partition: u32, encoding: &mut Encoding) -> Result<bool> {
-        let more = self.erased.encode_some(partition, encoding);
+    /// Encodes at most so many more rows of a partition as it was at the last cut, while batches
+    /// complete: one that changes it waits for no more of them. Returns whether there is more.
+    pub(crate) fn encode_some(
+        &self,
+        partition: u32,
+        encoding: &mut Encoding,
+        rows: usize,
+    ) -> Result<bool> {
+        let more = self.erased.encode_some(partition, encoding, rows);
         more.map_err(|error| self.name_in(partition, &error))
     }
 

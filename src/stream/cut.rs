@@ -9,15 +9,21 @@
 
 use std::fmt;
 use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::checkpoint::{CheckpointMeta, CheckpointStore, Extent, Written};
+use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::Executor;
-use crate::ids::{BatchId, Lsn};
+use crate::ids::{BatchId, Lsn, to_u64, to_usize};
 use crate::planted::{Bug, planted};
 use crate::state::{Encoding, OperatorState};
 use crate::sync::{Arc, JoinHandle, Mutex, lock, spawn};
 use crate::wal::Wal;
+
+/// Rows of each partition that are encoded between two times that batches have the pool.
+const FEWEST: usize = 2048;
+const MOST: usize = 16384;
 
 /// How many steps a fold without a thread takes.
 const LOOKS: u32 = 3;
@@ -35,6 +41,7 @@ pub(crate) struct Cut {
     pub(crate) states: Vec<OperatorState>,
     pub(crate) parallelism: u32,
     pub(crate) executor: Arc<Executor>,
+    pub(crate) clock: Arc<dyn Clock>,
 }
 
 impl fmt::Debug for Cut {
@@ -79,12 +86,19 @@ impl Cut {
         let parts: Vec<(&OperatorState, u32)> = self.states.iter().flat_map(partitions).collect();
         let encodings: Vec<Mutex<Encoding>> =
             parts.iter().map(|_| Mutex::new(Encoding::new(changes))).collect();
-        let mut left: Vec<usize> = (0..parts.len()).collect();
+        let (mut left, mut rows): (Vec<usize>, _) = ((0..parts.len()).collect(), FEWEST);
         while !left.is_empty() {
+            let (now, asked) = (|| self.clock.monotonic_ns(), self.clock.monotonic_ns());
+            let worked = AtomicU64::new(0);
             let more = self.executor.for_each_number(left.len(), |number| {
+                let begun = now();
                 let (state, partition) = parts[left[number]];
-                state.encode_some(partition, &mut lock(&encodings[left[number]]))
+                let more = state.encode_some(partition, &mut lock(&encodings[left[number]]), rows);
+                worked.fetch_add(now().saturating_sub(begun), Ordering::Relaxed);
+                more
             });
+            let took = worked.into_inner() / to_u64(self.executor.threads());
+            rows = share(rows, now().saturating_sub(asked + took), took);
             let more: Vec<bool> = more.into_iter().collect::<Result<_>>()?;
             let mut more = more.into_iter();
             left.retain(|_| more.next() == Some(true));
@@ -97,6 +111,14 @@ impl Cut {
         });
         Ok(encoded.collect())
     }
+}
+
+/// CUT-4: how many rows are encoded the next time, after so many waited for the pool and took it
+/// for so long (ENGINE.md E16). Encoding has the pool for half as long as it waits for it: beside
+/// long batches, which leave few gaps, more rows in each; beside short ones as few as ever.
+fn share(rows: usize, waited_ns: u64, took_ns: u64) -> usize {
+    let fair = to_u64(rows).saturating_mul(waited_ns / 2) / took_ns.max(1);
+    to_usize(fair).clamp(FEWEST, MOST.min(2 * rows))
 }
 
 /// What is to be done with the store.
@@ -249,5 +271,24 @@ impl Drop for Flight {
             // Its result has nobody to go to: a checkpoint that became visible is found again.
             drop(thread.join());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn encoding_has_half_of_what_it_waits() {
+        // Short batches: as few as ever.
+        assert_eq!(share(FEWEST, 0, 0), FEWEST);
+        assert_eq!(share(FEWEST, 100_000, 900_000), FEWEST);
+        // Long ones: twice as many each time, until their share is reached.
+        assert_eq!(share(FEWEST, 20_000_000, 1_000_000), 2 * FEWEST);
+        assert_eq!(share(2 * FEWEST, 8_000_000, 2_000_000), 4 * FEWEST);
+        assert_eq!(share(4 * FEWEST, 8_000_000, 4_000_000), 4 * FEWEST);
+        assert_eq!(share(MOST, u64::MAX, 1), MOST);
+        // And fewer again.
+        assert_eq!(share(MOST, 1_000_000, 8_000_000), FEWEST);
     }
 }
