@@ -1,8 +1,8 @@
 //! Lets the log have its turn on the device (ENGINE.md E16): each of its commits flushes all that
 //! the device has not written through yet, whoever wrote it.
 //!
-//! PACE-1: while records are appended, at most [`WINDOW`] bytes of a checkpoint are written, or
-//! read back, between two commits of the log. While nobody appends nothing waits.
+//! PACE-1: while the log commits every 2 ms or more often, at most [`WINDOW`] bytes of a checkpoint
+//! are written, or read back, between two of its commits. While nobody appends nothing waits.
 
 use std::fmt;
 use std::time::Duration;

@@ -125,9 +125,18 @@ impl Budget {
     pub(crate) fn is_due(&self, now_ns: u64) -> bool {
         let since = now_ns.saturating_sub(self.cut_at_ns);
         let gap = SHORTEST_NS.max(self.pause_ns.saturating_mul(PAUSES)).max(self.writing_ns);
-        let left = self.budget_ns.saturating_sub(self.loading_ns()).max(self.budget_ns / 4);
         let coming = self.writing_ns.saturating_add(self.last_ns);
-        self.last_ns > 0 && since >= gap && self.behind_ns.saturating_add(coming) >= left
+        self.last_ns > 0 && since >= gap && self.behind_ns.saturating_add(coming) >= self.left_ns()
+    }
+
+    /// Whether the batches behind the newest checkpoint take all that the budget has for them.
+    pub(crate) fn is_used_up(&self) -> bool {
+        self.behind_ns >= self.left_ns()
+    }
+
+    /// What the budget has for batches.
+    fn left_ns(&self) -> u64 {
+        self.budget_ns.saturating_sub(self.loading_ns()).max(self.budget_ns / 4)
     }
 }
 
@@ -201,5 +210,15 @@ mod tests {
         budget.completed(1 << 20, ms(300));
         assert!(!budget.is_due(now + 500 * MS), "six pauses have not passed");
         assert!(budget.is_due(now + 750 * MS));
+    }
+
+    #[test]
+    fn loading_alone_uses_no_budget_up() {
+        let mut budget = Budget::new(ms(1000));
+        budget.loaded(1 << 30, 5_000 * MS);
+        budget.replayed(1 << 20, 249 * MS);
+        assert!(budget.predicted() > ms(1000) && !budget.is_used_up(), "{budget:?}");
+        budget.replayed(1 << 20, MS);
+        assert!(budget.is_used_up(), "{budget:?}");
     }
 }

@@ -67,11 +67,11 @@ impl JobDriver {
     }
 
     /// What had to be rebuilt goes into a checkpoint at once: else a process that is killed again
-    /// and again, each time before the interval has passed, would rebuild more and more. While that
-    /// is within the budget, batches do not wait for it: who is killed before it stands has
-    /// published more than who waited, and only the next recovery takes longer.
+    /// and again, each time before the interval has passed, would rebuild more and more. While the
+    /// budget has room, batches do not wait for it: who is killed before it stands has published
+    /// more than who waited, and only the next recovery takes longer.
     pub(super) fn keep_what_was_rebuilt(&mut self) -> Result<()> {
-        if self.budget.predicted() >= self.options.recovery_budget {
+        if self.budget.is_used_up() {
             return self.take_checkpoint();
         }
         if self.ask_store(false) {

@@ -97,7 +97,7 @@ impl Cut {
                 worked.fetch_add(now().saturating_sub(begun), Ordering::Relaxed);
                 more
             });
-            let took = worked.into_inner() / to_u64(self.executor.threads());
+            let took = worked.into_inner() / to_u64(self.executor.threads().min(left.len()));
             rows = share(rows, now().saturating_sub(asked + took), took);
             let more: Vec<bool> = more.into_iter().collect::<Result<_>>()?;
             let mut more = more.into_iter();

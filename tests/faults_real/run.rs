@@ -131,15 +131,19 @@ fn strike(child: &mut Child, fault: &Fault, trace: &Path) -> Result<String, Stri
 /// loading its libraries, and a call of the loader that fails ends it.
 fn awaited(child: &mut Child) -> Result<BufReader<ChildStdout>, String> {
     let mut output = BufReader::new(child.stdout.take().unwrap());
-    let mut line = String::new();
-    // The harness may have begun the line.
-    while !line.ends_with("waits\n") {
-        line.clear();
-        if output.read_line(&mut line).unwrap() == 0 {
-            return Err("the process ended before it waited".to_owned());
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        // The harness may have begun the line.
+        while !line.ends_with("waits\n") {
+            line.clear();
+            if output.read_line(&mut line).unwrap() == 0 {
+                return sender.send(Err("the process ended before it waited".to_owned()));
+            }
         }
-    }
-    Ok(output)
+        sender.send(Ok(output))
+    });
+    receiver.recv_timeout(LIMIT).unwrap_or_else(|_| Err("hung before it waited".to_owned()))
 }
 
 /// Has `strace` hold the process, which waits for its first line.
