@@ -67,8 +67,8 @@ impl<K: Key, V: Value> Stream<Kv<K, V>> {
     /// let events = engine.ingest(name!("events"))?;
     /// let (job, _) = Job::build(name!("sums"), |job| {
     ///     let lines = job.source(name!("in"), Received::from(&events));
-    ///     let pairs = lines.map_to_pair(|line| ((), String::from_utf8_lossy(line).into_owned()));
-    ///     pairs.try_map_with_state::<i64, (), _>(name!("sums"), |(), lines, sum| {
+    ///     let pairs = lines.map_to_pair(|line| (0u8, String::from_utf8_lossy(line).into_owned()));
+    ///     pairs.try_map_with_state::<i64, (), _>(name!("sums"), |_, lines, sum| {
     ///         for line in lines {
     ///             *sum = Some(sum.unwrap_or(0) + line.parse::<i64>()?);
     ///         }
