@@ -352,7 +352,8 @@ fn segments_between_two_inputs_are_not_looked_at() {
         ingest(&wal).append(b"before").unwrap();
         let others = (0..between).map(|_| wal.append_to(OTHER, &[7; 20_000]).unwrap());
         let others: Vec<Lsn> = others.collect();
-        // The second frame of the last segment that holds nothing of the source.
+        // The second frame of others in a segment that the second input is not in. Of nine, a
+        // segment that a replay of both would walk through; of four, the first input's own.
         let places = others.iter().map(|lsn| {
             let mut replay = wal.replay_from(*lsn).unwrap();
             assert_eq!(replay.next().unwrap().unwrap().lsn, *lsn);

@@ -6,6 +6,9 @@
 //! CUT-2: one is on its way at most, and one fold beside it; whoever ends the driver awaits both.
 //! CUT-3: while a checkpoint is folded, those that follow are deltas on it, each with all that has
 //! changed since: so the next one can be a delta on the fold, whichever was written meanwhile.
+//! CUT-4: encoding has the pool for half as long as it waits for it (ENGINE.md E16): beside long
+//! batches, which leave few gaps, for more rows in each; beside short ones for as few as ever. How
+//! many at a time changes nothing in what is encoded.
 
 use std::fmt;
 use std::sync::PoisonError;
@@ -21,7 +24,8 @@ use crate::state::{Encoding, OperatorState};
 use crate::sync::{Arc, JoinHandle, Mutex, lock, spawn};
 use crate::wal::Wal;
 
-/// Rows of each partition that are encoded between two times that batches have the pool.
+/// Rows of each partition that are encoded between two times that batches have the pool: at least
+/// and at most. A batch that changes the partition waits for no more of them.
 const FEWEST: usize = 2048;
 const MOST: usize = 16384;
 
@@ -114,8 +118,7 @@ impl Cut {
 }
 
 /// CUT-4: how many rows are encoded the next time, after so many waited for the pool and took it
-/// for so long (ENGINE.md E16). Encoding has the pool for half as long as it waits for it: beside
-/// long batches, which leave few gaps, more rows in each; beside short ones as few as ever.
+/// for so long.
 fn share(rows: usize, waited_ns: u64, took_ns: u64) -> usize {
     let fair = to_u64(rows).saturating_mul(waited_ns / 2) / took_ns.max(1);
     to_usize(fair).clamp(FEWEST, MOST.min(2 * rows))
