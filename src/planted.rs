@@ -67,6 +67,8 @@ bugs! {
     RowForgets => "row-forgets",
     /// L7: leaders do not see to groups that are woken in rows.
     RowsForgotten => "rows-forgotten",
+    /// L7: who looks after a frame that is held for others sleeps without a limit.
+    PatienceWithoutEnd => "patience-without-end",
     /// L7: a time limit that passes as the frame is taken out makes nobody wait for the outcome.
     DeadlineForgetsFlight => "deadline-forgets-flight",
     /// L12: a short write counts as a whole one.

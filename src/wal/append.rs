@@ -303,7 +303,7 @@ impl Core {
     }
 
     /// Leads, if a slot may be taken or was handed over, or sleeps, until the group has its
-    /// outcome.
+    /// outcome. Of a candidate the first sleep may end earlier (GATHER-2).
     pub(super) fn await_outcome<'a>(
         &'a self,
         mut open: MutexGuard<'a, Open>,
@@ -311,6 +311,10 @@ impl Core {
     ) -> Result<()> {
         let Ticket { group, candidate } = ticket;
         let mut role = if candidate { Left::Candidate } else { Left::Follower };
+        let mut deadline_ns = None;
+        if candidate {
+            deadline_ns = self.be_patient(&mut open, &group);
+        }
         let mut slot = open.take_slot();
         loop {
             if let Some(slot) = slot.take() {
@@ -322,14 +326,20 @@ impl Core {
             } else {
                 drop(open);
             }
-            match role {
+            let call = match role {
                 Left::Follower => return group.wait(),
-                Left::Candidate if group.wait_for_call() == Call::Lead => {}
-                Left::Candidate | Left::Done => break,
+                Left::Candidate => group.wait_for_call(&*self.clock, deadline_ns.take()),
+                Left::Done => Call::Done,
+            };
+            if call == Call::Done {
+                break;
             }
             open = lock(&self.open);
-            slot = open.slots.take_handed();
-            if slot.is_none() {
+            slot = match call {
+                Call::Late => open.lose_patience(&group),
+                Call::Lead | Call::Done => open.slots.take_handed(),
+            };
+            if slot.is_none() && call == Call::Lead {
                 // Poisoned meanwhile.
                 break;
             }

@@ -169,7 +169,7 @@ impl Open {
     /// beside those who do, what is worth a write of its own.
     fn may_take(&mut self) -> bool {
         if self.slots.is_idle() {
-            return true;
+            return !self.is_held();
         }
         // Asked first, because it notes whether anybody wants more depth.
         let wanted = self.next_work().is_some();

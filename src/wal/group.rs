@@ -37,6 +37,8 @@ pub(crate) enum Call {
     Lead,
     /// Somebody else has done it.
     Done,
+    /// Neither, until the moment that it set itself.
+    Late,
 }
 
 impl Group {
@@ -46,10 +48,23 @@ impl Group {
         Some(outcome.as_ref().map_or(Ok(()), |error| Err(error.clone())))
     }
 
-    /// Sleeps as a candidate.
-    pub(crate) fn wait_for_call(&self) -> Call {
-        match self.candidate.wait_while(ASLEEP) {
+    /// Sleeps as a candidate; with a deadline on a clock, until that moment at most.
+    pub(crate) fn wait_for_call(
+        self: &Arc<Group>,
+        clock: &dyn Clock,
+        deadline_ns: Option<u64>,
+    ) -> Call {
+        let word = match deadline_ns {
+            Some(deadline_ns) => {
+                let sleeper: Weak<Group> = Arc::downgrade(self);
+                clock.watch(sleeper);
+                self.candidate.wait_until(ASLEEP, clock, deadline_ns)
+            }
+            None => self.candidate.wait_while(ASLEEP),
+        };
+        match word {
             LEAD => Call::Lead,
+            ASLEEP => Call::Late,
             _ => Call::Done,
         }
     }
@@ -98,6 +113,7 @@ impl Group {
 
 impl Sleeper for Group {
     fn time_moved(&self) {
+        self.candidate.nudge();
         self.followers.nudge();
     }
 }
@@ -110,6 +126,8 @@ enum Leader {
     None,
     /// Somebody sleeps who may be told to.
     Asleep,
+    /// The same, and it looks after its frame itself when its patience ends.
+    Patient,
     /// Somebody of the group does, or was told to.
     Appointed,
 }
@@ -168,6 +186,24 @@ impl Waiting {
         std::ptr::eq(&raw const *self.group, group)
     }
 
+    /// Whether the candidate looks after its frame itself when nobody else does.
+    pub(super) fn is_patient(&self) -> bool {
+        self.leader == Leader::Patient
+    }
+
+    /// Takes note that the candidate sleeps until a deadline, and then looks after its frame.
+    pub(super) fn set_patient(&mut self) {
+        debug_assert_eq!(self.leader, Leader::Asleep);
+        self.leader = Leader::Patient;
+    }
+
+    /// Takes note that the candidate's deadline has passed: it has to be told from now on.
+    pub(super) fn end_patience(&mut self) {
+        if self.is_patient() {
+            self.leader = Leader::Asleep;
+        }
+    }
+
     /// Takes note that the candidate leads now, who did not have to be told.
     pub(crate) fn set_leading(&mut self) {
         self.leader = Leader::Appointed;
@@ -219,7 +255,7 @@ impl Waiting {
     /// Takes note that the candidate leads, or is about to be told; `None` if there is none asleep.
     pub(crate) fn appoint(&mut self) -> Option<Arc<Group>> {
         let future = planted(Bug::LeadershipToFuture) && self.futures;
-        if self.leader != Leader::Asleep && !(future && self.leader == Leader::None) {
+        if !(self.has_candidate() || future && self.leader == Leader::None) {
             return None;
         }
         self.leader = Leader::Appointed;
@@ -228,7 +264,7 @@ impl Waiting {
 
     /// Whether somebody sleeps who may be told to lead.
     pub(crate) fn has_candidate(&self) -> bool {
-        self.leader == Leader::Asleep
+        matches!(self.leader, Leader::Asleep | Leader::Patient)
     }
 
     /// Fixes the outcome. Whoever comes from now on reads it; who sleeps is woken by
@@ -275,7 +311,7 @@ impl Resolved {
             }
         }
         match std::mem::take(leader) {
-            Leader::Asleep => group.candidate.open(DONE),
+            Leader::Asleep | Leader::Patient => group.candidate.open(DONE),
             // It may have been told and not yet be awake: it looks at the outcome itself.
             Leader::Appointed | Leader::None => {}
         }
@@ -308,6 +344,7 @@ impl Resolved {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::SystemClock;
     use crate::error::ErrorKind;
     use crate::sync::spawn;
 
@@ -317,7 +354,8 @@ mod tests {
         assert!(!waiting.is_awaited());
         let (first, second) = (waiting.join(), waiting.join());
         assert!(first.candidate && !second.candidate && waiting.has_candidate());
-        let candidate = spawn("candidate", move || first.group.wait_for_call()).unwrap();
+        let candidate =
+            spawn("candidate", move || first.group.wait_for_call(&SystemClock, None)).unwrap();
         let follower = spawn("follower", move || second.group.wait()).unwrap();
         waiting.appoint().unwrap().appoint();
         assert_eq!(candidate.join().unwrap(), Call::Lead);
@@ -331,7 +369,8 @@ mod tests {
         let mut waiting = Waiting::default();
         let ticket = waiting.join();
         let group = Arc::clone(&ticket.group);
-        let candidate = spawn("candidate", move || group.wait_for_call()).unwrap();
+        let candidate =
+            spawn("candidate", move || group.wait_for_call(&SystemClock, None)).unwrap();
         Resolved::wake(vec![waiting.resolve(None)]);
         assert_eq!(candidate.join().unwrap(), Call::Done);
         ticket.group.outcome().unwrap().unwrap();
@@ -341,7 +380,8 @@ mod tests {
     fn who_should_have_been_woken_by_a_leader_that_panics_is_woken() {
         let mut waiting = Waiting::default();
         let (first, second) = (waiting.join(), waiting.join());
-        let candidate = spawn("candidate", move || first.group.wait_for_call()).unwrap();
+        let candidate =
+            spawn("candidate", move || first.group.wait_for_call(&SystemClock, None)).unwrap();
         let follower = spawn("follower", move || second.group.wait()).unwrap();
         let resolved = vec![waiting.resolve(None)];
         let leads = spawn("leader", move || {

@@ -17,6 +17,7 @@ mod extension;
 mod flight;
 pub(crate) mod frame;
 pub(crate) mod fuzz;
+mod gather;
 mod get;
 mod group;
 mod histogram;

@@ -110,7 +110,11 @@ fn assemble(
         recycler: Recycler::new(home, to_usize(options.recycled), options.segment_size),
     };
     let durable = opened.tail.next_lsn.previous();
-    let (depth, attest) = (Depth::new(options.write_depth), Attest::new(options, durable));
+    let threads = options.background == Background::Threads;
+    // Where time does not pass by itself, a frame would be held until somebody moves it.
+    let fixed = options.write_depth.map(|depth| depth.max(usize::from(!threads)));
+    let depth = Depth::new(fixed, threads && clock.passes());
+    let attest = Attest::new(options, durable);
     Ok(Core {
         storage: Arc::clone(storage),
         directory,

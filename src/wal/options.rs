@@ -83,7 +83,8 @@ pub struct WalOptions {
     /// Who does what no caller waits for. Default [`Background::Threads`].
     #[doc(hidden)]
     pub background: Background,
-    /// How many durable writes may be in flight, 1 to 16; `None`, the default: as many as pay.
+    /// How many durable writes may be in flight, 1 to 16; 0: one, and it waits for those who were
+    /// served by the one before; `None`, the default: as many as pay.
     #[doc(hidden)]
     pub write_depth: Option<usize>,
 }
@@ -144,7 +145,7 @@ impl WalOptions {
         within("prepared_ahead", self.prepared_ahead, 2, 64)?;
         within("lock_wait (seconds)", self.lock_wait.as_secs(), 0, 3600)?;
         if let Some(depth) = self.write_depth {
-            within("write_depth", to_u64(depth), 1, to_u64(DEPTH_MAX))?;
+            within("write_depth", to_u64(depth), 0, to_u64(DEPTH_MAX))?;
         }
         if let Some(bytes) = self.retain_bytes {
             within("retain_bytes", bytes, 64 * KIB, u64::MAX)?;

@@ -148,6 +148,9 @@ pub struct WalStats {
     /// How many durable writes may be in flight at this moment: found by trying, judged in records
     /// per second (LOG.md L9).
     pub write_depth: usize,
+    /// Whether a frame waits, for as long as a few writes take at most, for those who were served
+    /// by the one before, because that brings more records per second than to write at once.
+    pub gathering: bool,
     /// How often an append waited because the log held as many bytes as
     /// [`WalOptions::memory`](crate::WalOptions::memory) allows: the device is the limit.
     pub memory_waits: u64,
@@ -225,11 +228,11 @@ impl Wal {
     pub fn stats(&self) -> WalStats {
         let core = self.core();
         // The parent's other threads may have held the mutex when it forked.
-        let (poison, write_depth) = if core.fork.is_forked() {
-            (None, 1)
+        let (poison, write_depth, gathering) = if core.fork.is_forked() {
+            (None, 1, false)
         } else {
             let open = lock(&core.open);
-            (open.failed.clone(), open.depth.settled())
+            (open.failed.clone(), open.depth.settled(), open.depth.is_gathering())
         };
         let stats = &core.stats;
         WalStats {
@@ -243,6 +246,7 @@ impl Wal {
             written_bytes: stats.written_bytes.get(),
             syncs: stats.syncs.get(),
             write_depth,
+            gathering,
             memory_waits: stats.memory_waits.get(),
             segment_waits: stats.segment_waits.get(),
             segments_prepared: stats.segments_prepared.get(),

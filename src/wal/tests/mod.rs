@@ -5,6 +5,7 @@ mod backup;
 mod buffered;
 mod crashes;
 mod faults;
+mod gathering;
 mod lookup;
 mod patience;
 mod positions;

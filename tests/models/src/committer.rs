@@ -38,6 +38,9 @@ scenarios! {
     the_last_handle_goes_with_submissions: ["acknowledged"],
     rotation_and_preparation: ["acknowledged"],
     tries_are_refused_and_ready_tells: ["no room"],
+    those_who_come_back_share_a_frame: ["acknowledged", "shared"],
+    a_held_frame_beside_others: ["acknowledged", "timed out"],
+    a_held_frame_fails_or_is_closed: ["acknowledged", "poisoned", "refused"],
     several_writes_are_in_flight: ["acknowledged"],
     several_writes_beside_plain_ones: ["acknowledged"],
     several_writes_and_one_fails: ["poisoned", "acknowledged"],
@@ -76,6 +79,11 @@ mod planted {
     #[test]
     fn a_deadline_that_forgets_what_is_in_flight() {
         finds(Bug::DeadlineForgetsFlight, scenarios::a_time_limit_passes_at_any_moment);
+    }
+
+    #[test]
+    fn a_frame_that_is_held_for_ever() {
+        finds(Bug::PatienceWithoutEnd, scenarios::those_who_come_back_share_a_frame);
     }
 
     #[test]

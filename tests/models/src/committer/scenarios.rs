@@ -2,6 +2,8 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
@@ -361,6 +363,86 @@ pub(crate) fn several_writes_beside_plain_ones() {
     threads.extend([plain, synced, limited]);
     let answers = collect(threads);
     time.join().unwrap();
+    model.verify(&answers);
+}
+
+/// Moves time on until as many threads are through, which have to say so.
+fn until_through(model: &Model, through: &AtomicUsize, threads: usize) {
+    while through.load(Ordering::SeqCst) < threads {
+        model.clock.advance(LIMIT);
+        yield_now();
+    }
+}
+
+/// One write for all who come back (GATHER-2): in the end somebody is waited for who does not come.
+fn gathered(model: &Model, bodies: Vec<fn(&Wal) -> Answers>) -> Answers {
+    let through = Arc::new(AtomicUsize::new(0));
+    let count = bodies.len();
+    let spawn = |body: fn(&Wal) -> Answers| {
+        let through = Arc::clone(&through);
+        model.spawn(move |wal| {
+            let answers = body(&wal);
+            through.fetch_add(1, Ordering::SeqCst);
+            answers
+        })
+    };
+    let threads: Vec<_> = bodies.into_iter().map(spawn).collect();
+    until_through(model, &through, count);
+    collect(threads)
+}
+
+pub(crate) fn those_who_come_back_share_a_frame() {
+    let model = Model::of_depth(Some(0));
+    let answers = gathered(
+        &model,
+        vec![
+            |wal| (0..3).map(|number| append(wal, &[b'a', number])).collect(),
+            |wal| (0..2).map(|number| append(wal, &[b'b', number])).collect(),
+            |wal| vec![append(wal, b"c")],
+        ],
+    );
+    let mut lsns: Vec<_> = answers.iter().map(|(_, lsn)| lsn.clone().unwrap().get()).collect();
+    lsns.sort_unstable();
+    assert_eq!(lsns, [1, 2, 3, 4, 5, 6], "dense");
+    if model.wal.stats().frames < 5 {
+        see("shared");
+    }
+    model.verify(&answers);
+}
+
+pub(crate) fn a_held_frame_beside_others() {
+    let model = Model::of_depth(Some(0));
+    let answers = gathered(
+        &model,
+        vec![
+            |wal| vec![append(wal, b"a"), append(wal, b"b")],
+            |wal| vec![append(wal, b"c"), settle(wal, b"f", block_on)],
+            |wal| vec![append_timeout(wal, b"t"), settle(wal, b"p", |it| it.wait())],
+            |wal| {
+                let lsn = wal.submit(&large(b's', 0)).unwrap().lsn();
+                assert!(wal.sync().unwrap() >= lsn);
+                vec![(large(b's', 0), Ok(lsn))]
+            },
+        ],
+    );
+    model.verify(&answers);
+}
+
+pub(crate) fn a_held_frame_fails_or_is_closed() {
+    let model = Model::of_depth(Some(0));
+    model.disk.fail_op(model.disk.ops() + 5, 5, FaultKind::NotExecuted);
+    let answers = gathered(
+        &model,
+        vec![
+            |wal| vec![append(wal, b"a"), append(wal, b"b"), append(wal, b"c")],
+            |wal| vec![append(wal, b"d"), append(wal, b"e")],
+            |wal| {
+                let answers = vec![append(wal, b"g")];
+                wal.clone().close().ok();
+                answers
+            },
+        ],
+    );
     model.verify(&answers);
 }
 
