@@ -459,7 +459,7 @@ impl Core {
             }
             let awaited = flight.waiting.is_awaited();
             if awaited && flight.records > 0 {
-                open.depth.landed(flight.records, arrival.ended_ns);
+                open.depth.landed(flight.records, arrival.ended_ns, arrival.took_ns);
             }
             // Whoever waits for a frame that was written plain asked for no more.
             if flight.durable || awaited {

@@ -35,12 +35,14 @@ const PAUSE_NS: u64 = 100_000_000;
 const SHARES: u64 = 256;
 /// As many as the most writes.
 const MANY: u64 = DEPTH_MAX as u64 * SHARES;
-/// How long a frame is held, in times from one frame to the next: who comes back after a write does
-/// so in much less.
+/// How long somebody waits in a frame that may be held, in times that a write takes: one before it,
+/// and its own, and who comes back does so in much less than the rest.
 const PATIENCE: u64 = 4;
 /// And at least and at most, in nanoseconds: below, timers are no better; above, no write is usual.
 const PATIENCE_MIN_NS: u64 = 100_000;
 const PATIENCE_MAX_NS: u64 = 50_000_000;
+/// Frames of a window that are held in vain before it is asked again whether to hold any.
+const IN_VAIN: u64 = 4;
 
 /// Records, and the time that they took.
 #[derive(Clone, Copy, Debug, Default)]
@@ -115,10 +117,10 @@ pub(crate) struct Depth {
     /// The windows of a trial: with the smaller depth, and with the larger one.
     trial: [[Rate; PAIRS]; 2],
     last_ns: Option<u64>,
-    /// From one frame to the next, on average.
-    pace_ns: u64,
-    /// The frame that lands next was held in vain.
-    in_vain: bool,
+    /// How long a write takes, on average.
+    write_ns: u64,
+    /// Frames of this window that were held in vain.
+    in_vain: u64,
 }
 
 impl Depth {
@@ -142,8 +144,8 @@ impl Depth {
             window: Rate::default(),
             trial: [[Rate::default(); PAIRS]; 2],
             last_ns: None,
-            pace_ns: 0,
-            in_vain: false,
+            write_ns: 0,
+            in_vain: 0,
         }
     }
 
@@ -159,14 +161,14 @@ impl Depth {
 
     /// How long a frame may be held that somebody begins to wait for now; `None`: not at all.
     pub(crate) fn patience_ns(&self) -> Option<u64> {
-        let patience = (PATIENCE * self.pace_ns).clamp(PATIENCE_MIN_NS, PATIENCE_MAX_NS);
+        let patience = (PATIENCE * self.write_ns).clamp(PATIENCE_MIN_NS, PATIENCE_MAX_NS);
         (self.rung() == GATHERED).then_some(patience)
     }
 
     /// A frame was held in vain: so many records came.
     pub(crate) fn stayed_away(&mut self, came: u64) {
         self.company = self.company.min(came * SHARES);
-        self.in_vain = true;
+        self.in_vain += 1;
     }
 
     /// The depth now, or [`GATHERED`].
@@ -213,15 +215,16 @@ impl Depth {
         false
     }
 
-    /// Takes note of a frame that landed, with its records. They may land in another order than
-    /// they are told.
-    pub(crate) fn landed(&mut self, records: u64, now_ns: u64) {
+    /// Takes note of a frame that landed, with its records and how long its write took. They may
+    /// land in another order than they are told.
+    pub(crate) fn landed(&mut self, records: u64, now_ns: u64, took_ns: u64) {
         self.crowd -= self.crowd.div_ceil(32);
         let together = std::mem::take(&mut self.together).max(records) * SHARES;
         match together.checked_sub(self.company) {
             Some(more) => self.company += more / 4,
             None => self.company -= (self.company - together) / 8,
         }
+        self.write_ns = self.write_ns - self.write_ns / 8 + took_ns / 8;
         let gap = now_ns.saturating_sub(self.last_ns.unwrap_or(now_ns));
         if self.last_ns.is_none() || gap > PAUSE_NS {
             self.begin_window();
@@ -231,9 +234,6 @@ impl Depth {
             return;
         }
         self.last_ns = self.last_ns.max(Some(now_ns));
-        if !std::mem::take(&mut self.in_vain) {
-            self.pace_ns = self.pace_ns - self.pace_ns / 8 + gap / 8;
-        }
         if self.fixed {
             return;
         }
@@ -258,11 +258,12 @@ impl Depth {
 
     fn begin_window(&mut self) {
         (self.warm, self.frames, self.window) = (WARM, 0, Rate::default());
+        self.in_vain = 0;
     }
 
     fn end_window(&mut self, window: Rate) {
         match self.phase {
-            Phase::Resting(_) if self.is_other_company() => {
+            Phase::Resting(_) if self.is_other_company() || self.in_vain >= IN_VAIN => {
                 self.rest = REST_MIN;
                 self.begin_trial();
             }
@@ -276,10 +277,10 @@ impl Depth {
                 let early = windows == 4 && self.is_hopeless(smaller, seen);
                 if windows == 2 * PAIRS || early {
                     let [small, large] = self.trial.map(|side| middle(&side[..seen]));
-                    // Only what is better is changed to.
-                    let is_better = match smaller == GATHERED && !self.is_gathering() {
-                        true => !small.is_at_least(GAIN, large),
-                        false => large.is_at_least(GAIN, small),
+                    // Whoever is held waits longer than need be, so that must pay.
+                    let is_better = match smaller {
+                        GATHERED => !small.is_at_least(GAIN, large),
+                        _ => large.is_at_least(GAIN, small),
                     };
                     self.settle(if is_better { larger } else { smaller });
                 } else {

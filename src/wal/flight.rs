@@ -45,6 +45,8 @@ pub(super) struct Arrival {
     /// Its file, if that has to be synced.
     pub(super) dirty: Option<Arc<dyn File>>,
     pub(super) ended_ns: u64,
+    /// How long its write took.
+    pub(super) took_ns: u64,
     /// Where it is and how it was written, for receipts; of a sync, nothing.
     pub(super) facts: Option<Facts>,
     /// Why it failed, where a planted bug goes on.

@@ -238,11 +238,13 @@ impl Slot {
         let ended_ns = self.stats.now();
         let outcome = writing.landed(completion).map(|buffer| {
             let header = &writing.header;
-            self.stats.wrote(ended_ns.saturating_sub(writing.begun), &writing.written());
+            let took_ns = ended_ns.saturating_sub(writing.begun);
+            self.stats.wrote(took_ns, &writing.written());
             let recent = progress.recent.copy(header, &buffer);
             let dirty = (!writing.durable).then(|| Arc::clone(&writing.file));
             let facts = Some(Facts::of(header, writing.durable));
-            Landed { buffer, arrival: Arrival { recent, dirty, ended_ns, facts, failed: None } }
+            let arrival = Arrival { recent, dirty, ended_ns, took_ns, facts, failed: None };
+            Landed { buffer, arrival }
         });
         Some(Reaped { serial, outcome, number, capacity })
     }
