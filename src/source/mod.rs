@@ -17,6 +17,8 @@ mod datasets;
 mod dead_letter;
 mod files;
 mod lines;
+#[cfg(feature = "testing")]
+mod queue;
 mod received;
 mod received_plan;
 #[cfg(test)]
@@ -40,6 +42,8 @@ use crate::storage::Storage;
 
 pub use attach::{Attached, StreamSource};
 pub use dead_letter::{DeadLetter, RecordPlace};
+#[cfg(feature = "testing")]
+pub use queue::Queue;
 pub use received::{Ingest, Received};
 pub(crate) use sieve::Sieve;
 pub use text_files::TextFiles;

@@ -1,9 +1,10 @@
 //! What users need to test their own jobs (feature `testing`).
 //!
-//! A [`Harness`] drives a job by hand, one step at a time, on the caller's thread: with the
-//! simulated disk ([`sim`](crate::sim)), a [`ManualClock`](crate::clock::ManualClock) and a log
-//! without threads every run is the same. [`certify`] finds out what a sink keeps of its promise.
-//! [`reexecute`] runs a log's batches again, to compare.
+//! A [`Harness`] drives a job by hand, one step at a time, on the caller's thread, and a [`Queue`]
+//! gives it the rows of each batch: with the simulated disk ([`sim`](crate::sim)), a
+//! [`ManualClock`](crate::clock::ManualClock) and a log without threads every run is the same.
+//! [`certify`] finds out what a sink keeps of its promise. [`reexecute`] runs a log's batches again,
+//! to compare.
 
 mod certificate;
 mod conformance;
@@ -13,6 +14,8 @@ use crate::engine::{Engine, Running};
 use crate::error::Result;
 pub use certificate::Certificate;
 pub use conformance::{SinkUnderTest, certify};
+
+pub use crate::source::Queue;
 
 pub use crate::stream::{Hooks, NoHooks, Step, Stepped};
 use crate::stream::{Job, JobDriver, Progress, RunOptions, Writing};
@@ -94,6 +97,20 @@ impl Harness {
         self.driver.step()
     }
 
+    /// Steps until so many batches went through their whole lives, or nothing is left to do at the
+    /// moment; returns how many.
+    ///
+    /// # Errors
+    /// As [`step`](Harness::step).
+    pub fn run_batches(&mut self, count: u64) -> Result<u64> {
+        for done in 0..count {
+            if !matches!(self.step()?, Stepped::Batch(_)) {
+                return Ok(done);
+            }
+        }
+        Ok(count)
+    }
+
     /// Ends the job behind the last batch: all durable, with a checkpoint.
     ///
     /// # Errors
@@ -109,7 +126,8 @@ impl Harness {
     }
 }
 
-/// Executes every completed batch in the engine's log again, from batch 1, exactly as planned, with
+/// The reference for a run with many threads, crashes and restarts: one that had none. Executes
+/// every completed batch in the engine's log again, from batch 1, exactly as planned, with
 /// `threads` threads; publishes into the job's sinks, which must be empty: give it the same job,
 /// with other directories. Whatever the number of threads, the outputs are the same bytes as the
 /// first time.

@@ -8,6 +8,7 @@ mod engine_common;
 mod handles;
 mod lineage;
 mod operators;
+mod queue;
 mod restart;
 mod retention;
 mod sides;
