@@ -21,8 +21,8 @@ const VERSION: u8 = 1;
 ///
 /// It is outside of the engine, like a file: what was pushed stays, in memory, and is read again
 /// from there when a batch is computed again. So a test that crashes its disk and opens the engine
-/// again gives the new job a clone of the same queue. A queue that has not what was planned of it is
-/// an error of kind [`SourceChanged`](crate::ErrorKind::SourceChanged).
+/// again gives the new job a clone of the same queue. A queue that has not what was planned of it
+/// is an error of kind [`SourceChanged`](crate::ErrorKind::SourceChanged).
 ///
 /// A dead letter of it has the place `queue`, from the number of its row in the partition to the
 /// next.

@@ -3,8 +3,8 @@
 //! A [`Harness`] drives a job by hand, one step at a time, on the caller's thread, and a [`Queue`]
 //! gives it the rows of each batch: with the simulated disk ([`sim`](crate::sim)), a
 //! [`ManualClock`](crate::clock::ManualClock) and a log without threads every run is the same.
-//! [`certify`] finds out what a sink keeps of its promise. [`reexecute`] runs a log's batches again,
-//! to compare.
+//! [`certify`] finds out what a sink keeps of its promise. [`reexecute`] runs a log's batches
+//! again, to compare.
 
 mod certificate;
 mod conformance;
