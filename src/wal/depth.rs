@@ -97,7 +97,7 @@ pub(crate) struct Depth {
     phase: Phase,
     /// Windows between trials.
     rest: u64,
-    /// How many times the depth is tried next: twice, four times, a half.
+    /// What is tried next: twice the depth, four times, a half, frames that are held.
     turn: usize,
     /// Whether somebody had to wait who could have been written at twice the depth.
     wanted: bool,
@@ -105,8 +105,8 @@ pub(crate) struct Depth {
     crowd: u64,
     /// The most records that were in flight or ready since the last frame landed.
     together: u64,
-    /// How many that usually are, in [`SHARES`]: soon more, sooner fewer, so that one who comes now
-    /// and then is not waited for.
+    /// How many that usually are, in [`SHARES`]: more come to count within a few frames, and who
+    /// comes once in several frames only hardly does.
     company: u64,
     /// The company for which the depth was settled.
     settled_for: u64,
