@@ -1,6 +1,6 @@
 //! Appends with a deadline.
 //!
-//! DEADLINE-1: who has a deadline never leads, so a deadline cannot pass with the write slot in
+//! DEADLINE-1: a call with a time limit never leads, so that cannot pass with the write slot in
 //! hand. DEADLINE-2: a record that is given up becomes void while its frame is still in memory, or
 //! not at all: `TimedOut` is never indeterminate (LOG.md L6, L7).
 //!

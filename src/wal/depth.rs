@@ -198,7 +198,7 @@ impl Depth {
 
     /// Whether a group of `staged` records is worth a write beside `in_flight` ones of `records`
     /// records: no group is smaller than an even share of them all. Smaller ones were tried in the
-    /// model below: on dependent flushes they cost more than half of what depth two brings.
+    /// tests' model: on dependent flushes they cost more than half of what depth two brings.
     pub(crate) fn may_add(&mut self, in_flight: usize, records: u64, staged: u64) -> bool {
         let depth = self.get();
         self.crowd = self.crowd.max(records + staged);

@@ -52,8 +52,9 @@ impl Open {
 }
 
 impl Core {
-    /// Has the candidate of `group`, which is about to sleep, look after its frame: returns when
-    /// it has to, if frames are held at present.
+    /// Has the candidate of `group` look after its frame, should it have to sleep now: returns when
+    /// it has to, if frames are held at present. Before a slot is asked for, or the first one back
+    /// would never be held.
     pub(super) fn be_patient(&self, open: &mut Open, group: &Arc<Group>) -> Option<u64> {
         let patience_ns = open.depth.patience_ns()?;
         let waiting = open.staging.all_waiting().find(|waiting| waiting.is_of(group))?;
