@@ -59,6 +59,7 @@ pub(crate) use {
     keyed::{KeyedInput, view_of},
     node::{Compute, Dependency, Held, Hold, Meta, Node, Parent, Partitioning, Role, lineage},
     probe::{Probe, Word},
+    spare::{Lent, Reuse, Spares},
     suspect::{Fault, InputRow, on_its_way},
     table::{ByteTable, WARM},
     task::Task,

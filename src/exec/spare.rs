@@ -80,6 +80,13 @@ pub(crate) struct Lent<T: Reuse> {
     home: Option<Arc<Mutex<Shelf<T>>>>,
 }
 
+/// A buffer of nobody's.
+impl<T: Reuse> From<T> for Lent<T> {
+    fn from(buffer: T) -> Lent<T> {
+        Lent { buffer: Some(buffer), home: None }
+    }
+}
+
 impl<T: Reuse> Deref for Lent<T> {
     type Target = T;
 

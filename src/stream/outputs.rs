@@ -36,7 +36,7 @@ impl<R: TextRow> Stream<R> {
     /// exactly once for readers of [`CommittedRows`](crate::CommittedRows). The stream should hold
     /// nothing else but what sinks write; several may share it.
     pub fn write_log(&self, name: Name, target: &Wal, stream: &str) {
-        self.add_sink(sink::log_sink(name, self.texts(), target, stream));
+        self.add_sink(sink::log_sink(name, self.dataset().clone(), target, stream));
     }
 
     /// Prints every row as a line on standard output: at least once, and once unless the process

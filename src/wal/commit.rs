@@ -301,7 +301,8 @@ impl Core {
             }
             Until::Resolved(_) | Until::Once | Until::Idle => Left::Done,
         };
-        let gone = open.slots.give_back(slot);
+        let wanted = open.depth.most();
+        let gone = open.slots.give_back(slot, wanted);
         let next = self.appoint_next(&mut open);
         let mut resolved = resolved;
         if open.slots.is_idle() {
@@ -315,7 +316,8 @@ impl Core {
             next.appoint();
         }
         Resolved::wake(resolved);
-        // Of a poisoned log: waits for what is in flight, not for ever.
+        // A slot of a trial that has ended, or, of a poisoned log, one that waits for what is in
+        // flight, not for ever.
         drop(gone);
         if more {
             self.add_slot();
@@ -502,7 +504,7 @@ impl Core {
     }
 
     /// Makes one more slot, for the depth that pays. If it cannot be had, there are enough.
-    fn add_slot(&self) {
+    pub(super) fn add_slot(&self) {
         if let Ok(channel) = self.directory.channel() {
             let slot = Slot::new(channel, Arc::clone(&self.stats));
             let refused = lock(&self.open).slots.add(slot);

@@ -186,6 +186,14 @@ impl Depth {
         }
     }
 
+    /// How many it allows now, or did a moment ago in the same trial.
+    pub(super) fn most(&self) -> usize {
+        match self.phase {
+            Phase::Resting(_) => self.settled(),
+            Phase::Trying { larger, .. } => larger.max(1),
+        }
+    }
+
     /// How many it allows between trials.
     pub(crate) fn settled(&self) -> usize {
         self.settled.max(1)

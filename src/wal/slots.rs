@@ -64,14 +64,17 @@ impl Slots {
         Some(slot)
     }
 
-    /// Takes one back from a leader. When the log is poisoned or closed it is returned, to be
-    /// dropped without the log's mutex.
-    pub(super) fn give_back(&mut self, slot: Slot) -> Option<Slot> {
+    /// Takes one back from a leader. When the log is poisoned or closed, or there are `wanted`
+    /// others, it is returned, to be dropped without the log's mutex.
+    pub(super) fn give_back(&mut self, slot: Slot, wanted: usize) -> Option<Slot> {
         self.taken -= 1;
         if self.gone {
             return Some(slot);
         }
         assert!(slot.is_empty(), "SLOT-4: a slot without a leader has writes in flight");
+        if self.count() >= wanted {
+            return Some(slot);
+        }
         self.free.push(slot);
         None
     }

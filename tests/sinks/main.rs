@@ -10,3 +10,4 @@ mod engine_common;
 mod sqlite;
 #[cfg(feature = "sqlite")]
 mod sqlite_killed;
+mod stdout;

@@ -9,6 +9,7 @@ use super::options::{OutputFiles, Roll};
 use super::progress::{FileMark, Progress};
 use crate::checksum::{crc32c, crc32c_append};
 use crate::error::{Error, ErrorKind, Result};
+use crate::exec::Lent;
 use crate::ids::{BatchId, to_u64};
 use crate::planted::{Bug, planted};
 use crate::sink::SinkIdentity;
@@ -56,11 +57,10 @@ pub(super) struct Lines {
 }
 
 /// What a batch writes.
-#[derive(Debug)]
 pub(super) struct Rows {
     pub(super) batch_time_ns: u64,
     /// The lines of each partition.
-    pub(super) parts: Vec<Vec<u8>>,
+    pub(super) parts: Vec<Lent<Vec<u8>>>,
 }
 
 /// The part files of one sink.

@@ -8,7 +8,7 @@ use super::options::OutputFiles;
 use super::parts::{FileNames, Lines, PartFiles, Rows};
 use super::progress::Progress;
 use crate::error::{Error, ErrorKind, Result};
-use crate::exec::{Dataset, Executor, Name, Row, RunContext};
+use crate::exec::{Dataset, Executor, Name, Row, RunContext, Spares};
 use crate::ids::BatchId;
 use crate::sink::{Output, Promise, Sink, SinkContext, SinkIdentity, digest_of};
 use crate::sync::{Arc, Mutex, lock};
@@ -35,7 +35,8 @@ pub(crate) fn file_sink<R: Row, F: LineFormat<R>>(
 ) -> Arc<dyn Sink> {
     let names = FileNames { extension: F::EXTENSION };
     let lines = Lines { names, quoted: F::QUOTED, header };
-    Arc::new(FileSink { name, options, rows, format, lines, files: Mutex::default() })
+    let (files, spares) = (Mutex::default(), Spares::default());
+    Arc::new(FileSink { name, options, rows, format, lines, files, spares })
 }
 
 struct FileSink<R: Row, F> {
@@ -45,6 +46,8 @@ struct FileSink<R: Row, F> {
     format: F,
     lines: Lines,
     files: Mutex<Option<PartFiles>>,
+    /// Lines of batches that are written.
+    spares: Spares<Vec<u8>>,
 }
 
 impl<R: Row, F: fmt::Debug> fmt::Debug for FileSink<R, F> {
@@ -91,7 +94,8 @@ impl<R: Row, F: LineFormat<R>> Sink for FileSink<R, F> {
 
     fn compute(&self, executor: &Executor, run: &RunContext) -> Result<Output> {
         let parts = executor.for_each_partition(run, &self.rows, |rows| {
-            let (mut scratch, mut lines, mut refused) = (F::Scratch::default(), Vec::new(), None);
+            let (mut scratch, mut refused) = (F::Scratch::default(), None);
+            let mut lines = self.spares.take().unwrap_or_default();
             rows.for_each(|view| match F::write(&mut scratch, view, &mut lines) {
                 Ok(()) => lines.push(b'\n'),
                 Err(error) => refused = Some(error),
@@ -102,14 +106,16 @@ impl<R: Row, F: LineFormat<R>> Sink for FileSink<R, F> {
                     let text = format!("a row for the sink `{}` has no {format} form", self.name);
                     Err(Error::new(ErrorKind::TaskFailed, text).caused_by(error))
                 }
-                None => Ok(lines),
+                None => Ok(self.spares.lend(lines, run)),
             }
         })?;
         Ok(Box::new(Rows { batch_time_ns: run.batch_time_ns().unwrap_or(0), parts }))
     }
 
     fn digest(&self, output: &(dyn Any + Send + Sync)) -> Option<u64> {
-        output.downcast_ref::<Rows>().map(|rows| digest_of(rows.parts.iter().map(Vec::as_slice)))
+        output
+            .downcast_ref::<Rows>()
+            .map(|rows| digest_of(rows.parts.iter().map(|part| part.as_slice())))
     }
 
     fn publish(

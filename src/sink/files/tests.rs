@@ -9,7 +9,7 @@ use super::progress::Progress;
 use super::{Json, Text, file_sink};
 use crate::checksum::{crc32c, xxh3};
 use crate::error::{ErrorKind, Result};
-use crate::exec::{Dataset, Executor, Name};
+use crate::exec::{Dataset, Executor, Lent, Name};
 use crate::ids::{BatchId, Epoch, LogId, to_usize};
 use crate::sim::{CrashManner, CrashOutcome, FaultKind, SimDisk};
 use crate::sink::{Sink, SinkContext, SinkIdentity};
@@ -75,6 +75,7 @@ fn publish(sink: &dyn Sink, batch: u64) -> Result<Vec<u8>> {
 }
 
 fn publish_lines(sink: &dyn Sink, batch: u64, parts: Vec<Vec<u8>>) -> Result<Vec<u8>> {
+    let parts = parts.into_iter().map(Lent::from).collect();
     let rows = Rows { batch_time_ns: batch * 300_000_000, parts };
     sink.publish(BatchId::new(batch), 1, &rows)
 }
@@ -463,7 +464,7 @@ fn written(
     let sink = file_sink((Name::new("out"), rows), options, Text, header.to_vec());
     open(&disk, &*sink, None).unwrap();
     for (batch, (time, parts)) in (1..).zip(batches) {
-        let parts = parts.iter().map(|part| part.as_bytes().to_vec()).collect();
+        let parts = parts.iter().map(|part| Lent::from(part.as_bytes().to_vec())).collect();
         sink.publish(BatchId::new(batch), 1, &Rows { batch_time_ns: *time, parts }).unwrap();
     }
     sink.settle().unwrap();

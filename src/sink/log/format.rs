@@ -89,13 +89,18 @@ pub(super) fn decode(record: &[u8], lsn: Lsn) -> Result<Found<'_>> {
     }
 }
 
-/// Digest of rows, one after the other.
+/// What the digest of rows takes of one.
+pub(super) fn hash_of(row: &[u8]) -> u64 {
+    xxh3(row)
+}
+
+/// Digest of rows, one after the other, of their hashes.
 #[derive(Default)]
 pub(super) struct RowDigest(Xxh3);
 
 impl RowDigest {
-    pub(super) fn add(&mut self, row: &[u8]) {
-        self.0.update(&xxh3(row).to_le_bytes());
+    pub(super) fn add(&mut self, hash: u64) {
+        self.0.update(&hash.to_le_bytes());
     }
 
     pub(super) fn get(&self) -> u64 {

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::fmt;
 
 use super::follow::{Elsewhere, Follow, Own};
-use super::format::{Commit, Found, Note, RowDigest, TransactionId, decode};
+use super::format::{Commit, Found, Note, RowDigest, TransactionId, decode, hash_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{BatchId, Lsn, StreamId};
 use crate::wal::{Wal, WalReader};
@@ -261,7 +261,7 @@ impl CommittedRows {
 impl Within {
     fn show(&mut self, lsn: Lsn, payload: Vec<u8>) -> CommittedRow {
         self.seen += 1;
-        self.digest.add(&payload);
+        self.digest.add(hash_of(&payload));
         let (output, batch) = (self.commit.output.clone(), self.commit.batch);
         CommittedRow { output, batch, commit: self.lsn, lsn, payload }
     }

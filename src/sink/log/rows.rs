@@ -2,7 +2,8 @@
 
 use std::any::Any;
 
-use super::format::RowDigest;
+use super::format::{RowDigest, hash_of};
+use crate::exec::{Lent, Reuse};
 
 /// Pieces of bytes in one allocation: the rows of a partition, or records.
 #[derive(Debug, Default)]
@@ -38,17 +39,53 @@ impl Packed {
     }
 }
 
-/// Rows of all partitions, and their digest, for which they are hashed once.
-#[derive(Debug)]
+/// The rows of a partition, each of them hashed once: where it is computed, not where the batch
+/// is put together.
+#[derive(Debug, Default)]
+pub(super) struct Partition {
+    rows: Packed,
+    hashes: Vec<u64>,
+}
+
+impl Partition {
+    /// Adds the row that `put` appends.
+    pub(super) fn push<E>(
+        &mut self,
+        put: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let from = self.rows.bytes();
+        let mut outcome = Ok(());
+        self.rows.push(|out| outcome = put(out));
+        self.hashes.push(hash_of(&self.rows.bytes[from..]));
+        outcome
+    }
+}
+
+impl Reuse for Partition {
+    fn clear(&mut self) {
+        self.rows.clear();
+        self.hashes.clear();
+    }
+
+    fn memory(&self) -> usize {
+        self.rows.bytes.memory() + self.rows.ends.memory() + self.hashes.memory()
+    }
+
+    fn filled(&self) -> usize {
+        self.rows.bytes.filled() + self.rows.ends.filled() + self.hashes.filled()
+    }
+}
+
+/// Rows of all partitions, and their digest.
 pub(super) struct BatchRows {
-    partitions: Vec<Packed>,
+    partitions: Vec<Lent<Partition>>,
     pub(super) digest: u64,
 }
 
 impl BatchRows {
-    pub(super) fn new(partitions: Vec<Packed>) -> BatchRows {
+    pub(super) fn new(partitions: Vec<Lent<Partition>>) -> BatchRows {
         let mut digest = RowDigest::default();
-        partitions.iter().flat_map(Packed::iter).for_each(|row| digest.add(row));
+        partitions.iter().flat_map(|part| &part.hashes).for_each(|hash| digest.add(*hash));
         BatchRows { partitions, digest: digest.get() }
     }
 
@@ -61,15 +98,15 @@ impl BatchRows {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        self.partitions.iter().flat_map(Packed::iter)
+        self.partitions.iter().flat_map(|part| part.rows.iter())
     }
 
     pub(super) fn count(&self) -> usize {
-        self.partitions.iter().map(|rows| rows.ends.len()).sum()
+        self.partitions.iter().map(|part| part.rows.ends.len()).sum()
     }
 
     /// Of all rows together.
     pub(super) fn bytes(&self) -> usize {
-        self.partitions.iter().map(|rows| rows.bytes.len()).sum()
+        self.partitions.iter().map(|part| part.rows.bytes()).sum()
     }
 }

@@ -8,13 +8,13 @@ use serde::{Deserialize, Serialize};
 use super::format::{
     Commit, Found, Note, ROW_HEADER, TransactionId, decode, name_of, put_note, put_row,
 };
-use super::rows::{BatchRows, Packed};
+use super::rows::{BatchRows, Packed, Partition};
 use crate::checksum::xxh3;
 use crate::error::{Error, ErrorKind, Result};
-use crate::exec::{Dataset, Executor, Name, RunContext};
+use crate::exec::{Dataset, Executor, Name, RunContext, Spares};
 use crate::ids::{BatchId, Epoch, LogId, Lsn, ProducerId, StreamId};
 use crate::planted::{Bug, planted};
-use crate::sink::{Output, Promise, Sink, SinkContext, SinkIdentity};
+use crate::sink::{Output, Promise, Sink, SinkContext, SinkIdentity, TextRow};
 use crate::sync::{Arc, Mutex, lock};
 use crate::versioned;
 use crate::wal::{Entry, ProducerStamp, Wal};
@@ -27,22 +27,25 @@ const ATOMIC_BYTES: usize = 256 << 10;
 const GROUP_BYTES: usize = 16 << 10;
 
 /// The sink of these rows.
-pub(crate) fn log_sink(
+pub(crate) fn log_sink<R: TextRow>(
     name: Name,
-    rows: Dataset<Vec<u8>>,
+    rows: Dataset<R>,
     target: &Wal,
     stream: &str,
 ) -> Arc<dyn Sink> {
     let (target, stream) = (target.clone(), stream.to_owned());
-    Arc::new(LogSink { name, rows, target, stream, writer: Mutex::default() })
+    let (writer, spares) = (Mutex::default(), Spares::default());
+    Arc::new(LogSink { name, rows, target, stream, writer, spares })
 }
 
-struct LogSink {
+struct LogSink<R: TextRow> {
     name: Name,
-    rows: Dataset<Vec<u8>>,
+    rows: Dataset<R>,
     target: Wal,
     stream: String,
     writer: Mutex<Option<Writer>>,
+    /// Rows of batches that are written.
+    spares: Spares<Partition>,
 }
 
 /// What a completion keeps of the output.
@@ -66,13 +69,13 @@ struct Writer {
     seen: Lsn,
 }
 
-impl fmt::Debug for LogSink {
+impl<R: TextRow> fmt::Debug for LogSink<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "LogSink({}, stream `{}` of {})", self.name, self.stream, self.target_path())
     }
 }
 
-impl LogSink {
+impl<R: TextRow> LogSink<R> {
     fn target_path(&self) -> std::path::Display<'_> {
         self.target.path().display()
     }
@@ -190,7 +193,7 @@ fn producer_epoch(epoch: Epoch) -> Result<u32> {
     })
 }
 
-impl Sink for LogSink {
+impl<R: TextRow> Sink for LogSink<R> {
     fn name(&self) -> &str {
         self.name.get()
     }
@@ -236,9 +239,20 @@ impl Sink for LogSink {
 
     fn compute(&self, executor: &Executor, run: &RunContext) -> Result<Output> {
         let partitions = executor.for_each_partition(run, &self.rows, |rows| {
-            let mut part = Packed::default();
-            rows.for_each(|row| part.push(|out| out.extend_from_slice(&row)))?;
-            Ok(part)
+            let mut part = self.spares.take().unwrap_or_default();
+            let mut refused = None;
+            rows.for_each(|view| {
+                if let Err(error) = part.push(|out| R::write_text(view, out)) {
+                    refused = Some(error);
+                }
+            })?;
+            match refused {
+                Some(error) => {
+                    let text = format!("a row for the sink `{}` has no text form", self.name);
+                    Err(Error::new(ErrorKind::TaskFailed, text).caused_by(error))
+                }
+                None => Ok(self.spares.lend(part, run)),
+            }
         })?;
         Ok(Box::new(BatchRows::new(partitions)))
     }

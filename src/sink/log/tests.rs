@@ -4,14 +4,14 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::format::{Found, Note, decode};
-use super::rows::{BatchRows, Packed};
+use super::rows::{BatchRows, Partition};
 use super::{CommittedRows, log_sink};
 use crate::clock::ManualClock;
 use crate::error::{ErrorKind, Result};
-use crate::exec::{Dataset, Name};
+use crate::exec::{Bytes, Dataset, Lent, Name};
 use crate::ids::{BatchId, Epoch, LogId, Lsn};
 use crate::sim::{CrashManner, CrashOutcome, SimDisk};
-use crate::sink::{Sink, SinkContext, SinkIdentity};
+use crate::sink::{Sink, SinkContext, SinkIdentity, TextRow};
 use crate::storage::Storage;
 use crate::sync::Arc;
 use crate::wal::{Background, Wal, WalOptions};
@@ -44,7 +44,7 @@ fn rows(batch: u64) -> Vec<Vec<u8>> {
 }
 
 fn sink(target: &Wal) -> Arc<dyn Sink> {
-    log_sink(Name::new("out"), Dataset::from_vec(Vec::<Vec<u8>>::new(), 1), target, "rows")
+    log_sink(Name::new("out"), Dataset::from_vec(Vec::<String>::new(), 1), target, "rows")
 }
 
 fn open(sink: &dyn Sink, name: &str, epoch: u64, progress: Option<&Vec<u8>>) -> Result<()> {
@@ -56,9 +56,9 @@ fn open(sink: &dyn Sink, name: &str, epoch: u64, progress: Option<&Vec<u8>>) -> 
 /// What the sink computes for these partitions.
 fn output(partitions: &[&[Vec<u8>]]) -> BatchRows {
     let pack = |rows: &&[Vec<u8>]| {
-        let mut packed = Packed::default();
-        rows.iter().for_each(|row| packed.push(|out| out.extend_from_slice(row)));
-        packed
+        let mut part = Partition::default();
+        rows.iter().for_each(|row| part.push(|out| Bytes::write_text(row, out)).unwrap());
+        Lent::from(part)
     };
     BatchRows::new(partitions.iter().map(pack).collect())
 }

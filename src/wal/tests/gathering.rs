@@ -26,9 +26,11 @@ fn through(appender: crate::sync::JoinHandle<Result<Lsn>>) {
     appender.join().unwrap().unwrap();
 }
 
-/// Until so many records have their place.
-fn until_staged(wal: &Wal, records: u64) {
+/// Until so many records have their place, and wait there, those of `appenders` among them.
+fn until_staged(wal: &Wal, records: u64, appenders: &[crate::sync::JoinHandle<Result<Lsn>>]) {
     while wal.appended_lsn() < Lsn::new(records) || lock(&wal.core().open).queued().count() == 0 {
+        let gone = appenders.iter().any(|appender| appender.is_finished());
+        assert!(!gone, "somebody was written who had to be waited with");
         std::thread::yield_now();
     }
 }
@@ -40,7 +42,7 @@ fn company_of_three(wal: &Wal) -> u64 {
         let slot = hold_slot(wal);
         let three = [append(wal), append(wal), append(wal)];
         appended += 3;
-        until_staged(wal, appended);
+        until_staged(wal, appended, &three);
         give_slot(wal, slot);
         three.into_iter().for_each(through);
         assert!(appended < 300);
@@ -60,7 +62,7 @@ fn a_frame_waits_for_its_company_and_no_longer_than_it_is_patient() {
         let frames = wal.stats().frames;
         // One stays away.
         let two = [append(&wal), append(&wal)];
-        until_staged(&wal, appended + 5);
+        until_staged(&wal, appended + 5, &two);
         assert_eq!(wal.stats().frames, frames, "nothing is written");
         clock.advance(Duration::from_secs(1));
         two.into_iter().for_each(through);
@@ -68,12 +70,11 @@ fn a_frame_waits_for_its_company_and_no_longer_than_it_is_patient() {
         // Two are waited for from now on; and who submits and syncs waits for nobody.
         let two = [append(&wal), append(&wal)];
         two.into_iter().for_each(through);
-        let held = append(&wal);
-        until_staged(&wal, appended + 8);
-        assert!(!held.is_finished());
+        let held = [append(&wal)];
+        until_staged(&wal, appended + 8, &held);
         wal.submit(b"beside").unwrap();
         wal.sync().unwrap();
-        held.join().unwrap().unwrap();
+        held.into_iter().for_each(through);
         assert_eq!(contents(&wal).unwrap().len() as u64, appended + 9);
     });
 }
@@ -86,10 +87,10 @@ fn closing_and_futures_do_not_wait_for_company() {
         let appended = company_of_three(&wal);
         // Nobody sleeps who would look after it.
         block_on(wal.submit(b"submitted").unwrap()).unwrap();
-        let held = append(&wal);
-        until_staged(&wal, appended + 2);
+        let held = [append(&wal)];
+        until_staged(&wal, appended + 2, &held);
         wal.clone().close().unwrap();
-        held.join().unwrap().unwrap();
+        held.into_iter().for_each(through);
         let wal = super::open(&disk, Background::Inline).unwrap();
         assert_eq!(contents(&wal).unwrap().len() as u64, appended + 2);
     });

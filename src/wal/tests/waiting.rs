@@ -6,7 +6,7 @@ use super::{contents, disk, open, watched};
 use crate::error::ErrorKind;
 use crate::ids::{Lsn, StreamId};
 use crate::sim::Device;
-use crate::sync::spawn;
+use crate::sync::{lock, spawn};
 use crate::wal::Background;
 
 #[test]
@@ -177,4 +177,18 @@ fn a_panic_while_closing_leaves_no_second_closer_waiting() {
         assert!(first.is_err() || first.unwrap().is_err());
         wal.close().ok();
     });
+}
+
+#[test]
+fn a_slot_more_than_the_depth_asks_for_goes_with_who_gives_it_back() {
+    let wal = open(&disk(17, Device::Fua), Background::Threads).unwrap();
+    let count = || lock(&wal.core().open).slots.count();
+    wal.core().add_slot();
+    wal.core().add_slot();
+    assert_eq!(count(), 3);
+    for left in [2, 1, 1] {
+        wal.append(b"record").unwrap();
+        assert_eq!(count(), left);
+    }
+    wal.close().unwrap();
 }
