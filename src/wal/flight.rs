@@ -41,7 +41,7 @@ pub(crate) struct Landed {
 #[derive(Debug, Default)]
 pub(super) struct Arrival {
     /// Its records, if a tail may want them.
-    pub(super) recent: Option<Arc<RecentFrame>>,
+    pub(super) recent: Option<RecentFrame>,
     /// Its file, if that has to be synced.
     pub(super) dirty: Option<Arc<dyn File>>,
     pub(super) ended_ns: u64,

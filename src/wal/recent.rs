@@ -1,7 +1,7 @@
 //! The frames written last, kept in memory for tails that keep up (LOG.md L20).
 //!
-//! RECENT-1: nothing is kept while there is no tail. RECENT-2: what is kept stays below
-//! [`RECENT_BYTES`]; a tail holds at most one frame besides. Who is too slow reads the files.
+//! RECENT-1: nothing is kept while there is no tail. RECENT-2: what is kept, with what keeping it
+//! takes, stays below [`RECENT_BYTES`]; a tail holds at most one frame besides. Who is too slow reads the files.
 //! RECENT-3: frames are kept as soon as they are written: who takes one out first asks whether it
 //! is durable.
 
@@ -13,21 +13,30 @@ use crate::ids::{Lsn, to_usize};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Arc, Mutex, lock};
 
-/// How many bytes of records are kept at most.
+/// How many bytes are kept at most.
 pub(crate) const RECENT_BYTES: usize = 4 * 1024 * 1024;
+/// What an allocation takes besides its bytes: the allocator's word, two counters, rounding.
+const ALLOCATED: usize = 32;
 
 /// The records of one frame.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct RecentFrame {
     pub(crate) first: Lsn,
     /// The LSN behind the last one.
     pub(crate) next: Lsn,
-    pub(crate) payload: Box<[u8]>,
+    pub(crate) payload: Arc<[u8]>,
+}
+
+impl RecentFrame {
+    /// Of memory. A small frame takes more besides its records than for them.
+    fn bytes(&self) -> usize {
+        size_of::<RecentFrame>() + ALLOCATED + self.payload.len()
+    }
 }
 
 #[derive(Debug, Default)]
 struct Kept {
-    frames: VecDeque<Arc<RecentFrame>>,
+    frames: VecDeque<RecentFrame>,
     bytes: usize,
 }
 
@@ -52,7 +61,7 @@ impl Recent {
     }
 
     /// A copy of a frame that was written, if anybody may want it.
-    pub(crate) fn copy(&self, header: &FrameHeader, frame: &[u8]) -> Option<Arc<RecentFrame>> {
+    pub(crate) fn copy(&self, header: &FrameHeader, frame: &[u8]) -> Option<RecentFrame> {
         if self.tails.load(Ordering::Relaxed) == 0 || header.kind != FrameKind::Records {
             return None;
         }
@@ -69,25 +78,25 @@ impl Recent {
         };
         let (first, next) = (header.first_lsn, header.next_lsn());
         let fits = payload.len() <= RECENT_BYTES;
-        fits.then(|| Arc::new(RecentFrame { first, next, payload: payload.into() }))
+        fits.then(|| RecentFrame { first, next, payload: payload.into() })
     }
 
     /// Keeps a frame, the one behind those that were kept before.
-    pub(crate) fn keep(&self, frame: Arc<RecentFrame>) {
+    pub(crate) fn keep(&self, frame: RecentFrame) {
         let mut kept = lock(&self.kept);
         // The last tail may have gone since the copy was made.
         if self.tails.load(Ordering::Relaxed) == 0 {
             return;
         }
-        kept.bytes += frame.payload.len();
+        kept.bytes += frame.bytes();
         kept.frames.push_back(frame);
         while kept.bytes > RECENT_BYTES {
-            kept.bytes -= kept.frames.pop_front().map_or(0, |frame| frame.payload.len());
+            kept.bytes -= kept.frames.pop_front().map_or(0, |frame| frame.bytes());
         }
     }
 
     /// The frame that holds `lsn`, if it is still here.
-    pub(crate) fn holding(&self, lsn: Lsn) -> Option<Arc<RecentFrame>> {
+    pub(crate) fn holding(&self, lsn: Lsn) -> Option<RecentFrame> {
         let kept = lock(&self.kept);
         let at = kept.frames.partition_point(|frame| frame.next <= lsn);
         kept.frames.get(at).filter(|frame| frame.first <= lsn).cloned()
@@ -97,7 +106,27 @@ impl Recent {
     #[cfg(test)]
     pub(crate) fn bytes(&self) -> usize {
         let kept = lock(&self.kept);
-        assert_eq!(kept.bytes, kept.frames.iter().map(|frame| frame.payload.len()).sum::<usize>());
+        assert_eq!(kept.bytes, kept.frames.iter().map(RecentFrame::bytes).sum::<usize>());
         kept.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_small_frames_take_besides_their_records_counts() {
+        let recent = Recent::default();
+        recent.join();
+        for lsn in 1..=200_000 {
+            let (first, next) = (Lsn::new(lsn), Lsn::new(lsn + 1));
+            recent.keep(RecentFrame { first, next, payload: Arc::from([7; 8]) });
+        }
+        assert!(recent.bytes() <= RECENT_BYTES);
+        let count = lock(&recent.kept).frames.len();
+        assert!(count * 64 <= RECENT_BYTES && count * 96 > RECENT_BYTES, "{count} frames");
+        assert!(recent.holding(Lsn::new(1)).is_none());
+        assert_eq!(recent.holding(Lsn::new(200_000)).unwrap().first, Lsn::new(200_000));
     }
 }

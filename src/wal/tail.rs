@@ -62,7 +62,7 @@ enum Source {
     /// Nowhere: whatever was durable was shown.
     Nothing,
     /// A frame in memory, and what was not shown of it.
-    Memory { frame: Arc<RecentFrame>, rest: Range<usize> },
+    Memory { frame: RecentFrame, rest: Range<usize> },
     /// The files, through the LSN that was durable when they were opened.
     Files { replay: Box<Replay>, through: Lsn },
 }
