@@ -6,7 +6,8 @@
 //! - `latency`: 10,000 records a second, appended durably by four threads, with a tick of 1 ms:
 //!   from before the append to when that returns, to the callback, and to a reader of another log.
 //! - `publication`: the same 64 MiB through a job into a callback that does nothing, and into
-//!   files, another log and SQLite: throughput beside the callback's, in turns.
+//!   files, another log (in steady state) and SQLite: throughput beside the callback's, in turns;
+//!   and beside `raw`: the device, given the same bytes by nobody else, made durable by the batch.
 //! - `commits`: publishing batches of 1,000 records into files and into SQLite, beside what such a
 //!   commit costs by itself: an append and a sync, and a transaction.
 //!
@@ -18,6 +19,8 @@
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
 #![allow(clippy::cast_possible_truncation, reason = "sizes of a bench")]
 
+use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -211,6 +214,8 @@ fn latency(sink: &str) {
 
 const RECORD: usize = 128;
 const RECORDS: usize = (64 << 20) / RECORD;
+/// Input bytes of a batch.
+const BATCH: usize = 4 << 20;
 
 /// Seconds for all records through a job with these sinks.
 fn through(sinks: impl Fn(&mut JobBuilder, &Bytes, &Path)) -> f64 {
@@ -225,7 +230,7 @@ fn through(sinks: impl Fn(&mut JobBuilder, &Bytes, &Path)) -> f64 {
         sinks(job, &rows, place.path());
     })
     .unwrap();
-    let trigger = Trigger::AvailableNow { bytes: 4 << 20 };
+    let trigger = Trigger::AvailableNow { bytes: BATCH as u64 };
     let begun = Instant::now();
     let options = RunOptions { trigger, ..RunOptions::default() };
     engine.start(job, options).unwrap().await_termination().unwrap();
@@ -239,10 +244,7 @@ fn publication() {
             rows.for_each_batch(name!("nothing"), |_| Ok(()));
         }),
         ("write_text", &|_, rows, place| rows.write_text(name!("files"), place.join("out"))),
-        ("write_log", &|_, rows, place| {
-            let target = Wal::open(place.join("target"), WalOptions::default()).unwrap();
-            rows.write_log(name!("log"), &target, "rows");
-        }),
+        ("write_log", &|_, rows, place| rows.write_log(name!("log"), &used(place), "rows")),
         #[cfg(feature = "sqlite")]
         ("write_sqlite", &|_, rows, place| {
             let file = place.join("rows.db");
@@ -251,19 +253,46 @@ fn publication() {
             rows.write_sqlite(name!("sqlite"), table, |row: &Vec<u8>| vec![row.clone().into()]);
         }),
     ];
-    let mut best = vec![f64::MAX; sinks.len()];
+    let (mut best, mut raw) = (vec![f64::MAX; sinks.len()], f64::MAX);
     for _ in 0..3 {
         for ((_, sink), best) in sinks.iter().zip(&mut best) {
             *best = best.min(through(sink));
         }
+        raw = raw.min(raw_batches());
     }
+    println!("publication, {:<24} {:>6.0} MiB/s", "raw", 64.0 / raw);
     for ((name, _), seconds) in sinks.iter().zip(&best) {
         println!(
-            "publication, {name:<24} {:>6.0} MiB/s, {:.2} of the callback",
+            "publication, {name:<24} {:>6.0} MiB/s, {:.2} of the callback, {:.2} of raw",
             64.0 / seconds,
-            best[0] / seconds
+            best[0] / seconds,
+            raw / seconds
         );
     }
+}
+
+/// A log that has filled segments before and uses them again.
+fn used(place: &Path) -> Wal {
+    let options = WalOptions { retain_bytes: Some(64 << 20), ..WalOptions::default() };
+    let target = Wal::open(place.join("target"), options).unwrap();
+    for _ in 0..3 {
+        let rows: Vec<_> = (0..1 << 10).map(|_| target.submit(&[b'x'; 64 << 10])).collect();
+        rows.into_iter().for_each(|row| drop(row.unwrap()));
+        target.sync().unwrap();
+    }
+    target
+}
+
+/// Seconds for the same bytes into a file, synced behind each batch's.
+fn raw_batches() -> f64 {
+    let (place, batch) = (place(), vec![b'x'; BATCH]);
+    let mut file = File::create(place.path().join("raw")).unwrap();
+    let begun = Instant::now();
+    for _ in 0..(64 << 20) / BATCH {
+        file.write_all(&batch).unwrap();
+        file.sync_data().unwrap();
+    }
+    begun.elapsed().as_secs_f64()
 }
 
 const COMMITTED: usize = 1000;
