@@ -35,9 +35,9 @@ fn piece_by_piece(bytes: &[u8]) -> u32 {
     finish(&digest)
 }
 
-/// Whether sums are made of products of 512 bits (20 GB/s and more). With those of 128 bits (7 GB/s)
-/// the core itself brings lines in as quickly as they are summed, and doing so before costs a third
-/// of a replay.
+/// Whether sums are made of products of 512 bits (20 GB/s and more). With those of 128 bits (7
+/// GB/s) the core itself brings lines in as quickly as they are summed, and doing so before costs a
+/// third of a replay.
 fn outruns_memory() -> bool {
     #[cfg(target_arch = "x86_64")]
     return is_x86_feature_detected!("vpclmulqdq") && is_x86_feature_detected!("avx512f");

@@ -117,7 +117,10 @@ impl JobDriver {
         let (plan, begun) = match self.drafted(batch) {
             Some(drafted) => drafted,
             None => {
-                let inputs = self.plan_inputs(None)?;
+                let mut inputs = self.plan_inputs(None)?;
+                if inputs.is_empty() && self.harden()? {
+                    inputs = self.plan_inputs(None)?;
+                }
                 self.pace.pass(now, wall);
                 if inputs.is_empty() {
                     return Ok(None);
@@ -134,6 +137,24 @@ impl JobDriver {
         batch.times = Times { begun_ns: now, delay_ns, ..Times::default() };
         batch.begun = begun;
         Ok(Some(batch))
+    }
+
+    /// Has what is in the log made durable, if it is read here and not all of it is. Records may
+    /// have been submitted for which nobody waits: with nothing else to do in the log, they would
+    /// not be processed until somebody does. `false` if there is nothing more to see now.
+    fn harden(&self) -> Result<bool> {
+        let (wal, appended) = (&self.env.wal, self.env.wal.appended_lsn());
+        // What comes behind the beginning of a job that ends is not its affair.
+        if self.is_bounded() || appended <= wal.durable_lsn() {
+            return Ok(false);
+        }
+        for source in &self.job.sources {
+            if source.retention(self.boundary.position(source.name()))?.is_some() {
+                wal.wait_durable(appended)?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// How long until a batch is due. What is to be drained is due at once.

@@ -117,11 +117,14 @@ impl Core {
             open.attest.rose_ns = self.clock.monotonic_ns();
             return (open, false);
         }
-        // Either way there is nothing to be done until the mark rises again.
-        open.attest.attested = open.staging.appended();
+        let appended = open.staging.appended();
         if open.staging.place_attestation(&self.stage).is_err() {
+            // Only the reserve is left. A segment may come, although the mark does not rise.
+            open.attest.rose_ns = self.clock.monotonic_ns();
             return (open, false);
         }
+        // There is nothing to be done until the mark rises again.
+        open.attest.attested = appended;
         open.staging.waiting_for_open().promise(true);
         self.ask_preparer(&mut open);
         let Some(slot) = open.take_free() else { unreachable!("ATTEST-1: a slot that nobody has") };

@@ -1,7 +1,8 @@
 //! The frames written last, kept in memory for tails that keep up (LOG.md L20).
 //!
 //! RECENT-1: nothing is kept while there is no tail. RECENT-2: what is kept, with what keeping it
-//! takes, stays below [`RECENT_BYTES`]; a tail holds at most one frame besides. Who is too slow reads the files.
+//! takes, stays below [`RECENT_BYTES`]; a tail holds at most one frame besides. Who is too slow
+//! reads the files.
 //! RECENT-3: frames are kept as soon as they are written: who takes one out first asks whether it
 //! is durable.
 

@@ -158,7 +158,8 @@ impl Wal {
 
     /// Appends a record to the default stream without waiting: its place in the order is fixed,
     /// its bytes are in memory. Waits only while the log holds as many bytes as
-    /// [`WalOptions::memory`] allows.
+    /// [`WalOptions::memory`] allows. The record is written soon, and durable when somebody waits
+    /// for it, for a later one, or for [`sync`](Wal::sync): until then a tail does not show it.
     ///
     /// # Errors
     /// As [`append`](Wal::append).

@@ -13,3 +13,4 @@ mod restart;
 mod retention;
 mod sides;
 mod sinks;
+mod submitted;

@@ -91,7 +91,7 @@ fn rows_are_printed_in_order_and_once_while_nothing_fails() {
     assert!(again.is_empty() && said.contains("completed 0"), "{again:?} {said}");
 }
 
-/// Its reader goes before the first batch: the batch is not lost, it is printed by the next process.
+/// Its reader goes before the first batch: that is not lost, the next process prints it.
 #[test]
 fn a_reader_that_goes_away_ends_the_job_and_loses_nothing() {
     let place = tempfile::tempdir().unwrap();
