@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use sawmill::{
@@ -68,7 +68,7 @@ fn worker() {
     }
 }
 
-fn start(place: &Path, bug: Option<&str>) -> std::process::Child {
+fn start(place: &Path, bug: Option<&str>) -> Child {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "sqlite_killed::worker", "--test-threads", "1"]).env(PLACE, place);
     if let Some(bug) = bug {
@@ -125,6 +125,31 @@ fn check(place: &Path) -> Result<(), String> {
     compare("log", found)
 }
 
+/// Bytes in the files of the file sink: other ones whenever a batch was published, or cut back.
+fn published(place: &Path) -> u64 {
+    let files = std::fs::read_dir(place.join("out")).into_iter().flatten().flatten();
+    files.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum()
+}
+
+/// A process that has come so far `after` it has done something that can be seen, unless it ended
+/// before: a slow machine is as far into its work then as a quick one.
+fn live_until_published(
+    place: &Path,
+    bug: Option<&str>,
+    after: Duration,
+) -> (Child, Option<ExitStatus>) {
+    let (before, mut child) = (published(place), start(place, bug));
+    while published(place) == before {
+        if let Some(ended) = child.try_wait().unwrap() {
+            return (child, Some(ended));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    std::thread::sleep(after);
+    let ended = child.try_wait().unwrap();
+    (child, ended)
+}
+
 /// Kills the job `kills` times, in as many rounds as it takes; each round ends with a life that is
 /// left alone, and a comparison.
 fn kill_and_compare(kills: u64, bug: Option<&str>) -> Result<(), String> {
@@ -135,10 +160,10 @@ fn kill_and_compare(kills: u64, bug: Option<&str>) -> Result<(), String> {
         std::fs::write(place.path().join("in.txt"), lines().join("\n") + "\n").unwrap();
         let before = killed;
         while killed < kills {
-            let mut child = start(place.path(), bug);
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            std::thread::sleep(Duration::from_millis(20 + (random >> 33) % 150));
-            if let Some(ended) = child.try_wait().unwrap() {
+            let after = Duration::from_millis((random >> 33) % 30);
+            let (mut child, ended) = live_until_published(place.path(), bug, after);
+            if let Some(ended) = ended {
                 if !ended.success() {
                     return Err(format!("round {round}: the job failed after {killed} kills"));
                 }
@@ -166,6 +191,6 @@ fn killed_again_and_again_every_sink_has_every_row_once() {
 #[cfg(feature = "planted")]
 #[test]
 fn planted_no_sink_cut_is_seen_in_the_files() {
-    let story = kill_and_compare(40, Some("no-sink-cut")).unwrap_err();
+    let story = kill_and_compare(400, Some("no-sink-cut")).unwrap_err();
     println!("no-sink-cut caught: {story}");
 }
