@@ -191,6 +191,6 @@ fn killed_again_and_again_every_sink_has_every_row_once() {
 #[cfg(feature = "planted")]
 #[test]
 fn planted_no_sink_cut_is_seen_in_the_files() {
-    let story = kill_and_compare(400, Some("no-sink-cut")).unwrap_err();
+    let story = kill_and_compare(40, Some("no-sink-cut")).unwrap_err();
     println!("no-sink-cut caught: {story}");
 }
