@@ -5,9 +5,11 @@
 //!   for the next record.
 //! - `latency`: 10,000 records a second, appended durably by four threads, with a tick of 1 ms:
 //!   from before the append to when that returns, to the callback, and to a reader of another log.
-//! - `publication`: the same 64 MiB through a job into a callback that does nothing, and into
+//! - `publication`: the same 256 MiB through a job into a callback that does nothing, and into
 //!   files, another log (in steady state) and SQLite: throughput beside the callback's, in turns;
 //!   and beside `raw`: the device, given the same bytes by nobody else, made durable by the batch.
+//!   Three jobs: one that gives `all` its rows out, one that gives a `tenth`, and one that counts
+//!   the `words` of each batch, ten thousand different ones; each also by its name.
 //! - `commits`: publishing batches of 1,000 records into files and into SQLite, beside what such a
 //!   commit costs by itself: an append and a sync, and a transaction.
 //!
@@ -18,6 +20,7 @@
 #![allow(clippy::print_stdout, reason = "the table is what this prints")]
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
 #![allow(clippy::cast_possible_truncation, reason = "sizes of a bench")]
+#![allow(clippy::cast_precision_loss, reason = "figures of a bench")]
 
 use std::fs::File;
 use std::io::Write;
@@ -47,8 +50,10 @@ fn main() {
         latency("for_each_batch");
         latency("write_log");
     }
-    if wanted("publication") {
-        publication();
+    for work in WORKS {
+        if wanted("publication") || wanted(work.name) {
+            publication(work);
+        }
     }
     if wanted("commits") {
         commits();
@@ -65,7 +70,7 @@ fn place() -> tempfile::TempDir {
 
 /// The value below which so many of a hundred lie.
 fn percentile(sorted: &[u64], percent: f64) -> f64 {
-    #[allow(clippy::cast_precision_loss, clippy::cast_sign_loss, reason = "an index")]
+    #[allow(clippy::cast_sign_loss, reason = "an index")]
     let at = ((sorted.len() - 1) as f64 * percent / 100.0) as usize;
     Duration::from_nanos(sorted[at]).as_secs_f64() * 1e3
 }
@@ -108,6 +113,7 @@ fn overhead(batches: u32) {
     // One record a batch, all there before: nothing waits for a record.
     (0..batches).for_each(|_| drop(events.submit(b"one").unwrap()));
     engine.log().sync().unwrap();
+    await_prepared(engine.log());
     let options = RunOptions {
         trigger: Trigger::Records(1),
         on_event: Some(listener),
@@ -213,31 +219,93 @@ fn latency(sink: &str) {
 }
 
 const RECORD: usize = 128;
-const RECORDS: usize = (64 << 20) / RECORD;
+const INPUT: usize = 256 << 20;
+const RECORDS: usize = INPUT / RECORD;
 /// Input bytes of a batch.
 const BATCH: usize = 4 << 20;
 
-/// Seconds for all records through a job with these sinks.
-fn through(sinks: impl Fn(&mut JobBuilder, &Bytes, &Path)) -> f64 {
+/// What a job makes of its records.
+#[derive(Clone, Copy)]
+struct Work {
+    name: &'static str,
+    rows: fn(&Bytes) -> Bytes,
+    /// One in so many bytes comes out, about.
+    share: usize,
+}
+
+const WORKS: [Work; 3] = [
+    Work { name: "all", rows: Bytes::clone, share: 1 },
+    Work { name: "tenth", rows: |rows| rows.filter(|row| row[0] % 10 == 0), share: 10 },
+    Work { name: "words", rows: counts, share: 30 },
+];
+
+fn counts(rows: &Bytes) -> Bytes {
+    let words = rows.flat_map_rows::<sawmill::Bytes>(|row, out| {
+        row.split(|byte| *byte == b' ').filter(|word| !word.is_empty()).for_each(|w| out.push(w));
+    });
+    words.count_by_value().flat_map_rows::<sawmill::Bytes>(|(word, count), out| {
+        let mut line = word.to_vec();
+        write!(line, " {count}").unwrap();
+        out.push(&line);
+    })
+}
+
+/// Words of four digits, the small ones more often.
+fn line(state: &mut u64, record: &mut [u8; RECORD]) {
+    for (number, place) in record.chunks_mut(5).enumerate() {
+        *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let (a, b) = ((*state >> 33) % 10_000, (*state >> 13) % 10_000);
+        let word = if number == 0 { a } else { a * b / 10_000 };
+        let text = format!("{word:04} ");
+        place.copy_from_slice(&text.as_bytes()[..place.len()]);
+    }
+}
+
+/// Seconds for all records through a job with these sinks: at the pace from its first batch to its
+/// last, without the start, which looks through the log once.
+fn through(work: Work, sinks: impl Fn(&mut JobBuilder, &Bytes, &Path)) -> f64 {
     let place = place();
     let engine = Engine::open(place.path().join("data"), EngineOptions::default()).unwrap();
     let events = engine.ingest(name!("events")).unwrap();
-    let record = [b'x'; RECORD];
-    (0..RECORDS).for_each(|_| drop(events.submit(&record).unwrap()));
+    let (mut record, mut state) = ([0; RECORD], 1);
+    for _ in 0..RECORDS {
+        line(&mut state, &mut record);
+        drop(events.submit(&record).unwrap());
+    }
     engine.log().sync().unwrap();
+    await_prepared(engine.log());
     let (job, ()) = Job::build(name!("through"), |job| {
         let rows = job.source(name!("in"), Received::from(&events));
-        sinks(job, &rows, place.path());
+        sinks(job, &(work.rows)(&rows), place.path());
     })
     .unwrap();
     let trigger = Trigger::AvailableNow { bytes: BATCH as u64 };
-    let begun = Instant::now();
-    let options = RunOptions { trigger, ..RunOptions::default() };
+    let completed: Arc<Mutex<Vec<Instant>>> = Arc::default();
+    let told = Arc::clone(&completed);
+    let listener: EventListener = Arc::new(move |event: &Event| {
+        if let Event::BatchCompleted(_) = event {
+            told.lock().unwrap().push(Instant::now());
+        }
+    });
+    let options = RunOptions { trigger, on_event: Some(listener), ..RunOptions::default() };
     engine.start(job, options).unwrap().await_termination().unwrap();
-    begun.elapsed().as_secs_f64()
+    let completed = completed.lock().unwrap();
+    let [first, .., last] = completed[..] else { unreachable!("more than two batches") };
+    let gaps = completed.len() - 1;
+    (last - first).as_secs_f64() * (gaps + 1) as f64 / gaps as f64
 }
 
-fn publication() {
+/// Waits until the log has as many segments ready as it wants: making them uses the device.
+fn await_prepared(log: &Wal) {
+    let count = || log.stats().segments_prepared + log.stats().segments_recycled;
+    let mut before = u64::MAX;
+    while before != count() {
+        before = count();
+        std::thread::sleep(Duration::from_millis(1500));
+    }
+}
+
+fn publication(work: Work) {
     #[allow(clippy::type_complexity, reason = "a table of sinks")]
     let sinks: &[(&str, &dyn Fn(&mut JobBuilder, &Bytes, &Path))] = &[
         ("for_each_batch, nothing", &|_, rows, _| {
@@ -256,18 +324,16 @@ fn publication() {
     let (mut best, mut raw) = (vec![f64::MAX; sinks.len()], f64::MAX);
     for _ in 0..3 {
         for ((_, sink), best) in sinks.iter().zip(&mut best) {
-            *best = best.min(through(sink));
+            *best = best.min(through(work, sink));
         }
-        raw = raw.min(raw_batches());
+        raw = raw.min(raw_batches(work.share));
     }
-    println!("publication, {:<24} {:>6.0} MiB/s", "raw", 64.0 / raw);
+    let rate = |seconds: f64| (INPUT >> 20) as f64 / seconds;
+    println!("publication, {}: raw {:.0} MiB/s of input", work.name, rate(raw));
     for ((name, _), seconds) in sinks.iter().zip(&best) {
-        println!(
-            "publication, {name:<24} {:>6.0} MiB/s, {:.2} of the callback, {:.2} of raw",
-            64.0 / seconds,
-            best[0] / seconds,
-            raw / seconds
-        );
+        let (callback, raw) = (best[0] / seconds, raw / seconds);
+        let rate = rate(*seconds);
+        println!("  {name:<24} {rate:>6.0}, {callback:.2} of the callback, {raw:.2} of raw");
     }
 }
 
@@ -280,15 +346,16 @@ fn used(place: &Path) -> Wal {
         rows.into_iter().for_each(|row| drop(row.unwrap()));
         target.sync().unwrap();
     }
+    await_prepared(&target);
     target
 }
 
 /// Seconds for the same bytes into a file, synced behind each batch's.
-fn raw_batches() -> f64 {
-    let (place, batch) = (place(), vec![b'x'; BATCH]);
+fn raw_batches(share: usize) -> f64 {
+    let (place, batch) = (place(), vec![b'x'; BATCH / share]);
     let mut file = File::create(place.path().join("raw")).unwrap();
     let begun = Instant::now();
-    for _ in 0..(64 << 20) / BATCH {
+    for _ in 0..INPUT / BATCH {
         file.write_all(&batch).unwrap();
         file.sync_data().unwrap();
     }
@@ -305,6 +372,7 @@ fn publishing(sinks: impl Fn(&Bytes, &Path), place: &Path) -> Vec<u64> {
     let record = [b'x'; RECORD];
     (0..COMMITTED * COMMITS).for_each(|_| drop(events.submit(&record).unwrap()));
     engine.log().sync().unwrap();
+    await_prepared(engine.log());
     let (job, ()) = Job::build(name!("commits"), |job| {
         sinks(&job.source(name!("in"), Received::from(&events)), place);
     })

@@ -394,6 +394,7 @@ fn at_rest(
         draining: false,
         published_last: Vec::new(),
         last_begun_ns: None,
+        last_computing_ns: u64::MAX,
     })
 }
 

@@ -1,11 +1,13 @@
-//! Buffers that the tasks of a node fill again and again: those of one batch are the next one's.
+//! Buffers that a node's tasks, or a source, fill again and again: those of one batch are the next
+//! one's.
 //! The allocator would give their pages back, and each batch would have them faulted in and
 //! cleared anew.
 //!
 //! - SPARE-1: a buffer is empty when it is taken. How much room it has shows in no result.
-//! - SPARE-2: a node keeps at most [`KEPT`] bytes of them, and none that was hardly filled: after
+//! - SPARE-2: each keeps at most [`KEPT`] bytes of them, and none that was hardly filled: after
 //!   a large batch, small ones let its room go. What a run under a byte budget had is not kept.
 
+use std::fmt::{self, Debug};
 use std::ops::Deref;
 
 use super::run::RunContext;
@@ -43,12 +45,18 @@ impl<T: Send + Sync + 'static> Reuse for Vec<T> {
     }
 }
 
-/// The buffers of a node that nobody uses.
+/// The buffers of a node, or of a source, that nobody uses.
 pub(crate) struct Spares<T>(Arc<Mutex<Shelf<T>>>);
 
 struct Shelf<T> {
     buffers: Vec<T>,
     bytes: usize,
+}
+
+impl<T> Clone for Spares<T> {
+    fn clone(&self) -> Spares<T> {
+        Spares(Arc::clone(&self.0))
+    }
 }
 
 impl<T> Default for Spares<T> {
@@ -67,13 +75,20 @@ impl<T: Reuse> Spares<T> {
     }
 
     /// A buffer that comes back when nobody holds it any more.
+    pub(crate) fn give(&self, buffer: T) -> Lent<T> {
+        Lent { buffer: Some(buffer), home: Some(Arc::clone(&self.0)) }
+    }
+
+    /// The same for what a run fills; under a byte budget it does not come back.
     pub(crate) fn lend(&self, buffer: T, run: &RunContext) -> Lent<T> {
-        let home = run.store().budget().is_none().then(|| Arc::clone(&self.0));
-        Lent { buffer: Some(buffer), home }
+        match run.store().budget() {
+            None => self.give(buffer),
+            Some(_) => Lent::from(buffer),
+        }
     }
 }
 
-/// A filled buffer, which goes back to its node.
+/// A filled buffer, which goes back to whose it is.
 pub(crate) struct Lent<T: Reuse> {
     /// Until it is dropped.
     buffer: Option<T>,
@@ -84,6 +99,12 @@ pub(crate) struct Lent<T: Reuse> {
 impl<T: Reuse> From<T> for Lent<T> {
     fn from(buffer: T) -> Lent<T> {
         Lent { buffer: Some(buffer), home: None }
+    }
+}
+
+impl<T: Reuse + Debug> Debug for Lent<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.buffer.fmt(f)
     }
 }
 

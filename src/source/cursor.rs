@@ -10,6 +10,7 @@ use super::received_plan::{PlannedRecords, position_behind, weight};
 use super::records::Records;
 use super::{Limit, Planned};
 use crate::error::Result;
+use crate::exec::{Lent, Spares};
 use crate::ids::{Lsn, StreamId, to_u64};
 use crate::wal::{Tail, Wal};
 
@@ -23,6 +24,8 @@ pub(super) struct Cursor {
     /// Everything before this was looked at.
     scanned: Lsn,
     records: Records,
+    /// What earlier inputs were in.
+    spares: Spares<Records>,
     /// Of the records.
     weight: u64,
     /// Whether an input was taken here last, so that the next one begins at `start`.
@@ -42,13 +45,14 @@ impl fmt::Debug for Cursor {
 }
 
 impl Cursor {
-    pub(super) fn new(wal: &Wal, stream: StreamId) -> Cursor {
+    pub(super) fn new(wal: &Wal, stream: StreamId, spares: &Spares<Records>) -> Cursor {
         Cursor {
             wal: wal.clone(),
             stream,
             start: Lsn::FIRST,
             scanned: Lsn::FIRST,
-            records: Records::default(),
+            records: spares.take().unwrap_or_default(),
+            spares: spares.clone(),
             weight: 0,
             follows: false,
             tail: None,
@@ -56,8 +60,8 @@ impl Cursor {
     }
 
     fn restart(&mut self, at: Lsn) {
-        let (wal, stream) = (self.wal.clone(), self.stream);
-        *self = Cursor { start: at, scanned: at, ..Cursor::new(&wal, stream) };
+        let anew = Cursor::new(&self.wal, self.stream, &self.spares);
+        *self = Cursor { start: at, scanned: at, ..anew };
     }
 
     /// The next input from `from` on, of about `limit` bytes; `None` if nothing came.
@@ -138,7 +142,7 @@ impl Cursor {
 
     /// The records of a planned input, if it is the one that was planned here last. The cursor then
     /// goes on behind them.
-    pub(super) fn take(&mut self, planned: &PlannedRecords) -> Option<Records> {
+    pub(super) fn take(&mut self, planned: &PlannedRecords) -> Option<Lent<Records>> {
         let ends = (self.records.first(), self.records.last());
         if ends != (Some(planned.first), Some(planned.last)) {
             return None;
@@ -146,6 +150,7 @@ impl Cursor {
         self.start = planned.last.next();
         self.follows = true;
         self.weight = 0;
-        Some(std::mem::take(&mut self.records))
+        let empty = self.spares.take().unwrap_or_default();
+        Some(self.spares.give(std::mem::replace(&mut self.records, empty)))
     }
 }

@@ -10,7 +10,7 @@ use super::{
     Amount, Attached, LastRead, Limit, Meter, Opened, Planned, Source, SourceContext, StreamSource,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::exec::{Bytes, Name};
+use crate::exec::{Bytes, Name, Spares};
 use crate::ids::{LogId, Lsn, StreamId};
 use crate::sync::{Arc, Mutex, lock};
 use crate::wal::{LsnRange, Pending, Wal};
@@ -136,10 +136,11 @@ impl StreamSource for Received {
     type Row = Bytes;
 
     fn attach(self, name: Name) -> Attached<Bytes> {
+        let spares = Spares::default();
         Attached::new(ReceivedSource {
             name,
-            cursor: Mutex::new(Cursor::new(&self.0.wal, self.0.stream)),
-            reread: Mutex::new(Reread::new(&self.0.wal, self.0.stream)),
+            cursor: Mutex::new(Cursor::new(&self.0.wal, self.0.stream, &spares)),
+            reread: Mutex::new(Reread::new(&self.0.wal, self.0.stream, &spares)),
             wal: self.0.wal,
             stream: self.0.stream,
             read: Meter::default(),

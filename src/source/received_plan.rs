@@ -6,6 +6,7 @@ use super::records::Records;
 use super::{Input, RecordPlace};
 use crate::checksum::Xxh3;
 use crate::error::{Error, ErrorKind, Result};
+use crate::exec::Lent;
 use crate::ids::{Lsn, StreamId, to_u64, to_usize};
 use crate::sync::OnceLock;
 use crate::versioned;
@@ -117,14 +118,14 @@ struct RecordsDigest {
 #[derive(Debug)]
 pub(super) struct ReceivedInput {
     planned: PlannedRecords,
-    records: Records,
+    records: Lent<Records>,
     /// Of each partition: its digest, since its records were first passed on.
     digests: Vec<OnceLock<u64>>,
 }
 
 impl ReceivedInput {
     /// The input with its records, which must be all that were planned.
-    pub(super) fn new(planned: PlannedRecords, records: Records) -> Result<ReceivedInput> {
+    pub(super) fn new(planned: PlannedRecords, records: Lent<Records>) -> Result<ReceivedInput> {
         let whole = to_u64(records.len()) == planned.records
             && records.first().is_none_or(|first| first >= planned.first)
             && records.last().is_none_or(|last| last <= planned.last);

@@ -1,5 +1,6 @@
 //! Records in memory: payloads one after the other, in blocks.
 
+use crate::exec::Reuse;
 use crate::ids::{Lsn, to_u64};
 
 /// Records of one stream, in LSN order, copied once out of the log.
@@ -8,6 +9,21 @@ pub(super) struct Records {
     payloads: Vec<u8>,
     /// Of each record: its LSN, and where its payload ends in `payloads`.
     marks: Vec<(Lsn, usize)>,
+}
+
+impl Reuse for Records {
+    fn clear(&mut self) {
+        self.payloads.clear();
+        self.marks.clear();
+    }
+
+    fn memory(&self) -> usize {
+        Reuse::memory(&self.payloads) + Reuse::memory(&self.marks)
+    }
+
+    fn filled(&self) -> usize {
+        Reuse::filled(&self.payloads) + Reuse::filled(&self.marks)
+    }
 }
 
 impl Records {

@@ -9,6 +9,7 @@
 use super::received_plan::PlannedRecords;
 use super::records::Records;
 use crate::error::Result;
+use crate::exec::{Lent, Spares};
 use crate::ids::{Lsn, StreamId};
 use crate::wal::{Replay, Wal};
 
@@ -26,18 +27,20 @@ pub(super) struct Reread {
     wal: Wal,
     stream: StreamId,
     open: Option<Open>,
+    /// What earlier inputs were in.
+    spares: Spares<Records>,
 }
 
 impl Reread {
-    pub(super) fn new(wal: &Wal, stream: StreamId) -> Reread {
-        Reread { wal: wal.clone(), stream, open: None }
+    pub(super) fn new(wal: &Wal, stream: StreamId, spares: &Spares<Records>) -> Reread {
+        Reread { wal: wal.clone(), stream, open: None, spares: spares.clone() }
     }
 
     /// The records of a planned input, as far as the log has them.
     ///
     /// # Errors
     /// The log's.
-    pub(super) fn read(&mut self, planned: &PlannedRecords) -> Result<Records> {
+    pub(super) fn read(&mut self, planned: &PlannedRecords) -> Result<Lent<Records>> {
         let kept = self.open.take().filter(|on| {
             let shows = on.next <= planned.first && planned.last <= on.through;
             shows && on.replay.comes_to(planned.first)
@@ -52,18 +55,20 @@ impl Reread {
         self.go_on(on, planned)
     }
 
-    fn go_on(&mut self, mut on: Open, planned: &PlannedRecords) -> Result<Records> {
-        let mut records = Records::default();
+    fn go_on(&mut self, mut on: Open, planned: &PlannedRecords) -> Result<Lent<Records>> {
+        let mut records = self.spares.take().unwrap_or_default();
         // Its last record is of the stream: nothing behind it is looked at.
         while on.next <= planned.last {
-            let Some(record) = on.replay.next().transpose()? else { return Ok(records) };
+            let Some(record) = on.replay.next().transpose()? else {
+                return Ok(self.spares.give(records));
+            };
             on.next = record.lsn.next();
             if record.lsn <= planned.last {
                 records.push(record.lsn, record.payload);
             }
         }
         self.open = Some(on);
-        Ok(records)
+        Ok(self.spares.give(records))
     }
 
     fn begin(&self, from: Lsn) -> Result<Open> {

@@ -17,6 +17,10 @@ use crate::planted::{Bug, planted};
 use crate::source::{Limit, Source, SourceContext};
 use crate::sync::Arc;
 
+/// Computing that takes no longer is over before the plan would have been written beside it by
+/// another thread: a durable write, and two wake-ups.
+const SHORT_NS: u64 = 200_000;
+
 /// A batch on its way through the steps.
 pub(crate) struct Batch {
     pub(crate) plan: BatchPlan,
@@ -68,9 +72,14 @@ impl JobDriver {
         let Some(mut batch) = self.plan()? else { return Ok(Stepped::Idle) };
         let id = batch.plan.batch;
         self.hooks.at(Step::Planned, id)?;
+        let planned_ns = self.env.clock.monotonic_ns();
+        if self.last_computing_ns > SHORT_NS {
+            self.env.wal.begin_durable(batch.plan_lsn);
+        }
         self.compute(&mut batch)?;
         self.let_go();
         batch.times.computed_ns = self.env.clock.monotonic_ns();
+        self.last_computing_ns = batch.times.computed_ns.saturating_sub(planned_ns);
         self.hooks.at(Step::Computed, id)?;
         self.draft(&batch);
         self.await_plan_durable(&batch)?;
@@ -129,11 +138,11 @@ impl JobDriver {
             }
         };
         let entry = Entry::BatchPlanned(plan);
-        let pending = self.env.wal.submit_internal(JOURNAL, &entry.encode())?;
+        let lsn = self.env.wal.leave_internal(JOURNAL, &entry.encode())?;
         let Entry::BatchPlanned(plan) = entry else { unreachable!("made above") };
         self.marks.reach(Mark::Planned, batch);
         self.planned_here = true;
-        let mut batch = Batch::new(plan, pending.lsn(), 1);
+        let mut batch = Batch::new(plan, lsn, 1);
         batch.times = Times { begun_ns: now, delay_ns, ..Times::default() };
         batch.begun = begun;
         Ok(Some(batch))
@@ -247,10 +256,10 @@ impl JobDriver {
             },
             results: batch.computed().results.clone(),
         });
-        let pending = self.env.wal.submit_internal(JOURNAL, &entry.encode())?;
+        let lsn = self.env.wal.leave_internal(JOURNAL, &entry.encode())?;
         let Entry::BatchCompleted(done) = entry else { unreachable!("made above") };
         self.merge(batch);
-        self.boundary.advance(&batch.plan, &done, pending.lsn());
+        self.boundary.advance(&batch.plan, &done, lsn);
         self.marks.reach(Mark::Completed, batch.plan.batch);
         Ok(())
     }

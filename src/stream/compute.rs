@@ -136,7 +136,7 @@ impl JobDriver {
         let obeyed = batch.skipped.take().filter(|_| !planted(Bug::SkipDecidedAgain));
         let shown = self.without(&inputs, obeyed.clone().unwrap_or_default())?;
         let tried = match begun {
-            Some((run, outputs)) => self.compute_in(run, outputs, &inputs, &shown),
+            Some((run, outputs)) => self.compute_in(run, Some(outputs), &inputs, &shown),
             None => self.try_compute(&inputs, &shown),
         };
         let mut computed = match tried {
@@ -190,15 +190,15 @@ impl JobDriver {
     ) -> Result<Computed, Failed> {
         let run = Arc::new(self.run_of(inputs, shown)?);
         self.hooks.computing(inputs.plan.batch, &run);
-        let outputs = self.job.sinks.iter().map(|_| None).collect();
-        self.compute_in(run, outputs, inputs, shown)
+        self.compute_in(run, None, inputs, shown)
     }
 
-    /// Computes what of the outputs is not there yet, in a run of the batch.
+    /// Computes what of the outputs is not there yet, in a run of the batch; `drafted` are those of
+    /// its draft.
     fn compute_in(
         &mut self,
         run: Arc<RunContext>,
-        begun: Vec<Option<Output>>,
+        drafted: Option<Vec<Option<Output>>>,
         inputs: &Inputs<'_>,
         shown: &Shown,
     ) -> Result<Computed, Failed> {
@@ -206,7 +206,7 @@ impl JobDriver {
         for operator in &self.job.operators {
             operator.keep_failed(planted(Bug::MergeFailedOverlay));
         }
-        let outputs = match self.outputs(&run, begun) {
+        let outputs = match self.outputs(&run, drafted) {
             Ok(outputs) => outputs,
             Err(error) => return Err(Failed { error, faults: run.faults() }),
         };
@@ -259,18 +259,24 @@ impl JobDriver {
     }
 
     /// Has every sink and every stateful operator computed.
-    fn outputs(&self, run: &RunContext, begun: Vec<Option<Output>>) -> Result<Vec<Output>> {
+    fn outputs(
+        &self,
+        run: &RunContext,
+        drafted: Option<Vec<Option<Output>>>,
+    ) -> Result<Vec<Output>> {
         let (job, executor) = (&self.job, &*self.env.executor);
+        let is_drafted = drafted.is_some();
+        let drafted = drafted.unwrap_or_else(|| job.sinks.iter().map(|_| None).collect());
         let compute = || -> Result<Vec<Output>> {
             let missing = |sink: &Arc<dyn Sink>| sink.compute(executor, run);
-            let outputs = job.sinks.iter().zip(begun);
-            let outputs = outputs.map(|(sink, begun)| begun.map_or_else(|| missing(sink), Ok));
+            let outputs = job.sinks.iter().zip(drafted);
+            let outputs = outputs.map(|(sink, drafted)| drafted.map_or_else(|| missing(sink), Ok));
             let outputs = outputs.collect::<Result<_>>()?;
             job.operators.iter().try_for_each(|operator| operator.compute(executor, run))?;
             Ok(outputs)
         };
-        // A job on its own thread has the next batch's records read meanwhile; in a simulation
-        // nothing happens beside anything.
+        // A job on its own thread has the next batch's records read meanwhile, if that was not done
+        // beside the draft; in a simulation nothing happens beside anything.
         match self.env.writing {
             Writing::Beside => {
                 let (sources, share, cx) = (&job.sources, self.share(), self.source_context());
@@ -279,6 +285,7 @@ impl JobDriver {
                     Some(coming) => {
                         coming.opened.get_or_init(|| open(sources, cx, &coming.plan));
                     }
+                    None if is_drafted => {}
                     None => sources.iter().for_each(|source| source.read_ahead(share)),
                 };
                 executor.beside(aside, compute)

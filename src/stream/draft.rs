@@ -134,7 +134,8 @@ impl JobDriver {
         Computing { run, sinks, operators, stateful }
     }
 
-    /// Computes on the pool, or here where nothing happens beside anything.
+    /// Computes on the pool, and has what comes behind the draft read meanwhile; or computes here,
+    /// where nothing happens beside anything.
     fn begin(&self, what: Computing, outcome: &Arc<Mutex<Option<Outcome>>>) -> Option<Aside> {
         let told = Arc::clone(outcome);
         let work = move |executor: &Executor| {
@@ -144,7 +145,11 @@ impl JobDriver {
             *lock(&told) = Some(computed);
         };
         if self.env.writing == Writing::Beside {
-            return Some(self.env.executor.spawn(work));
+            let (sources, share) = (self.job.sources.clone(), self.share());
+            return Some(self.env.executor.spawn(move |executor| {
+                let ahead = || sources.iter().for_each(|source| source.read_ahead(share));
+                executor.beside(ahead, || work(executor));
+            }));
         }
         work(&self.env.executor);
         None

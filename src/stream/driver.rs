@@ -106,6 +106,8 @@ pub(crate) struct JobDriver {
     pub(crate) published_last: Vec<Named>,
     /// When the last completed batch of this run was begun.
     pub(crate) last_begun_ns: Option<u64>,
+    /// How long step 2 of the last batch took.
+    pub(crate) last_computing_ns: u64,
 }
 
 impl fmt::Debug for JobDriver {

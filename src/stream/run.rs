@@ -330,7 +330,10 @@ fn drive(driver: &mut JobDriver, control: &Control) -> Result<()> {
             (Wish::Run, false) => driver.wake(),
             (Wish::Drain, _) => driver.drain(),
             (Wish::Stop, _) => return driver.finish(),
-            (Wish::Abandon, _) => return Ok(()),
+            (Wish::Abandon, _) => {
+                driver.env.wal.begin_durable(driver.boundary.completion);
+                return Ok(());
+            }
         }
         match driver.step()? {
             Stepped::Batch(_) => idle = IDLE_MIN,

@@ -7,7 +7,7 @@ use super::core::{Core, Open, Panics, Phase, SyncRequest, closed};
 use super::group::{Call, Ticket, Waiting};
 use super::options::Background;
 use super::range::LsnRange;
-use super::record::{RECORD_HEADER, RecordKind};
+use super::record::RECORD_HEADER;
 use super::replay::Replay;
 use super::stage::Reservation;
 use super::staging::{Mark, NoRoom, Want};
@@ -87,7 +87,9 @@ impl Core {
         if waits(want) {
             self.join_and_wait(open, want.until, lsns.last())?;
         } else {
-            self.nudge(&mut open);
+            if want.told {
+                self.nudge(&mut open);
+            }
             drop(open);
         }
         self.prepare_inline();
@@ -98,9 +100,7 @@ impl Core {
     pub(crate) fn submit_alone(&self, payload: &[u8]) -> Result<Lsn> {
         self.check_fork()?;
         let bytes = self.measure(&[payload])?;
-        let (kind, until) = (RecordKind::User, Mark::Appended);
-        let (stream, extended) = (StreamId::DEFAULT, false);
-        let want = Want { stream, kind, extended, until };
+        let want = Want::user(StreamId::DEFAULT, Mark::Appended);
         let _panics = Panics::poison(self);
         let mut open = lock(&self.open);
         let lsns = loop {
@@ -214,6 +214,16 @@ impl Core {
         let _panics = Panics::poison(self);
         self.join_and_wait(lock(&self.open), Mark::Durable, lsn)?;
         Ok(self.progress.durable())
+    }
+
+    /// Has `lsn` and everything before it made durable by the committer, beside the caller. What
+    /// comes of it is told to who waits for it.
+    pub(crate) fn begin_durable(&self, lsn: Lsn) {
+        let mut open = lock(&self.open);
+        if let Some(waiting) = open.staging.waiting_for(lsn) {
+            waiting.promise(true);
+            self.nudge(&mut open);
+        }
     }
 
     /// Joins whoever waits for `lsn` to come so far, and waits.

@@ -10,6 +10,8 @@
 //! RECYCLE-4: at most `limit` files are kept to be used again.
 //! RECYCLE-5: an error here takes nothing from the log: what could not be removed is tried again,
 //! and at last removed by the next opening.
+//! RECYCLE-6: what was not needed while [`IDLE`] segments were made, not even the last of it, is
+//! removed by and by: what a busy moment left does not stay for ever.
 
 use std::collections::VecDeque;
 use std::io;
@@ -30,6 +32,9 @@ use crate::wal::segment::{Segment, SegmentHeader, file_name};
 const LOCK_TRIES: u32 = 2000;
 const LOCK_STEP: Duration = Duration::from_millis(1);
 
+/// So many segments in a row that left a file over, and one fewer will do.
+const IDLE: u32 = 64;
+
 /// A file that nobody can see, still under its old name, locked.
 #[derive(Debug)]
 struct Kept {
@@ -47,6 +52,8 @@ pub(crate) struct Recycler {
     given_up: Vec<Arc<Segment>>,
     kept: VecDeque<Kept>,
     reused: u64,
+    /// Segments that were made one after the other and left a file over.
+    idle: u32,
 }
 
 impl Recycler {
@@ -54,7 +61,7 @@ impl Recycler {
     pub(crate) fn new(home: Arc<Home>, limit: usize, size: u64) -> Recycler {
         let limit = if home.directory().overwrites_in_place() { limit } else { 0 };
         let (given_up, kept) = (Vec::new(), VecDeque::new());
-        Recycler { home, limit, size, given_up, kept, reused: 0 }
+        Recycler { home, limit, size, given_up, kept, reused: 0, idle: 0 }
     }
 
     /// Where the segments are.
@@ -151,6 +158,7 @@ impl Recycler {
             match self.finish(&header, clock) {
                 Ok(file) => {
                     self.reused += 1;
+                    self.shrink();
                     return Ok(Some(Segment::opened(&self.home, &header, file)));
                 }
                 Err(error) => {
@@ -160,7 +168,20 @@ impl Recycler {
                 }
             }
         }
+        self.idle = 0;
         Ok(None)
+    }
+
+    /// Removes a file that was long not needed (RECYCLE-6).
+    fn shrink(&mut self) {
+        self.idle = if self.kept.is_empty() { 0 } else { self.idle + 1 };
+        if self.idle == IDLE {
+            self.idle = 0;
+            // As in `sweep`: a name that comes back is below the start.
+            if let Some(kept) = self.kept.pop_back() {
+                drop(self.remove(kept.number));
+            }
+        }
     }
 
     /// The new header first, durable, and then the new name (RECYCLE-3).

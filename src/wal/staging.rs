@@ -32,6 +32,9 @@ pub(crate) struct Want {
     pub(crate) extended: bool,
     /// What the caller waits for.
     pub(crate) until: Mark,
+    /// Whether the committer is told that there is something to write. It is not where the caller
+    /// is about to wait for it, or for what comes behind it.
+    pub(crate) told: bool,
 }
 
 /// How far a record has to come before its append returns.
@@ -52,18 +55,24 @@ impl Want {
         kind: RecordKind::Internal,
         extended: false,
         until: Mark::Appended,
+        told: true,
     };
 
     /// The user's records, without extensions.
     #[inline]
     pub(crate) const fn user(stream: StreamId, until: Mark) -> Want {
-        Want { stream, kind: RecordKind::User, extended: false, until }
+        Want { stream, kind: RecordKind::User, extended: false, until, told: true }
     }
 
     /// Records of the log or the engine.
     #[inline]
     pub(crate) const fn internal(stream: StreamId, until: Mark) -> Want {
-        Want { stream, kind: RecordKind::Internal, extended: false, until }
+        Want { stream, kind: RecordKind::Internal, extended: false, until, told: true }
+    }
+
+    /// Records of the engine for which it is about to wait.
+    pub(crate) const fn left(stream: StreamId) -> Want {
+        Want { told: false, ..Want::internal(stream, Mark::Appended) }
     }
 }
 

@@ -208,11 +208,16 @@ impl Wal {
         self.core().append(Want::internal(stream, Mark::Durable), payloads)
     }
 
-    /// As [`submit`](Wal::submit), an internal record.
-    pub(crate) fn submit_internal(&self, stream: StreamId, payload: &[u8]) -> Result<Pending> {
-        let want = Want::internal(stream, Mark::Appended);
-        let lsns = self.core().append(want, &[payload])?;
-        Ok(Pending::new(self.share(), lsns.first()))
+    /// Gives an internal record its place, and leaves it there: who waits for it, which must be
+    /// soon, writes it with all that was left before it, at once and durable. The committer would
+    /// write it plain, and the wait would come to one operation of the device more.
+    pub(crate) fn leave_internal(&self, stream: StreamId, payload: &[u8]) -> Result<Lsn> {
+        Ok(self.core().append(Want::left(stream), &[payload])?.first())
+    }
+
+    /// Has what was left, up to `lsn`, made durable beside the caller.
+    pub(crate) fn begin_durable(&self, lsn: Lsn) {
+        self.core().begin_durable(lsn);
     }
 
     /// Waits until everything appended before this call is on stable storage; returns the durable

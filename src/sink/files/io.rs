@@ -14,12 +14,22 @@ pub(super) struct FileIo {
     pub(super) directory: Arc<dyn Directory>,
     channel: Box<dyn Channel>,
     buffer: Option<AlignedBuf>,
+    gathered: Option<Gathered>,
+}
+
+/// Bytes that were not written yet: a write each for what a partition has would be dozens.
+#[derive(Debug)]
+struct Gathered {
+    file: Arc<dyn File>,
+    /// Where they belong.
+    start: u64,
+    buffer: AlignedBuf,
 }
 
 impl FileIo {
     pub(super) fn new(directory: Arc<dyn Directory>) -> Result<FileIo> {
         let channel = directory.channel().map_err(failed)?;
-        Ok(FileIo { directory, channel, buffer: None })
+        Ok(FileIo { directory, channel, buffer: None, gathered: None })
     }
 
     pub(super) fn error(&self, kind: ErrorKind, name: &str, text: &str) -> Error {
@@ -56,27 +66,69 @@ impl FileIo {
         self.sync_names()
     }
 
+    /// Writes bytes, all of them.
     pub(super) fn write(&mut self, file: &Arc<dyn File>, start: u64, bytes: &[u8]) -> Result<()> {
-        let mut written = 0;
-        while written < bytes.len() {
-            let mut buffer = self.buffer.take().unwrap_or_else(|| AlignedBuf::zeroed(CHUNK));
-            let chunk = (bytes.len() - written).min(CHUNK);
-            buffer.set_len(chunk);
-            buffer.copy_from_slice(&bytes[written..written + chunk]);
-            let (file, offset) = (Arc::clone(file), start + to_u64(written));
-            let op = Op::Write { file: Arc::clone(&file), offset, buffer, durable: false };
-            // A short write is not an error by itself: what is missing is written next, or refused.
-            let moved = self.finish(op).map_err(failed)?;
-            if moved == 0 {
-                let text = "an output file took no more bytes";
-                return Err(Error::new(ErrorKind::SinkFailed, text).at_path(file.path()));
+        self.append(file, start, bytes)?;
+        self.flush()
+    }
+
+    /// Takes bytes that come behind those of the call before, if they are of the same file, and
+    /// writes them by the chunk; the last ones at [`FileIo::sync`], which is to come before another
+    /// file's bytes.
+    pub(super) fn append(&mut self, file: &Arc<dyn File>, start: u64, bytes: &[u8]) -> Result<()> {
+        let mut taken = 0;
+        while taken < bytes.len() {
+            let mut gathered = self.gathered.take().unwrap_or_else(|| {
+                let mut buffer = self.buffer.take().unwrap_or_else(|| AlignedBuf::zeroed(CHUNK));
+                buffer.set_len(0);
+                Gathered { file: Arc::clone(file), start: start + to_u64(taken), buffer }
+            });
+            let length = gathered.buffer.len();
+            assert_eq!(gathered.start + to_u64(length), start + to_u64(taken), "FILES: a gap");
+            let more = (bytes.len() - taken).min(CHUNK - length);
+            gathered.buffer.set_len(length + more);
+            gathered.buffer[length..].copy_from_slice(&bytes[taken..taken + more]);
+            taken += more;
+            self.gathered = Some(gathered);
+            if length + more == CHUNK {
+                self.flush()?;
             }
-            written += moved;
         }
         Ok(())
     }
 
+    /// Writes what was gathered. If that fails, it is forgotten.
+    fn flush(&mut self) -> Result<()> {
+        let Some(Gathered { file, mut start, mut buffer }) = self.gathered.take() else {
+            return Ok(());
+        };
+        loop {
+            let length = buffer.len();
+            let op = Op::Write { file: Arc::clone(&file), offset: start, buffer, durable: false };
+            // A short write is not an error by itself: what is missing is written next, or refused.
+            let moved = self.finish(op).map_err(failed)?;
+            if moved >= length {
+                return Ok(());
+            }
+            let Some(back) = self.buffer.take().filter(|_| moved > 0) else {
+                let text = "an output file took no more bytes";
+                return Err(Error::new(ErrorKind::SinkFailed, text).at_path(file.path()));
+            };
+            buffer = back;
+            buffer.copy_within(moved..length, 0);
+            buffer.set_len(length - moved);
+            start += to_u64(moved);
+        }
+    }
+
+    /// Forgets what was gathered.
+    pub(super) fn forget(&mut self) {
+        self.gathered = None;
+    }
+
+    /// Has what the file was given on stable storage.
     pub(super) fn sync(&mut self, file: &Arc<dyn File>) -> Result<()> {
+        self.flush()?;
         self.finish(Op::Sync { file: Arc::clone(file) }).map(|_| ()).map_err(failed)
     }
 

@@ -148,6 +148,7 @@ impl PartFiles {
     /// Undoes everything that is not in the progress.
     fn cut_back(&mut self) -> Result<()> {
         self.file = None;
+        self.io.forget();
         if !planted(Bug::NoSinkCut) {
             self.remove(|files, numbers| {
                 !files.progress.counts(numbers) && !files.progress.is_replaced(numbers)
@@ -328,9 +329,9 @@ pub(super) fn changed(io: &FileIo, name: &str) -> Error {
     io.error(ErrorKind::SinkFailed, name, text)
 }
 
-/// Writes behind the mark, and moves it.
+/// Takes bytes behind the mark, and moves it. They are written at the next sync, if not before.
 fn put(io: &mut FileIo, file: &Arc<dyn File>, mark: &mut FileMark, bytes: &[u8]) -> Result<()> {
-    io.write(file, mark.length, bytes)?;
+    io.append(file, mark.length, bytes)?;
     mark.length += to_u64(bytes.len());
     mark.crc32c = crc32c_append(mark.crc32c, bytes);
     Ok(())

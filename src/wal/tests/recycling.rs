@@ -88,6 +88,26 @@ fn segments_below_the_start_are_used_again_and_bounded() {
     shows(&wal, first, last + 10).unwrap();
 }
 
+/// After a truncation that gave up many, each later one gives up one.
+#[test]
+fn what_is_long_not_needed_is_removed() {
+    let disk = disk(48, Device::Fua);
+    let wal = with_recycled(&disk, 8);
+    append(&wal, 10, LARGE);
+    let mut files = Vec::new();
+    for _ in 0..600 {
+        append(&wal, 1, LARGE);
+        let last = wal.durable_lsn().get();
+        truncate(&wal, last);
+        shows(&wal, last, last).unwrap();
+        files.push(disk.files().len());
+    }
+    // LOCK, LOG, one with a record, spare and reserve, and what is given up and taken in turns.
+    let (most, least) = (files[..64].iter().max().unwrap(), files[500..].iter().max().unwrap());
+    assert!(*most >= 5 + 7 && *least <= 5 + 1, "{most}, later {least}: {files:?}");
+    assert!(reused(&wal) >= 590, "hardly any is made anew: {}", reused(&wal));
+}
+
 #[test]
 fn segments_that_a_reader_let_go_are_used_again() {
     let disk = disk(47, Device::Fua);

@@ -80,7 +80,8 @@ fn internal_records_take_lsns_and_are_shown_on_demand_only() {
     wal.append(b"user").unwrap();
     let plan = wal.append_internal(StreamId::new(7), &[b"plan", b"more"]).unwrap();
     assert_eq!((plan.first(), plan.len()), (Lsn::new(2), 2));
-    wal.submit_internal(StreamId::new(7), b"done").unwrap().wait().unwrap();
+    let done = wal.leave_internal(StreamId::new(7), b"done").unwrap();
+    assert_eq!(wal.wait_durable(done).unwrap(), done);
     wal.append_to(StreamId::new(3), b"user").unwrap();
     let lsns: Vec<_> = contents(&wal).unwrap().iter().map(|(lsn, _)| lsn.get()).collect();
     assert_eq!(lsns, [1, 5]);
