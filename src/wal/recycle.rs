@@ -32,8 +32,9 @@ use crate::wal::segment::{Segment, SegmentHeader, file_name};
 const LOCK_TRIES: u32 = 2000;
 const LOCK_STEP: Duration = Duration::from_millis(1);
 
-/// So many segments in a row that left a file over, and one fewer will do.
-const IDLE: u32 = 64;
+/// So many segments in a row that left a file over, and one fewer will do. If not, one in so many
+/// is made anew.
+const IDLE: u32 = 256;
 
 /// A file that nobody can see, still under its old name, locked.
 #[derive(Debug)]
