@@ -64,3 +64,28 @@ fn records_submitted_one_by_one_come_through_without_any_other() {
     }
     assert_eq!(run.stop().unwrap().batches, 50);
 }
+
+/// The completion of one batch and the plan of the next: what the log is asked for, however often
+/// the driver is put to sleep in between.
+#[test]
+fn a_batch_is_one_durable_write_of_the_log() {
+    const BATCHES: u64 = 200;
+    let place = tempfile::tempdir().unwrap();
+    let options = EngineOptions { threads: 1, ..EngineOptions::default() };
+    let engine = Engine::open(place.path(), options).unwrap();
+    let events = engine.ingest(name!("events")).unwrap();
+    (0..BATCHES).for_each(|_| drop(events.submit(b"submitted").unwrap()));
+    engine.log().sync().unwrap();
+    let before = engine.log().stats();
+    let trigger = Trigger::Records(1);
+    let checkpoint_interval = Duration::from_secs(3600);
+    let options = RunOptions { trigger, checkpoint_interval, ..RunOptions::default() };
+    let run = engine.start(printing_nothing(&events), options).unwrap();
+    assert_eq!(run.drain().unwrap().batches, BATCHES);
+    let after = engine.log().stats();
+    let idle = after.attestations - before.attestations;
+    let frames = after.frames - before.frames - idle;
+    let syncs = after.syncs - before.syncs;
+    // The job's start, the last completion, and what the checkpoint at the end waits for.
+    assert!(frames + syncs <= BATCHES + 10, "{frames} frames, {syncs} syncs");
+}

@@ -193,3 +193,25 @@ fn a_slot_more_than_the_depth_asks_for_goes_with_who_gives_it_back() {
     }
     wal.close().unwrap();
 }
+
+/// What the engine leaves for itself is everybody's who waits: nobody else would write it.
+#[test]
+fn a_record_that_was_left_is_written_by_who_waits_or_told_to_begin() {
+    let disk = disk(31, Device::Fua);
+    let wal = open(&disk, Background::Threads).unwrap();
+    let left = wal.leave_internal(StreamId::new(7), b"left").unwrap();
+    assert_eq!(wal.append(b"waits").unwrap(), left.next());
+    let stats = wal.stats();
+    assert_eq!((stats.frames, stats.durable_frames), (1, 1), "both in one frame");
+    let left = wal.leave_internal(StreamId::new(7), b"begun").unwrap();
+    wal.begin_durable(left);
+    watched(move || {
+        while wal.durable_lsn() < left {
+            std::thread::yield_now();
+        }
+        let left = wal.leave_internal(StreamId::new(7), b"at the end").unwrap();
+        wal.close().unwrap();
+        let wal = open(&disk, Background::Inline).unwrap();
+        assert_eq!(wal.durable_lsn(), left);
+    });
+}
