@@ -266,6 +266,8 @@ impl JobDriver {
     ) -> Result<Vec<Output>> {
         let (job, executor) = (&self.job, &*self.env.executor);
         let is_drafted = drafted.is_some();
+        let is_whole = job.operators.is_empty()
+            && drafted.as_ref().is_some_and(|outputs| outputs.iter().all(Option::is_some));
         let drafted = drafted.unwrap_or_else(|| job.sinks.iter().map(|_| None).collect());
         let compute = || -> Result<Vec<Output>> {
             let missing = |sink: &Arc<dyn Sink>| sink.compute(executor, run);
@@ -278,6 +280,7 @@ impl JobDriver {
         // A job on its own thread has the next batch's records read meanwhile, if that was not done
         // beside the draft; in a simulation nothing happens beside anything.
         match self.env.writing {
+            Writing::Beside if is_whole => compute(),
             Writing::Beside => {
                 let (sources, share, cx) = (&job.sources, self.share(), self.source_context());
                 let coming = self.coming.as_ref();

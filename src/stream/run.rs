@@ -154,6 +154,8 @@ impl StreamRun {
                 }
                 driven
             }));
+            // However it ended: what was left for a next step, which does not come.
+            driver.env.wal.begin_durable(driver.env.wal.appended_lsn());
             drop((driver, ended));
             asked.close();
             told.gone();
@@ -330,10 +332,7 @@ fn drive(driver: &mut JobDriver, control: &Control) -> Result<()> {
             (Wish::Run, false) => driver.wake(),
             (Wish::Drain, _) => driver.drain(),
             (Wish::Stop, _) => return driver.finish(),
-            (Wish::Abandon, _) => {
-                driver.env.wal.begin_durable(driver.boundary.completion);
-                return Ok(());
-            }
+            (Wish::Abandon, _) => return Ok(()),
         }
         match driver.step()? {
             Stepped::Batch(_) => idle = IDLE_MIN,

@@ -7,7 +7,8 @@ use sawmill::clock::ManualClock;
 use sawmill::sim::SimDisk;
 use sawmill::testing::{Harness, NoHooks, Stepped};
 use sawmill::{
-    Background, Engine, EngineOptions, Ingest, Job, Received, RunOptions, Trigger, WalOptions, name,
+    Background, Engine, EngineOptions, ErrorKind, Ingest, Job, Received, RunOptions, Trigger,
+    WalOptions, name,
 };
 
 fn printing_nothing(events: &Ingest) -> Job {
@@ -88,4 +89,30 @@ fn a_batch_is_one_durable_write_of_the_log() {
     let syncs = after.syncs - before.syncs;
     // The job's start, the last completion, and what the checkpoint at the end waits for.
     assert!(frames + syncs <= BATCHES + 10, "{frames} frames, {syncs} syncs");
+}
+
+/// What it left in the log for its own next step is written, though there is none.
+#[test]
+fn a_job_that_fails_leaves_nothing_unwritten() {
+    let place = tempfile::tempdir().unwrap();
+    // Else an idle log would write an attestation, and what stands before it.
+    let log = WalOptions { attest_after: None, ..WalOptions::default() };
+    let engine = Engine::open(place.path(), EngineOptions { log, ..Default::default() }).unwrap();
+    let events = engine.ingest(name!("events")).unwrap();
+    events.append_batch(&["good", "good", "bad"]).unwrap();
+    let built = Job::build(name!("fails"), |job| {
+        let rows = job.source(name!("in"), Received::from(&events));
+        let rows = rows.map(|row| assert_ne!(row, b"bad"));
+        rows.for_each_batch(name!("nothing"), |_| Ok(()));
+    });
+    let options = RunOptions { trigger: Trigger::Records(1), ..RunOptions::default() };
+    let run = engine.start(built.unwrap().0, options).unwrap();
+    assert_eq!(run.await_termination().unwrap_err().kind(), ErrorKind::TaskFailed);
+    for _ in 0..60_000 {
+        if engine.log().durable_lsn() == engine.log().appended_lsn() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    panic!("the last completion waits in memory");
 }
