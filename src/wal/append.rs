@@ -53,7 +53,7 @@ impl Core {
             if payloads.is_empty() {
                 return Ok(LsnRange::new(open.staging.appended().next(), 0));
             }
-            match open.staging.place(&self.stage, want.kind, payloads.len(), bytes) {
+            match open.staging.place(&self.stage, want, payloads.len(), bytes) {
                 Ok(reservation) => break reservation,
                 Err(NoRoom::Memory) => open = self.await_memory(open),
                 Err(NoRoom::Segment(need)) => open = self.await_segment(open, need)?,
@@ -106,7 +106,7 @@ impl Core {
         let lsns = loop {
             open.check()?;
             open.staging.seal();
-            match open.staging.place(&self.stage, want.kind, 1, bytes) {
+            match open.staging.place(&self.stage, want, 1, bytes) {
                 Ok(reservation) => break reservation.fill(want, &[payload]),
                 Err(NoRoom::Memory) => open = self.await_memory(open),
                 Err(NoRoom::Segment(need)) => open = self.await_segment(open, need)?,

@@ -30,7 +30,7 @@ impl Core {
         let mut open = lock(&self.open);
         let reservation = loop {
             open.check()?;
-            match open.staging.place(&self.stage, want.kind, 1, bytes) {
+            match open.staging.place(&self.stage, want, 1, bytes) {
                 Ok(reservation) => break reservation,
                 Err(reason) => open = self.await_room_until(open, reason, deadline_ns)?,
             }

@@ -70,7 +70,7 @@ impl Core {
         let mut open = lock(&self.open);
         let reason = loop {
             open.check()?;
-            match open.staging.place(&self.stage, want.kind, 1, bytes) {
+            match open.staging.place(&self.stage, want, 1, bytes) {
                 Ok(reservation) => return self.placed(open, want, reservation, &[payload], bytes),
                 // Nobody else would prepare one: it is this call's work.
                 Err(NoRoom::Segment(need)) if self.background == Background::Inline => {

@@ -88,7 +88,7 @@ impl Core {
         let mut open = lock(&self.open);
         let reservation = loop {
             open.check()?;
-            match open.staging.place(&self.stage, want.kind, 1, bytes) {
+            match open.staging.place(&self.stage, want, 1, bytes) {
                 Ok(reservation) => break reservation,
                 Err(NoRoom::Memory) => open = self.await_memory(open),
                 Err(NoRoom::Segment(need)) => open = self.await_segment(open, need)?,

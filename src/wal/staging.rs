@@ -201,13 +201,13 @@ impl Staging {
     pub(crate) fn place<'a>(
         &mut self,
         stage: &'a Stage,
-        kind: RecordKind,
+        want: Want,
         count: usize,
         bytes: usize,
     ) -> Result<Reservation<'a>, NoRoom> {
         if let Some(open) = &self.open {
             // One that was opened for internal records is for everybody when a spare has come.
-            let may = kind == RecordKind::Internal || open.bound <= self.limit_of_users();
+            let may = want.kind == RecordKind::Internal || open.bound <= self.limit_of_users();
             if let Some(reservation) = stage.reserve_in(open.buffer, count, bytes, may) {
                 return Ok(reservation);
             }
@@ -217,13 +217,13 @@ impl Staging {
         if planted(Bug::LsnBeforeSpace) {
             self.next_lsn = first.advance(to_u64(count));
         }
-        self.open_frame(stage, kind, first, count, bytes)
+        self.open_frame(stage, want, first, count, bytes)
     }
 
     /// Opens the closing frame: everything before it has been written, and no record follows.
     pub(crate) fn place_closing(&mut self, stage: &Stage) -> Result<(), NoRoom> {
         assert!(self.is_empty(), "STAGING-2: the closing frame is the last");
-        let nothing = self.open_frame(stage, RecordKind::Internal, self.next_lsn, 0, 0)?;
+        let nothing = self.open_frame(stage, Want::INTERNAL, self.next_lsn, 0, 0)?;
         nothing.fill(Want::INTERNAL, &[]);
         if let Some(open) = self.open.as_mut() {
             open.kind = FrameKind::Closing;
@@ -239,7 +239,7 @@ impl Staging {
         if self.offset + need > self.active().size() && self.spares.len() <= 1 {
             return Err(NoRoom::Segment(need));
         }
-        let nothing = self.open_frame(stage, RecordKind::Internal, self.next_lsn, 0, 0)?;
+        let nothing = self.open_frame(stage, Want::INTERNAL, self.next_lsn, 0, 0)?;
         nothing.fill(Want::INTERNAL, &[]);
         if let Some(open) = self.open.as_mut() {
             open.kind = FrameKind::Attestation;
@@ -270,14 +270,14 @@ impl Staging {
     fn open_frame<'a>(
         &mut self,
         stage: &'a Stage,
-        kind: RecordKind,
+        want: Want,
         first: Lsn,
         count: usize,
         bytes: usize,
     ) -> Result<Reservation<'a>, NoRoom> {
         assert!(self.open.is_none(), "STAGING-2: one open frame");
         let need = frame_length(to_u64(bytes));
-        let internal = kind == RecordKind::Internal;
+        let internal = want.kind == RecordKind::Internal;
         let mut offset = self.offset;
         let rotate = offset + need > self.active().size();
         if rotate && self.spares.len() <= usize::from(!internal) {
@@ -300,10 +300,12 @@ impl Staging {
             offset = FIRST_FRAME;
         }
         self.offset = offset;
-        // A frame within the users' part is for everybody; one beyond it is reserved.
+        // A frame within the users' part is for everybody; one beyond it is reserved. So is one
+        // that the committer was not told of: who adds to it without the mutex would not tell it.
         let limit = self.limit_of_users();
-        let reserved = offset + need > limit;
-        let limit = if reserved { self.active().size() } else { limit };
+        let beyond = offset + need > limit;
+        let reserved = beyond || !want.told;
+        let limit = if beyond { self.active().size() } else { limit };
         let end = if bytes == 0 { FRAME_HEADER } else { to_usize(limit - offset) };
         let end = to_u64(end.min(buffer.capacity()));
         let room = Room { start: to_u64(FRAME_HEADER), end, tag: first.get(), reserved };

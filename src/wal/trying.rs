@@ -53,7 +53,7 @@ impl Core {
         let _panics = Panics::poison(self);
         let mut open = lock(&self.open);
         open.check()?;
-        match open.staging.place(&self.stage, want.kind, payloads.len(), bytes) {
+        match open.staging.place(&self.stage, want, payloads.len(), bytes) {
             Ok(reservation) => {
                 Ok(Tried::Placed(self.placed(open, want, reservation, payloads, bytes)?))
             }

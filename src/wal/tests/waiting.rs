@@ -194,6 +194,24 @@ fn a_slot_more_than_the_depth_asks_for_goes_with_who_gives_it_back() {
     wal.close().unwrap();
 }
 
+/// The committer was not told of the frame: whoever adds to it tells it.
+#[test]
+fn a_record_submitted_behind_one_that_was_left_is_written() {
+    let disk = disk(32, Device::Fua);
+    let wal = open(&disk, Background::Threads).unwrap();
+    for _ in 0..20 {
+        let left = wal.leave_internal(StreamId::new(7), b"left").unwrap();
+        let behind = wal.submit(b"nobody waits").unwrap().lsn();
+        assert_eq!(behind, left.next());
+        let wal = wal.clone();
+        watched(move || {
+            while wal.written_lsn() < behind {
+                std::thread::yield_now();
+            }
+        });
+    }
+}
+
 /// What the engine leaves for itself is everybody's who waits: nobody else would write it.
 #[test]
 fn a_record_that_was_left_is_written_by_who_waits_or_told_to_begin() {
