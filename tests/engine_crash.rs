@@ -8,6 +8,8 @@
 #[path = "engine_crash/deaths.rs"]
 mod deaths;
 mod engine_common;
+#[path = "engine_crash/failing.rs"]
+mod failing;
 #[path = "engine_crash/faults.rs"]
 mod faults;
 #[path = "engine_crash/lost.rs"]

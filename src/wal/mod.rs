@@ -14,6 +14,7 @@ mod depth;
 mod durability;
 mod entry;
 mod extension;
+mod filling;
 mod flight;
 pub(crate) mod frame;
 pub(crate) mod fuzz;

@@ -108,6 +108,7 @@ fn assemble(
         log_file: opened.log_file,
         segment_size: options.segment_size,
         recycler: Recycler::new(home, to_usize(options.recycled), options.segment_size),
+        filling: None,
     };
     let durable = opened.tail.next_lsn.previous();
     let threads = options.background == Background::Threads;
@@ -322,7 +323,11 @@ impl Core {
         // Waits for what is in flight, of which there is nothing (SLOT-4). A leader that is still
         // reaping after poison holds its segment's lock until it has (LOG.md L11).
         drop(slots);
-        self.hold_preparer().take();
+        let preparer = self.hold_preparer().take();
+        // PREPARE-2: of a poisoned log the next opening removes it.
+        if let Some(mut preparer) = preparer.filter(|_| lock(&self.open).failed.is_none()) {
+            preparer.give_up_filling();
+        }
         drop(self.index.remove_before(SegmentNumber::new(u64::MAX)));
         self.progress.fall_silent();
         lock(&self.lock).take();

@@ -3,28 +3,33 @@
 //!
 //! PREPARE-1: one thread at a time writes `LOG` (LOG.md L2). PREPARE-2: nothing is written after
 //! the log was poisoned (LOG.md L12). PREPARE-3: who prepares ahead of what is needed rests between
-//! two pieces, so that appends have the device, and never while somebody waits for it.
+//! two pieces, so that appends have the device. PREPARE-4: between two pieces the preparer is
+//! whose who waits for it: a truncation, which may bring files to be used again, does not wait for
+//! segments that are made anew.
 
-use std::cell::Cell;
 use std::time::Duration;
 
 use super::core::{Core, Open, Panics, closed};
+use super::filling::{Filling, Piece};
 use super::group::Resolved;
 use super::log_file::{LogFile, LogState};
 use super::options::Background;
 use super::recycle::Recycler;
-use super::segment::{FIRST_FRAME, Fill, Segment, SegmentHeader};
+use super::segment::{FIRST_FRAME, Segment, SegmentHeader};
 use super::truncate;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogId, Lsn, SegmentNumber};
 use crate::storage::Channel;
 use crate::sync::atomic::Ordering;
-use crate::sync::{Arc, MutexGuard, lock, wait};
+use crate::sync::{Arc, Condvar, Mutex, MutexGuard, lock, nap, wait};
 
 /// How long a rest is: so many times what the piece before took, and no longer than this.
 const REST: u32 = 8;
 const REST_MAX: Duration = Duration::from_millis(4);
+/// How often it is looked whether who waits for the preparer has it, and how long apart.
+const LOOKS: u32 = 50;
+const LOOK: Duration = Duration::from_micros(100);
 
 /// What the preparing thread needs: also what truncation and closing take from it.
 #[derive(Debug)]
@@ -33,28 +38,48 @@ pub(crate) struct Preparer {
     pub(crate) log_file: LogFile,
     pub(crate) segment_size: u64,
     pub(crate) recycler: Recycler,
+    /// The new segment that is on its way.
+    pub(crate) filling: Option<Filling>,
 }
 
 impl Preparer {
-    /// The next segment, of a file that was kept or of a new one.
-    fn segment(&mut self, wanted: Wanted<'_>, clock: &dyn Clock) -> Result<Made> {
-        let Wanted { log, number, fill } = wanted;
-        let channel = &mut *self.channel;
-        if let Some(segment) = self.recycler.reuse(log, number, channel, clock)? {
-            return Ok(Made { segment, recycled: true });
+    /// A segment of a file that was kept, also instead of one that is on its way; without one, a
+    /// new one is begun.
+    fn begin(
+        &mut self,
+        log: LogId,
+        number: SegmentNumber,
+        clock: &dyn Clock,
+    ) -> Result<Option<Segment>> {
+        self.give_up_filling();
+        let reused = self.recycler.reuse(log, number, &mut *self.channel, clock)?;
+        if reused.is_none() {
+            let header = SegmentHeader { log, number, size: self.segment_size };
+            self.filling = Some(Filling::begin(self.recycler.home(), header)?);
         }
-        let header = SegmentHeader { log, number, size: self.segment_size };
-        let segment = Segment::prepare_so(self.recycler.home(), &header, fill, channel)?;
-        Ok(Made { segment, recycled: false })
+        Ok(reused)
     }
-}
 
-/// Which segment, and how it is filled.
-#[derive(Clone, Copy)]
-struct Wanted<'a> {
-    log: LogId,
-    number: SegmentNumber,
-    fill: Fill<'a>,
+    /// Removes what is not whole and nobody needs.
+    pub(super) fn give_up_filling(&mut self) {
+        self.filling.take().into_iter().for_each(Filling::give_up);
+    }
+
+    /// The next piece of the one that was begun; the segment, once it is whole.
+    fn go_on(&mut self, piece: Piece) -> Result<Option<Segment>> {
+        let Some(mut filling) = self.filling.take() else { return Ok(None) };
+        if !filling.is_full()
+            && let Err(error) = filling.fill(piece, &mut *self.channel)
+        {
+            filling.give_up();
+            return Err(error);
+        }
+        if filling.is_full() {
+            return filling.finish(&mut *self.channel).map(Some);
+        }
+        self.filling = Some(filling);
+        Ok(None)
+    }
 }
 
 /// A segment that frames may go into.
@@ -153,74 +178,112 @@ impl Core {
     }
 
     fn take_steps(&self, resolved: &mut Vec<Resolved>) {
-        let mut preparer = lock(&self.preparer);
-        let Some(preparer) = preparer.as_mut() else { return };
-        while let Some(step) = self.next_step(preparer.recycler.has_kept()) {
-            match step {
-                Step::WriteLog => {
-                    let before = self.first_lsn();
-                    // Retention does not pass the place of the catalog.
-                    self.cover_catalog_at_rotation();
-                    // What cannot be read now is not given up; `apply_retention` says why.
-                    let retained = self.retain(preparer, resolved);
-                    // A truncation has written all that this would say, and a failed one was the
-                    // last write (PREPARE-2).
-                    let said = retained.is_ok_and(|first| first > before);
-                    if said || lock(&self.open).failed.is_some() {
-                        continue;
-                    }
-                    if let Err(error) = self.write_log(preparer, false) {
-                        resolved.extend(self.fail(&mut lock(&self.open), error));
-                    }
-                }
-                Step::Prepare { number, hurry } => {
-                    let begun_ns = Cell::new(self.clock.monotonic_ns());
-                    let rest = |done| self.give_way(done, &begun_ns);
-                    let fill = if hurry { Fill::Quickly } else { Fill::Gently(&rest) };
-                    let wanted = Wanted { log: self.log, number, fill };
-                    let made = preparer.segment(wanted, &*self.clock);
-                    resolved.extend(self.finish_attempt(made, preparer.segment_size));
-                }
+        loop {
+            let mut preparer = lock(&self.preparer);
+            let begun_ns = self.clock.monotonic_ns();
+            let Some(held) = preparer.as_mut() else { return };
+            let Some(step) = self.next_step(held) else { return };
+            let done = self.take_step(step, held, resolved);
+            drop(preparer);
+            self.hand_over();
+            if let Some(done) = done {
+                self.give_way(done, begun_ns);
             }
         }
     }
 
-    /// `quick`: whether a segment can be made of a file that is at hand.
-    fn next_step(&self, quick: bool) -> Option<Step> {
+    /// Returns how many bytes are there of a segment that is not whole yet.
+    fn take_step(
+        &self,
+        step: Step,
+        preparer: &mut Preparer,
+        resolved: &mut Vec<Resolved>,
+    ) -> Option<u64> {
+        let (made, recycled) = match step {
+            Step::WriteLog => {
+                self.follow_rotation(preparer, resolved);
+                return None;
+            }
+            Step::Begin(number) => (preparer.begin(self.log, number, &*self.clock), true),
+            Step::Fill(piece) => (preparer.go_on(piece), false),
+        };
+        let made = match made {
+            Ok(None) => return preparer.filling.as_ref().map(Filling::done),
+            Ok(Some(segment)) => Ok(Made { segment, recycled }),
+            Err(error) => Err(error),
+        };
+        resolved.extend(self.finish_attempt(made, preparer.segment_size));
+        None
+    }
+
+    /// The log has come into a new segment: `LOG` says so.
+    fn follow_rotation(&self, preparer: &mut Preparer, resolved: &mut Vec<Resolved>) {
+        let before = self.first_lsn();
+        // Retention does not pass the place of the catalog.
+        self.cover_catalog_at_rotation();
+        // What cannot be read now is not given up; `apply_retention` says why.
+        let retained = self.retain(preparer, resolved);
+        // A truncation has written all that this would say, and a failed one was the last write
+        // (PREPARE-2).
+        let said = retained.is_ok_and(|first| first > before);
+        if said || lock(&self.open).failed.is_some() {
+            return;
+        }
+        if let Err(error) = self.write_log(preparer, false) {
+            resolved.extend(self.fail(&mut lock(&self.open), error));
+        }
+    }
+
+    fn next_step(&self, preparer: &Preparer) -> Option<Step> {
         let mut open = lock(&self.open);
-        let stop = open.stop || open.failed.is_some();
-        let wanted = !stop && open.preparation.asked;
-        let missing = if wanted { open.staging.missing_spare() } else { None };
+        // PREPARE-2, and nobody needs what would be prepared.
+        if open.stop || open.failed.is_some() {
+            return None;
+        }
+        let missing = if open.preparation.asked { open.staging.missing_spare() } else { None };
         // Who waits for a segment waits for nothing else: for `LOG` only where a truncation, which
         // comes with it, may bring a file.
         let hurry = open.room_waiters > 0 && open.staging.is_short();
+        let quick = preparer.recycler.has_kept();
         let first = quick && hurry && missing.is_some();
-        if !stop && !first && std::mem::take(&mut open.preparation.log_is_stale) {
+        if !first && std::mem::take(&mut open.preparation.log_is_stale) {
             return Some(Step::WriteLog);
+        }
+        if preparer.filling.is_some() && !first {
+            return Some(Step::Fill(if hurry { Piece::Quickly } else { Piece::Gently }));
         }
         if missing.is_none() {
             open.preparation.asked = false;
         }
-        missing.map(|number| Step::Prepare { number, hurry })
+        missing.map(Step::Begin)
     }
 
     /// Leaves the device to the appends for a while, behind a piece that was begun at `begun_ns`,
     /// unless the segment, of which `done` bytes are there, may be needed soon (PREPARE-3).
-    fn give_way(&self, done: u64, begun_ns: &Cell<u64>) {
+    fn give_way(&self, done: u64, begun_ns: u64) {
         let needed = {
             let open = lock(&self.open);
             open.stop || open.failed.is_some() || open.staging.needs_more_than(done)
         };
-        let awaited = self.preparer_awaited.load(Ordering::Relaxed) > 0;
-        if !needed && !awaited && self.background == Background::Threads && self.clock.passes() {
-            let took_ns = self.clock.monotonic_ns().saturating_sub(begun_ns.get());
-            let took = Duration::from_nanos(took_ns);
+        if !needed && self.background == Background::Threads && self.clock.passes() {
+            let took = Duration::from_nanos(self.clock.monotonic_ns().saturating_sub(begun_ns));
             self.clock.sleep((took * REST).min(REST_MAX));
         }
-        begun_ns.set(self.clock.monotonic_ns());
     }
 
-    /// The preparer, once it has ended what it is at.
+    /// Leaves the preparer to who waits for it (PREPARE-4): a mutex alone would mostly give it to
+    /// the thread that has just had it.
+    fn hand_over(&self) {
+        for _ in 0..LOOKS {
+            if self.preparer_awaited.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+            let (mutex, nobody) = (Mutex::new(()), Condvar::new());
+            drop(nap(&mutex, &nobody, lock(&mutex), LOOK));
+        }
+    }
+
+    /// The preparer, once it has ended the piece that it is at.
     pub(super) fn hold_preparer(&self) -> MutexGuard<'_, Option<Preparer>> {
         self.preparer_awaited.fetch_add(1, Ordering::Relaxed);
         let preparer = lock(&self.preparer);
@@ -356,5 +419,6 @@ impl Core {
 
 enum Step {
     WriteLog,
-    Prepare { number: SegmentNumber, hurry: bool },
+    Begin(SegmentNumber),
+    Fill(Piece),
 }

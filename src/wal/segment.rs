@@ -10,12 +10,12 @@
 use std::path::PathBuf;
 
 use crate::checksum::{crc32c, is_zero};
-use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{LogId, SegmentNumber, to_u64, to_usize};
+use crate::error::Result;
+use crate::ids::{LogId, SegmentNumber, to_u64};
 use crate::planted::{Bug, planted};
-use crate::storage::{AlignedBuf, BLOCK, Channel, Directory, File, IoFailure, LockKind};
-use crate::storage::{Mapping, OpenMode, files};
+use crate::storage::{AlignedBuf, BLOCK, Channel, File, IoFailure, Mapping, OpenMode};
 use crate::sync::{Arc, atomic};
+use crate::wal::filling::{Filling, Piece};
 use crate::wal::home::Home;
 use crate::wal::transfer;
 
@@ -27,8 +27,6 @@ const MAGIC: [u8; 8] = *b"SAWMSEG1";
 const VERSION: u32 = 1;
 const SUFFIX: &str = ".seg";
 const DIGITS: usize = 20;
-/// How many zeros one write of a preparation carries.
-const PREPARE_CHUNK: usize = 256 * 1024;
 
 /// The file name of segment `number`.
 pub(crate) fn file_name(number: SegmentNumber) -> String {
@@ -165,16 +163,6 @@ pub(crate) fn half(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(half)
 }
 
-/// How zeros are written to a new segment.
-#[derive(Clone, Copy)]
-pub(crate) enum Fill<'a> {
-    /// One small piece after the other: appends go on meanwhile. Between two, this is called with
-    /// how many bytes are done.
-    Gently(&'a dyn Fn(u64)),
-    /// As fast as the device takes them: somebody waits for this segment.
-    Quickly,
-}
-
 /// A segment: spare, active or sealed.
 ///
 /// A sealed one keeps no description open: who reads it opens one, and holds it no longer than it
@@ -287,9 +275,9 @@ impl Segment {
         Ok(SegmentMap { map: file.map(self.size)?, _file: file })
     }
 
-    /// Makes a new segment: zeros really written to its full length, header, file and directory
-    /// synced. When this returns, a frame may go in (LOG.md L1). After an error nothing of it is
-    /// needed, and what is left is removed here or by the next opening.
+    /// Makes a new segment at once: zeros really written to its full length, header, file and
+    /// directory synced. When this returns, a frame may go in (LOG.md L1). After an error nothing
+    /// of it is needed, and what is left is removed here or by the next opening.
     ///
     /// # Errors
     /// `DiskFull`, or what the operating system refused.
@@ -300,83 +288,15 @@ impl Segment {
         size: u64,
         channel: &mut dyn Channel,
     ) -> Result<Segment> {
-        let header = SegmentHeader { log, number, size };
-        Segment::prepare_so(home, &header, Fill::Quickly, channel)
-    }
-
-    /// As [`Segment::prepare`], in a hurry or not.
-    ///
-    /// # Errors
-    /// As there.
-    pub(crate) fn prepare_so(
-        home: &Arc<Home>,
-        header: &SegmentHeader,
-        fill: Fill<'_>,
-        channel: &mut dyn Channel,
-    ) -> Result<Segment> {
-        assert!(is_valid_size(header.size), "SEGMENT: sizes are checked where they come from");
-        let directory = home.directory();
-        let name = file_name(header.number);
-        let file = directory.open(&name, OpenMode::CreateDirect)?;
-        match Segment::fill(&**directory, header, &file, fill, channel) {
-            Ok(()) => Ok(Segment::opened(home, header, file)),
-            Err(error) => {
-                // Only to give the space back at once: the next opening removes it as well.
-                drop(directory.unlink(&name));
-                Err(error)
+        let mut filling = Filling::begin(home, SegmentHeader { log, number, size })?;
+        while !filling.is_full() {
+            if let Err(error) = filling.fill(Piece::Quickly, channel) {
+                filling.give_up();
+                return Err(error);
             }
         }
+        filling.finish(channel)
     }
-
-    fn fill(
-        directory: &dyn Directory,
-        header: &SegmentHeader,
-        file: &Arc<dyn File>,
-        fill: Fill<'_>,
-        channel: &mut dyn Channel,
-    ) -> Result<()> {
-        if !file.try_lock(0, LockKind::Exclusive)? {
-            let message = "a segment that was just created is locked by somebody else";
-            return Err(Error::new(ErrorKind::Locked, message).at_path(file.path()));
-        }
-        // Where a write goes to a new place anyway, written zeros would be in vain.
-        if !directory.overwrites_in_place() {
-            file.allocate(header.size)?;
-        } else if !file.allocate_written(header.size)? {
-            match fill {
-                Fill::Gently(rest) => write_zeros(header.size, file, rest, channel)?,
-                Fill::Quickly => files::fill_zeros(channel, file, 0, header.size)?,
-            }
-        }
-        file.sync()?;
-        header.write(file, channel)?;
-        if !planted(Bug::NoDirectorySync) {
-            directory.sync()?;
-        }
-        Ok(())
-    }
-}
-
-/// Writes zeros to the file's full length, one small piece after the other: an append that meets
-/// one of them on its way to the device waits for that piece only.
-fn write_zeros(
-    size: u64,
-    file: &Arc<dyn File>,
-    rest: &dyn Fn(u64),
-    channel: &mut dyn Channel,
-) -> Result<()> {
-    let mut buffer = AlignedBuf::zeroed(to_usize(size).min(PREPARE_CHUNK));
-    let mut offset = 0;
-    while offset < size {
-        let length = to_usize(size - offset).min(buffer.capacity());
-        buffer.set_len(length);
-        buffer = transfer::write_all(channel, file, offset, buffer, false)?;
-        offset += to_u64(length);
-        if offset < size {
-            rest(offset);
-        }
-    }
-    Ok(())
 }
 
 /// A sealed segment's bytes. Keeps the lock that says that somebody reads them (LOG.md L18).

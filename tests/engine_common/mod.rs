@@ -14,8 +14,9 @@ use sawmill::clock::ManualClock;
 use sawmill::sim::{Device, SimDisk, SimOptions};
 use sawmill::testing::{Harness, Hooks, Step, Stepped};
 use sawmill::{
-    Accumulator, Background, BatchId, Bytes, Engine, EngineOptions, Error, Ingest, Job, Received,
-    Result, RunContext, RunOptions, SideInput, StateHandle, TextFiles, Trigger, WalOptions, name,
+    Accumulator, Background, BatchId, Bytes, Engine, EngineOptions, Error, Event, EventListener,
+    Ingest, Job, Received, Result, RunContext, RunOptions, SideInput, StateHandle, TextFiles,
+    Trigger, WalOptions, name,
 };
 
 pub const TEXT: &[(&str, &str)] =
@@ -41,6 +42,8 @@ pub struct Outside {
     pub complaints: Vec<String>,
     /// The last value that the side input was set to, for certain.
     pub side: u64,
+    /// How often the job told of a failure.
+    pub alarms: u64,
 }
 
 /// Two two-phase sinks beside the others, and what happens to them.
@@ -80,7 +83,11 @@ impl World {
     }
 
     pub fn on(device: Device, seed: u64) -> World {
-        let disk = SimDisk::with_options(seed, SimOptions { device, ..SimOptions::default() });
+        World::with_options(SimOptions { device, ..SimOptions::default() }, seed)
+    }
+
+    pub fn with_options(options: SimOptions, seed: u64) -> World {
+        let disk = SimDisk::with_options(seed, options);
         for (file, text) in TEXT {
             disk.write_file(Path::new("/in").join(file), text.as_bytes());
         }
@@ -94,7 +101,7 @@ impl World {
             ledgers: None,
             shout: false,
             sideless: false,
-            parallelism: options().parallelism,
+            parallelism: self::options().parallelism,
         }
     }
 
@@ -134,6 +141,14 @@ impl World {
         let options = EngineOptions { log, threads: 1, ..EngineOptions::default() };
         let disk = Arc::new(self.disk.clone());
         Engine::open_with(disk, Arc::clone(&self.clock) as Arc<_>, "/data", options)
+    }
+
+    /// Counts what a job that goes on tells of failures.
+    fn listener(&self) -> EventListener {
+        let outside = Arc::clone(&self.outside);
+        Arc::new(move |event| {
+            outside.lock().unwrap().alarms += u64::from(matches!(event, Event::Failed { .. }));
+        })
     }
 
     fn ledger_sinks(&self) -> Option<(LedgerSink, LedgerSink)> {
@@ -287,7 +302,8 @@ pub fn life(world: &World, hooks: Box<dyn Hooks>) -> Result<Finished> {
     let events = engine.ingest(name!("events"))?;
     let side = engine.side_input(name!("side"));
     let (job, counts) = world.job(&events, &side)?;
-    let options = RunOptions { parallelism: world.parallelism, ..options() };
+    let (parallelism, on_event) = (world.parallelism, Some(world.listener()));
+    let options = RunOptions { parallelism, on_event, ..options() };
     let start = if world.late { Harness::with_late_checkpoints } else { Harness::new };
     let mut harness = start(&engine, job, options, hooks)?;
     loop {

@@ -1,11 +1,12 @@
-//! Preparing gives way to the appends, and hurries where it is needed (PREPARE-3).
+//! Preparing gives way to the appends, and hurries where it is needed (PREPARE-3); it gives way to
+//! truncations, too (PREPARE-4).
 
 use std::time::Duration;
 
 use super::{PLACE, disk, options, watched};
 use crate::clock::Clock;
-use crate::sim::Device;
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sim::{Device, SimDisk};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, lock};
 use crate::wal::{Background, Wal, WalOptions};
 
@@ -14,6 +15,9 @@ use crate::wal::{Background, Wal, WalOptions};
 struct Noted {
     now_us: AtomicU64,
     slept: Mutex<Vec<Duration>>,
+    /// Who prepares and rests does so until this is taken back.
+    held: AtomicBool,
+    resting: AtomicU64,
 }
 
 impl Clock for Noted {
@@ -27,14 +31,25 @@ impl Clock for Noted {
 
     fn sleep(&self, duration: Duration) {
         lock(&self.slept).push(duration);
+        if std::thread::current().name() == Some("sawmill-prepare") {
+            self.resting.fetch_add(1, Ordering::Relaxed);
+            while self.held.load(Ordering::Relaxed) {
+                std::thread::yield_now();
+            }
+            self.resting.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
 /// A piece is 256 KiB.
 fn opened(clock: &Arc<Noted>, background: Background) -> Wal {
+    opened_on(&Arc::new(disk(60, Device::Flush)), clock, background)
+}
+
+fn opened_on(disk: &Arc<SimDisk>, clock: &Arc<Noted>, background: Background) -> Wal {
     let options = WalOptions { segment_size: 2 << 20, attest_after: None, ..options(background) };
-    let disk = Arc::new(disk(60, Device::Flush));
-    Wal::open_with(disk, Arc::clone(clock) as Arc<dyn Clock>, PLACE, options).unwrap()
+    let (disk, clock) = (Arc::clone(disk), Arc::clone(clock) as Arc<dyn Clock>);
+    Wal::open_with(disk, clock, PLACE, options).unwrap()
 }
 
 #[test]
@@ -50,6 +65,56 @@ fn nobody_needs_it_so_it_rests_between_pieces() {
         let bounds = Duration::from_micros(8)..=Duration::from_millis(4);
         assert!(slept.iter().all(|rest| bounds.contains(rest)), "{slept:?}");
         wal.close().unwrap();
+    });
+}
+
+#[test]
+fn a_truncation_does_not_wait_for_segments_that_are_made_anew() {
+    watched(|| {
+        let clock = Arc::new(Noted::default());
+        let wal = opened(&clock, Background::Threads);
+        let append = |count| (0..count).for_each(|_| _ = wal.append(&[1; 700_000]).unwrap());
+        append(6);
+        while lock(&wal.core().open).staging.missing_spare().is_some() {
+            std::thread::yield_now();
+        }
+        clock.held.store(true, Ordering::Relaxed);
+        // The first of two in its segment, so that there is time to rest behind most of the next.
+        append(1);
+        while clock.resting.load(Ordering::Relaxed) == 0 {
+            std::thread::yield_now();
+        }
+        // In the middle of a segment.
+        assert!(wal.truncate_before(wal.durable_lsn()).unwrap().get() > 4);
+        assert_eq!(clock.resting.load(Ordering::Relaxed), 1);
+        clock.held.store(false, Ordering::Relaxed);
+        append(6);
+        wal.close().unwrap();
+    });
+}
+
+/// PREPARE-2: nothing is left of a segment that nobody needs any more.
+#[test]
+fn closing_gives_up_what_is_not_whole() {
+    watched(|| {
+        let clock = Arc::new(Noted::default());
+        let disk = Arc::new(disk(61, Device::Flush));
+        let wal = opened_on(&disk, &clock, Background::Threads);
+        clock.held.store(true, Ordering::Relaxed);
+        while clock.resting.load(Ordering::Relaxed) == 0 {
+            std::thread::yield_now();
+        }
+        let segments = || disk.files().iter().filter(|path| path.extension().is_some()).count();
+        let before = segments();
+        std::thread::scope(|scope| {
+            scope.spawn(|| wal.clone().close().unwrap());
+            // The thread is let go when it is to stop.
+            while !lock(&wal.core().open).stop {
+                std::thread::yield_now();
+            }
+            clock.held.store(false, Ordering::Relaxed);
+        });
+        assert_eq!(segments(), before - 1);
     });
 }
 
