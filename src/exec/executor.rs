@@ -136,6 +136,11 @@ impl Executor {
         self.pool.install(|| (0..count).into_par_iter().with_max_len(1).map(each).collect())
     }
 
+    /// Has a thread of the pool do this when it has nothing else to do. It must not panic.
+    pub(crate) fn when_idle(&self, job: impl FnOnce() + Send + 'static) {
+        self.pool.spawn(job);
+    }
+
     /// Does `aside` beside `body`, both on the pool's threads, and returns when both are done. What
     /// `body` runs on this executor begins and ends there without waking anybody: a caller that
     /// stays outside is put to sleep and woken for each stage.

@@ -91,7 +91,7 @@ impl<S: State> KeyedState<S> {
     }
 
     /// Makes a table a partition's completed state.
-    pub(super) fn replace(&self, partition: u32, completed: BatchId, table: StateTable<S>) {
+    pub(crate) fn replace(&self, partition: u32, completed: BatchId, table: StateTable<S>) {
         self.write(partition, |here| *here = Partition { completed, table });
     }
 

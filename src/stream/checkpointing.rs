@@ -307,8 +307,7 @@ impl JobDriver {
         self.budget.cut(begun, self.env.clock.monotonic_ns());
         let (states, executor) = (self.states.clone(), Arc::clone(&self.env.executor));
         let parallelism = self.shape.parallelism;
-        let clock = Arc::clone(&self.env.clock);
-        Ok(Cut { batch, completion, meta, states, parallelism, executor, clock })
+        Ok(Cut { batch, completion, meta, states, parallelism, executor })
     }
 
     /// E3: the first record that recovery from a checkpoint of this batch needs.

@@ -6,28 +6,18 @@
 //! CUT-2: one is on its way at most, and one fold beside it; whoever ends the driver awaits both.
 //! CUT-3: while a checkpoint is folded, those that follow are deltas on it, each with all that has
 //! changed since: so the next one can be a delta on the fold, whichever was written meanwhile.
-//! CUT-4: encoding has the pool for half as long as it waits for it (ENGINE.md E16): beside long
-//! batches, which leave few gaps, for more rows in each; beside short ones for as few as ever. How
-//! many at a time changes nothing in what is encoded.
 
 use std::fmt;
-use std::sync::PoisonError;
-use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::encoder::encode;
 use crate::checkpoint::{CheckpointMeta, CheckpointStore, Extent, Written};
-use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::Executor;
-use crate::ids::{BatchId, Lsn, to_u64, to_usize};
+use crate::ids::{BatchId, Lsn};
 use crate::planted::{Bug, planted};
-use crate::state::{Encoding, OperatorState};
+use crate::state::OperatorState;
 use crate::sync::{Arc, JoinHandle, Mutex, lock, spawn};
 use crate::wal::Wal;
-
-/// Rows of each partition that are encoded between two times that batches have the pool: at least
-/// and at most. A batch that changes the partition waits for no more of them.
-const FEWEST: usize = 2048;
-const MOST: usize = 16384;
 
 /// How many steps a fold without a thread takes.
 const LOOKS: u32 = 3;
@@ -45,7 +35,6 @@ pub(crate) struct Cut {
     pub(crate) states: Vec<OperatorState>,
     pub(crate) parallelism: u32,
     pub(crate) executor: Arc<Executor>,
-    pub(crate) clock: Arc<dyn Clock>,
 }
 
 impl fmt::Debug for Cut {
@@ -82,46 +71,16 @@ impl Cut {
         }
     }
 
-    /// Every partition of every operator, or what has changed in it, in short tasks of the pool:
-    /// between two of them a batch goes on.
+    /// Every partition of every operator, or what has changed in it.
     fn encode(&self) -> Result<Vec<Extent>> {
         let changes = self.meta.parent != 0;
-        let partitions = |state| (0..self.parallelism).map(move |partition| (state, partition));
-        let parts: Vec<(&OperatorState, u32)> = self.states.iter().flat_map(partitions).collect();
-        let encodings: Vec<Mutex<Encoding>> =
-            parts.iter().map(|_| Mutex::new(Encoding::new(changes))).collect();
-        let (mut left, mut rows): (Vec<usize>, _) = ((0..parts.len()).collect(), FEWEST);
-        while !left.is_empty() {
-            let (now, asked) = (|| self.clock.monotonic_ns(), self.clock.monotonic_ns());
-            let worked = AtomicU64::new(0);
-            let more = self.executor.for_each_number(left.len(), |number| {
-                let begun = now();
-                let (state, partition) = parts[left[number]];
-                let more = state.encode_some(partition, &mut lock(&encodings[left[number]]), rows);
-                worked.fetch_add(now().saturating_sub(begun), Ordering::Relaxed);
-                more
-            });
-            let took = worked.into_inner() / to_u64(self.executor.threads().min(left.len()));
-            rows = share(rows, now().saturating_sub(asked + took), took);
-            let more: Vec<bool> = more.into_iter().collect::<Result<_>>()?;
-            let mut more = more.into_iter();
-            left.retain(|_| more.next() == Some(true));
-        }
-        let encoded = parts.iter().zip(encodings).filter_map(|((state, partition), encoding)| {
-            let encoding = encoding.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let encoded = encode(&self.states, self.parallelism, changes, &self.executor)?;
+        let extent = |(state, partition, bytes): (OperatorState, u32, Vec<u8>)| {
             let (operator, schema) = (state.name().to_owned(), state.schema());
-            let bytes = encoding.into_bytes()?;
-            Some(Extent { operator, schema, partition: *partition, bytes })
-        });
-        Ok(encoded.collect())
+            Extent { operator, schema, partition, bytes }
+        };
+        Ok(encoded.into_iter().map(extent).collect())
     }
-}
-
-/// CUT-4: how many rows are encoded the next time, after so many waited for the pool and took it
-/// for so long.
-fn share(rows: usize, waited_ns: u64, took_ns: u64) -> usize {
-    let fair = to_u64(rows).saturating_mul(waited_ns / 2) / took_ns.max(1);
-    to_usize(fair).clamp(FEWEST, MOST.min(2 * rows))
 }
 
 /// What is to be done with the store.
@@ -274,24 +233,5 @@ impl Drop for Flight {
             // Its result has nobody to go to: a checkpoint that became visible is found again.
             drop(thread.join());
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn encoding_has_half_of_what_it_waits() {
-        // Short batches: as few as ever.
-        assert_eq!(share(FEWEST, 0, 0), FEWEST);
-        assert_eq!(share(FEWEST, 100_000, 900_000), FEWEST);
-        // Long ones: twice as many each time, until their share is reached.
-        assert_eq!(share(FEWEST, 20_000_000, 1_000_000), 2 * FEWEST);
-        assert_eq!(share(2 * FEWEST, 8_000_000, 2_000_000), 4 * FEWEST);
-        assert_eq!(share(4 * FEWEST, 8_000_000, 4_000_000), 4 * FEWEST);
-        assert_eq!(share(MOST, u64::MAX, 1), MOST);
-        // And fewer again.
-        assert_eq!(share(MOST, 1_000_000, 8_000_000), FEWEST);
     }
 }

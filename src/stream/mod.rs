@@ -10,6 +10,7 @@ mod compute;
 mod cut;
 mod draft;
 mod driver;
+mod encoder;
 mod events;
 mod fallible;
 mod faults;
