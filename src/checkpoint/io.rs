@@ -9,9 +9,9 @@ use crate::ids::{to_u64, to_usize};
 use crate::storage::{AlignedBuf, BLOCK, Channel, Completion, File, IoFailure, Op};
 
 /// Bytes moved by one operation.
-pub(super) const CHUNK: usize = 1 << 20;
+pub(super) const CHUNK: usize = 256 << 10;
 /// Operations in flight at once.
-pub(super) const IN_FLIGHT: usize = 4;
+pub(super) const IN_FLIGHT: usize = 8;
 
 const _: () = assert!(CHUNK.is_multiple_of(BLOCK), "chunks tile device blocks");
 

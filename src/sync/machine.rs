@@ -10,13 +10,16 @@ use rustix::thread::futex;
 
 use crate::clock::Clock;
 
+/// As much as a thread of the pool has: user code runs here, too. Only what is touched is backed.
+const STACK_BYTES: usize = 16 << 20;
+
 /// Starts a named thread.
 #[allow(clippy::disallowed_methods, reason = "this is the seam, and it names the thread")]
 pub(crate) fn spawn<T: Send + 'static>(
     name: &str,
     body: impl FnOnce() -> T + Send + 'static,
 ) -> std::io::Result<JoinHandle<T>> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(body)
+    std::thread::Builder::new().name(name.to_owned()).stack_size(STACK_BYTES).spawn(body)
 }
 
 /// Runs `body` on `count` threads at once, the calling one included; returns when all are done. A
