@@ -81,11 +81,42 @@ pub(crate) struct Task<'r> {
     partition: u32,
 }
 
-struct Blame<'t>(&'t Attempt<'t>, OperatorId);
+/// Lays a panic to the operator whose code it passes.
+struct Blame<'p>(&'p Plain<'p>);
 
 impl Drop for Blame<'_> {
     fn drop(&mut self) {
-        self.0.blame(self.1);
+        let Plain(attempt, operator) = self.0;
+        attempt.blame(*operator);
+    }
+}
+
+/// The ways to call user code of an operator.
+pub(crate) enum Calls<'t> {
+    Tallied(Tallied<'t>),
+    Plain(Plain<'t>),
+}
+
+/// Calls user code of an operator that may add to accumulators.
+pub(crate) struct Tallied<'t>(&'t Task<'t>, &'t Meta);
+
+impl Tallied<'_> {
+    pub(crate) fn call<T>(&self, user: impl FnOnce() -> T) -> T {
+        self.0.call_counted(self.1, user)
+    }
+}
+
+/// Calls user code of an operator that has none to add to: that costs nothing when all goes well.
+pub(crate) struct Plain<'t>(&'t Attempt<'t>, OperatorId);
+
+impl Plain<'_> {
+    #[inline]
+    pub(crate) fn call<T>(&self, user: impl FnOnce() -> T) -> T {
+        let blame = Blame(self);
+        let result = user();
+        // Only unwinding may reach its drop.
+        let _done = ManuallyDrop::new(blame);
+        result
     }
 }
 
@@ -121,11 +152,15 @@ impl<'r> Task<'r> {
         if self.attempt.tallies {
             return self.call_counted(meta, user);
         }
-        let blame = Blame(self.attempt, meta.id);
-        let result = user();
-        // Only unwinding may reach its drop.
-        let _done = ManuallyDrop::new(blame);
-        result
+        Plain(self.attempt, meta.id).call(user)
+    }
+
+    /// How user code of an operator is called, for many rows.
+    pub(crate) fn calls<'t>(&'t self, meta: &'t Meta) -> Calls<'t> {
+        match self.attempt.tallies {
+            true => Calls::Tallied(Tallied(self, meta)),
+            false => Calls::Plain(Plain(self.attempt, meta.id)),
+        }
     }
 
     /// Lays a failure to an operator, unless one was laid to another before.
@@ -138,7 +173,8 @@ impl<'r> Task<'r> {
     #[cold]
     #[inline(never)]
     fn call_counted<T>(&self, meta: &Meta, user: impl FnOnce() -> T) -> T {
-        let blame = Blame(self.attempt, meta.id);
+        let plain = Plain(self.attempt, meta.id);
+        let blame = Blame(&plain);
         let result = accumulator::at((meta.id, self.partition), user);
         let _done = ManuallyDrop::new(blame);
         result

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::marker::PhantomData;
 
-use super::{Narrow, narrow_node};
+use super::{Narrow, narrow_node, with_user};
 use crate::error::Result;
 use crate::exec::dataset::Dataset;
 use crate::exec::node::Compute;
@@ -62,11 +62,11 @@ where
 {
     fn run(&self, task: &Task<'_>, out: &mut dyn FnMut(R::View<'_>)) -> Result<()> {
         let Narrow { meta, parent } = &self.base;
-        parent.run(task, &mut |view| {
-            if task.call(meta, || (self.f)(&view)) {
+        with_user!(task, meta, |user| parent.run(task, &mut |view| {
+            if user.call(|| (self.f)(&view)) {
                 out(view);
             }
-        })
+        }))
     }
 }
 

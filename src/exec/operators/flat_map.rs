@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::marker::PhantomData;
 
-use super::{Narrow, narrow_node};
+use super::{Narrow, narrow_node, with_user};
 use crate::error::Result;
 use crate::exec::dataset::Dataset;
 use crate::exec::node::Compute;
@@ -72,9 +72,9 @@ where
     fn run(&self, task: &Task<'_>, out: &mut dyn FnMut(I::Item)) -> Result<()> {
         let Narrow { meta, parent } = &self.base;
         // The iterator too is user code.
-        parent.run(task, &mut |view| {
-            task.call(meta, || (self.f)(view).into_iter().for_each(&mut *out));
-        })
+        with_user!(task, meta, |user| parent.run(task, &mut |view| {
+            user.call(|| (self.f)(view).into_iter().for_each(&mut *out));
+        }))
     }
 }
 

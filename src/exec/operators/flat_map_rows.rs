@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::marker::PhantomData;
 
 use super::try_rows::try_rows;
-use super::{Narrow, narrow_node};
+use super::{Narrow, narrow_node, with_user};
 use crate::error::Result;
 use crate::exec::dataset::Dataset;
 use crate::exec::node::Compute;
@@ -77,8 +77,8 @@ where
 {
     fn run(&self, task: &Task<'_>, out: &mut dyn FnMut(U::View<'_>)) -> Result<()> {
         let Narrow { meta, parent } = &self.base;
-        parent.run(task, &mut |view| {
-            task.call(meta, || (self.f)(view, &mut Emit::new(out)));
-        })
+        with_user!(task, meta, |user| parent.run(task, &mut |view| {
+            user.call(|| (self.f)(view, &mut Emit::new(out)));
+        }))
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::marker::PhantomData;
 
 use super::try_rows::try_rows;
-use super::{Narrow, narrow_node};
+use super::{Narrow, narrow_node, with_user};
 use crate::error::Result;
 use crate::exec::dataset::Dataset;
 use crate::exec::node::Compute;
@@ -63,6 +63,7 @@ where
 {
     fn run(&self, task: &Task<'_>, out: &mut dyn FnMut((K, V))) -> Result<()> {
         let Narrow { meta, parent } = &self.base;
-        parent.run(task, &mut |view| out(task.call(meta, || (self.f)(view))))
+        with_user!(task, meta, |user| parent
+            .run(task, &mut |view| out(user.call(|| (self.f)(view)))))
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::marker::PhantomData;
 
 use super::try_rows::try_rows;
-use super::{Narrow, narrow_node};
+use super::{Narrow, narrow_node, with_user};
 use crate::error::Result;
 use crate::exec::dataset::Dataset;
 use crate::exec::node::Compute;
@@ -62,9 +62,9 @@ where
 {
     fn run(&self, task: &Task<'_>, out: &mut dyn FnMut((K::View<'_>, W))) -> Result<()> {
         let Narrow { meta, parent } = &self.base;
-        parent.run(task, &mut |(key, value)| {
-            let value = task.call(meta, || (self.f)(value));
+        with_user!(task, meta, |user| parent.run(task, &mut |(key, value)| {
+            let value = user.call(|| (self.f)(value));
             out((key, value));
-        })
+        }))
     }
 }

@@ -66,4 +66,15 @@ macro_rules! narrow_node {
     };
 }
 
-use narrow_node;
+/// Calls user code for each row of a partition, by the `user` that it names: how, is decided once,
+/// so that no row looks whether closures may add to accumulators.
+macro_rules! with_user {
+    ($task:ident, $meta:ident, |$user:ident| $run:expr) => {
+        match $task.calls($meta) {
+            crate::exec::task::Calls::Tallied($user) => $run,
+            crate::exec::task::Calls::Plain($user) => $run,
+        }
+    };
+}
+
+use {narrow_node, with_user};
