@@ -133,7 +133,7 @@ fn is_file(text: &str) -> bool {
 /// E17: a checkpoint that fails is an alarm and not the end; what it wrote and did not write is
 /// never passed over.
 fn is_right(started: bool, text: &str, (errno, kind): (i32, FaultKind), class: &str) -> bool {
-    let steps = ["create", "submit write", "complete write", "submit sync", "complete sync"];
+    let steps = ["create", "submit write", "complete write", "sync", "submit sync"];
     let writes = steps.iter().any(|step| text.starts_with(step)) && is_file(text);
     match class {
         "alarm" => true,
@@ -149,6 +149,7 @@ type Told = BTreeMap<String, BTreeMap<String, u64>>;
 fn strike_all(before: &Before, share: usize) -> (Told, Vec<String>) {
     let whole = before.again();
     life(&whole, Box::new(NoHooks)).unwrap();
+    assert_eq!(whole.outside.lock().unwrap().alarms, 0, "nobody was struck");
     let trace = whole.disk.trace();
     let operations = trace.lines().filter_map(|line| line.strip_prefix('#')?.split_once(' '));
     let operations: Vec<(u64, &str)> =
@@ -198,6 +199,8 @@ fn every_error_at_every_operation_of_a_job_is_made_good() {
         println!("{place}: {classes:?}");
     }
     println!("{runs} runs at {} places", told.len());
+    let alarms: u64 = told.values().filter_map(|classes| classes.get("alarm")).sum();
+    assert!(runs > 1000 && alarms > 200, "{runs} runs, {alarms} alarms");
     assert!(wrong.is_empty(), "{}:\n{}", wrong.len(), wrong.join("\n"));
 }
 
